@@ -1,0 +1,7 @@
+//! Frames, messages, data types with their encodings, and the client library.
+//!
+//! This crate knows how things look on the wire and in a row. It never knows what a transaction
+//! does to stored data.
+
+pub mod ids;
+pub mod limits;
