@@ -3,5 +3,8 @@
 //! This crate knows how things look on the wire and in a row. It never knows what a transaction
 //! does to stored data.
 
+pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod message;
+pub mod schema;
