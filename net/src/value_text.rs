@@ -114,7 +114,8 @@ fn text_print(value: &str, out: &mut String) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c.is_control() => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+                write!(out, "\\u{{{:x}}}", u32::from(c))
+                    .expect("writing to a string does not fail");
             }
             c => out.push(c),
         }
