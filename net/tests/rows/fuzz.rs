@@ -27,6 +27,13 @@ impl Sequence {
         let length = self.next(length_max + 1);
         (0..length).map(|_| self.byte()).collect()
     }
+
+    /// Bytes that begin like a patch of one or two columns.
+    fn patch(&mut self) -> Vec<u8> {
+        let mut patch = vec![1 + self.next(2) as u8, self.next(14) as u8, self.next(2) as u8];
+        patch.extend_from_slice(&self.bytes(18));
+        patch
+    }
 }
 
 #[test]
@@ -52,6 +59,11 @@ fn patches() {
     let mut sequence = Sequence(3);
     for _ in 0..INPUTS {
         fuzz_patch(&sequence.bytes(60));
+        let patch = sequence.patch();
+        let mut input = vec![sequence.byte(), patch.len() as u8];
+        input.extend_from_slice(&patch);
+        input.extend_from_slice(&sequence.bytes(30));
+        fuzz_patch(&input);
     }
     fuzz_patch(&[]);
     fuzz_patch(&[0]);
@@ -69,7 +81,7 @@ fn inputs_reach_the_accepting_side() {
         let layout = &layouts[sequence.next(TABLES.len())];
         accepted[0] += usize::from(key_check(layout, &sequence.bytes(24)));
         accepted[1] += usize::from(row_check(layout, &sequence.bytes(30)));
-        accepted[2] += usize::from(patch_check(layout, &[], &sequence.bytes(20)));
+        accepted[2] += usize::from(patch_check(layout, &[], &sequence.patch()));
     }
     assert!(accepted.iter().all(|count| *count > 100), "accepted: {accepted:?}");
 }

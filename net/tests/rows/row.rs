@@ -119,7 +119,8 @@ fn every_kind_of_damage_has_its_error() {
     assert_eq!(with(0, 0b1101), Err(RowError::NullBitUnused));
     assert_eq!(with(1, 1), value(0, ValueError::NullNotEmpty));
     assert_eq!(with(3, 2), value(3, ValueError::BoolInvalid));
-    assert_eq!(with(4, 4), Err(RowError::OffsetInvalid { value_column: 2 }));
+    assert_eq!(with(4, 4), Err(RowError::OffsetInvalid { value_column: 1 }));
+    assert_eq!(with(6, 1), Err(RowError::OffsetInvalid { value_column: 2 }));
     assert_eq!(with(5, 1), Err(RowError::OffsetInvalid { value_column: 1 }));
     assert_eq!(with(6, 4), Err(RowError::OffsetInvalid { value_column: 2 }));
     assert_eq!(with(6, 2), value(4, ValueError::NullNotEmpty));

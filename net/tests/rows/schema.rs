@@ -102,7 +102,7 @@ fn errors_name_the_place() {
     let partition_too_long = "t(a int8, b int8, primary key (a), partition key (a, b))";
     assert!(matches!(
         TableDefinition::parse(partition_too_long),
-        Err(SchemaTextError::PartitionKey { position: 53 })
+        Err(SchemaTextError::PartitionKey { position: 54 })
     ));
     let long = " ".repeat(1 << 20);
     assert!(matches!(TableDefinition::parse(&long), Err(SchemaTextError::TooLong { .. })));
