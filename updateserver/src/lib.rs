@@ -3,5 +3,6 @@
 pub mod catalog;
 pub mod memtable;
 pub mod redo;
+pub mod root;
 pub mod session;
 pub mod shard;
