@@ -196,7 +196,8 @@ impl ShardShell {
             client.ending = true;
             return;
         }
-        if self.input_bytes() > self.options.network.input_bytes_max && !client.paused {
+        let input_bytes = self.inbound.owned_bytes() + self.partial_bytes;
+        if input_bytes > self.options.network.input_bytes_max && !client.paused {
             client.paused = true;
             ring.receive_pause(connection);
             self.paused.push(connection);

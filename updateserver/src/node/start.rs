@@ -512,6 +512,7 @@ fn thread_run(
     news.send(bound).map_err(|_| ended())?;
 
     let Ok(Order::Prepare(prepare)) = orders.recv() else { return Err(ended()) };
+    let prepare = *prepare;
     let mut shard = None;
     let mut root = None;
     if let (Some(options), Some(entries)) = (prepare.options, prepare.entries) {
