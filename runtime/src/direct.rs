@@ -49,8 +49,7 @@ impl DirectFile {
             }
         }
         let opened = options.open(path);
-        let file =
-            opened.map_err(|error| RuntimeError::direct_open(path, Errno::of(&error)))?;
+        let file = opened.map_err(|error| RuntimeError::direct_open(path, Errno::of(&error)))?;
         Ok(DirectFile { file, path: path.to_owned() })
     }
 
@@ -166,7 +165,8 @@ impl DirectFile {
 
 fn assert_aligned(buffer: &[u8], offset: u64) {
     assert!(
-        (buffer.as_ptr() as usize).is_multiple_of(BUFFER_ALIGNMENT.min(DIRECT_BLOCK_BYTES as usize)),
+        (buffer.as_ptr() as usize)
+            .is_multiple_of(BUFFER_ALIGNMENT.min(DIRECT_BLOCK_BYTES as usize)),
         "the buffer is not aligned for direct I/O"
     );
     assert!(

@@ -76,8 +76,10 @@ pub enum RuntimeError {
         bytes: u64,
     },
     /// No memory.
-    #[error("cannot map {bytes} bytes for {what}: {errno}. Mend: give the process less to hold, \
-             or the machine more memory (see free -m and the cgroup's memory.max)")]
+    #[error(
+        "cannot map {bytes} bytes for {what}: {errno}. Mend: give the process less to hold, \
+             or the machine more memory (see free -m and the cgroup's memory.max)"
+    )]
     MemoryExhausted {
         /// What wanted the memory.
         what: &'static str,
@@ -127,8 +129,10 @@ pub enum RuntimeError {
         address: SocketAddr,
     },
     /// The machine has no such address.
-    #[error("{address}: this machine has no such address. Mend: choose one of those that ip addr \
-             shows")]
+    #[error(
+        "{address}: this machine has no such address. Mend: choose one of those that ip addr \
+             shows"
+    )]
     AddressUnavailable {
         /// The address.
         address: SocketAddr,
@@ -168,15 +172,19 @@ pub enum RuntimeError {
         errno: Errno,
     },
     /// The connection table of a ring is full.
-    #[error("all {connections_max} connections of this thread are in use. Mend: raise \
-             connections_max, or close idle clients")]
+    #[error(
+        "all {connections_max} connections of this thread are in use. Mend: raise \
+             connections_max, or close idle clients"
+    )]
     ConnectionsTooMany {
         /// Size of the table.
         connections_max: u32,
     },
     /// A thread asked for a CPU that this process may not use.
-    #[error("thread {thread}: CPU {cpu} is not among the CPUs this process may use. Mend: taskset \
-             -p or AllowedCPUs= in the systemd unit")]
+    #[error(
+        "thread {thread}: CPU {cpu} is not among the CPUs this process may use. Mend: taskset \
+             -p or AllowedCPUs= in the systemd unit"
+    )]
     CpuNotAllowed {
         /// Name of the thread.
         thread: String,
