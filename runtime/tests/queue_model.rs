@@ -8,16 +8,15 @@
 mod sync;
 
 #[path = "../src/queue/mpsc.rs"]
-#[allow(dead_code, missing_docs, reason = "the model uses a part of each file")]
+#[expect(dead_code, reason = "the model uses a part of the file")]
 mod mpsc;
 #[path = "../src/queue/park.rs"]
-#[allow(dead_code, missing_docs, reason = "the model uses a part of each file")]
 mod park;
 #[path = "../src/queue/spsc.rs"]
-#[allow(dead_code, missing_docs, reason = "the model uses a part of each file")]
+#[expect(dead_code, reason = "the model uses a part of the file")]
 mod spsc;
 #[path = "../src/queue/state.rs"]
-#[allow(dead_code, missing_docs, reason = "the model uses a part of each file")]
+#[expect(dead_code, reason = "the model uses a part of the file")]
 mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +27,7 @@ use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shuttle::thread;
 
-const SCHEDULES: usize = 3_000;
+const SCHEDULES: usize = 10_000;
 
 /// Checks under uniformly random schedules and under schedules with few, well placed switches.
 fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
@@ -36,9 +35,14 @@ fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(model, SCHEDULES, 3);
 }
 
-/// Whether any schedule breaks the model.
+/// Whether any schedule breaks the model: all schedules of a small one are tried, in order.
 fn is_caught(model: impl Fn() + Send + Sync + Clone + 'static) -> bool {
-    catch_unwind(AssertUnwindSafe(|| check(model))).is_err()
+    const SCHEDULES_ALL: usize = 100_000;
+    let tried = || {
+        check(model.clone());
+        shuttle::check_dfs(model.clone(), Some(SCHEDULES_ALL));
+    };
+    catch_unwind(AssertUnwindSafe(tried)).is_err()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
