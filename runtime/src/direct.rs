@@ -5,7 +5,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::buffer::BUFFER_ALIGNMENT;
 use crate::error::{Errno, RuntimeError};
 use crate::file;
 
@@ -165,8 +164,7 @@ impl DirectFile {
 
 fn assert_aligned(buffer: &[u8], offset: u64) {
     assert!(
-        (buffer.as_ptr() as usize)
-            .is_multiple_of(BUFFER_ALIGNMENT.min(DIRECT_BLOCK_BYTES as usize)),
+        (buffer.as_ptr() as u64).is_multiple_of(DIRECT_BLOCK_BYTES),
         "the buffer is not aligned for direct I/O"
     );
     assert!(

@@ -66,13 +66,14 @@ pub enum RuntimeError {
     },
     /// The limit on locked memory is too low.
     #[error(
-        "cannot lock {bytes} bytes for {what}: the limit on locked memory is too low. Mend: \
-         LimitMEMLOCK=infinity in the systemd unit, or ulimit -l unlimited in the shell"
+        "cannot lock {} for {what}: the limit on locked memory is too low. Mend: \
+         LimitMEMLOCK=infinity in the systemd unit, or ulimit -l unlimited in the shell",
+        amount(*bytes)
     )]
     MemlockTooLow {
         /// What wanted the memory.
         what: &'static str,
-        /// How much it wanted.
+        /// How much it wanted, zero if unknown.
         bytes: u64,
     },
     /// No memory.
@@ -201,6 +202,10 @@ pub enum RuntimeError {
     },
 }
 
+fn amount(bytes: u64) -> String {
+    if bytes == 0 { "memory".to_owned() } else { format!("{bytes} bytes") }
+}
+
 impl RuntimeError {
     /// Explains a failed io_uring_setup. `setting` is the content of
     /// /proc/sys/kernel/io_uring_disabled if it could be read.
@@ -319,6 +324,8 @@ mod tests {
     fn memlock_too_low() {
         let error = RuntimeError::ring_registration(Errno(libc::ENOMEM), "log buffers", 4096);
         check(&error, &["4096 bytes", "log buffers", "LimitMEMLOCK=infinity", "ulimit -l"]);
+        let error = RuntimeError::ring_setup(Errno(libc::ENOMEM), "an io_uring", None);
+        check(&error, &["cannot lock memory for an io_uring", "LimitMEMLOCK=infinity"]);
     }
 
     #[test]

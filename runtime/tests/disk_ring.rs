@@ -1,5 +1,7 @@
 //! The disk ring on real files.
 
+use std::path::PathBuf;
+
 use spillway_runtime::Errno;
 use spillway_runtime::buffer::{AlignedBuffer, BufferIndex, BufferPool};
 use spillway_runtime::direct::{DirectFile, DirectMode};
@@ -157,23 +159,58 @@ fn short_write_is_an_error_and_short_read_is_not() {
     ring.read(request);
     assert_eq!(finish(&mut ring), [DiskCompletion { token: 63, result: Ok(BLOCK) }]);
     // A limit on the file size, for a process of its own, makes the kernel cut a write short.
+    run_alone("child_short_write", &root);
+}
+
+/// Runs one of the ignored tests below in a process of its own, on files in `root`.
+fn run_alone(test: &str, root: &TempDir) {
     let program = std::env::current_exe().expect("test binary");
     let output = std::process::Command::new(program)
-        .args(["child_short_write", "--exact", "--ignored", "--nocapture"])
-        .env("SHORT_WRITE_DIR", root.path())
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env("CHILD_DIRECTORY", root.path())
         .output()
         .expect("run");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{errors}");
-    assert!(text.contains("short write reported"), "{text}\n{errors}");
+    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+}
+
+fn child_directory() -> PathBuf {
+    std::env::var_os("CHILD_DIRECTORY").expect("run by the parent test").into()
+}
+
+#[test]
+fn too_little_locked_memory_is_a_warning() {
+    run_alone("child_without_locked_memory", &temp_dir());
+}
+
+#[test]
+#[ignore = "limits the process; run by too_little_locked_memory_is_a_warning"]
+fn child_without_locked_memory() {
+    let path = child_directory().join("log");
+    let file = DirectFile::open(&path, DirectMode::Create).expect("create");
+    // Enough for the ring itself, which newer kernels charge too, and not for the buffers.
+    let limit = libc::rlimit { rlim_cur: 128 << 10, rlim_max: 128 << 10 };
+    // SAFETY: the limit lives through the call. An ordinary user's process is under the limit,
+    // the administrator's is not: become nobody, which fails for ordinary users and need not work.
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit), 0);
+        libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534);
+    }
+    let options = DiskRingOptions { entries: 4, files_max: 1, name: "log".to_owned() };
+    let mut ring = DiskRing::new(options).expect("ring");
+    let pool = BufferPool::new(4, 1 << 20).expect("pool");
+    let warning = ring.register_buffers(pool).expect("works without").expect("a warning");
+    assert!(warning.contains("the log disk") && warning.contains("LimitMEMLOCK"), "{warning}");
+    let slot = ring.register_file(&file).expect("register");
+    ring.write(write(slot, 0, 0, Durability::WriteThenFlush));
+    assert_eq!(finish(&mut ring)[0].result, Ok(BLOCK));
 }
 
 #[test]
 #[ignore = "limits the process; run by short_write_is_an_error_and_short_read_is_not"]
 fn child_short_write() {
-    let root = std::env::var_os("SHORT_WRITE_DIR").expect("run by the parent test");
-    let path = std::path::Path::new(&root).join("limited");
+    let path = child_directory().join("limited");
     let file = DirectFile::open(&path, DirectMode::Create).expect("create");
     let limit = libc::rlimit { rlim_cur: u64::from(BLOCK), rlim_max: u64::from(BLOCK) };
     // SAFETY: the limit lives through the call; ignoring a signal is always allowed.
@@ -191,7 +228,6 @@ fn child_short_write() {
         let expected = DiskCompletion { token: 0, result: Err(Errno::SHORT_TRANSFER) };
         assert_eq!(ended, [expected], "{durability:?}");
     }
-    println!("short write reported");
 }
 
 #[test]
@@ -266,6 +302,17 @@ fn dropping_a_busy_ring_ends_its_writes() {
     let mut buffer = AlignedBuffer::new(8 * BLOCK as usize);
     file.read_at(&mut buffer, 0).expect("read");
     assert!(buffer.iter().all(|byte| *byte == 7), "what was accepted was written");
+}
+
+#[test]
+fn ring_moves_to_the_thread_that_runs_it() {
+    let mut ring = ring(4, 4);
+    let moved = move || {
+        ring.buffer_mut(BufferIndex(1)).fill(1);
+        ring.in_flight()
+    };
+    let handle = spillway_runtime::thread::spawn("disk", None, moved).expect("spawn");
+    assert_eq!(handle.join().expect("join"), 0);
 }
 
 #[test]

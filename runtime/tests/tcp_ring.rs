@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{self, SocketAddr, TcpStream};
 
 use spillway_runtime::Errno;
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::direct::{DirectFile, DirectMode};
 use spillway_runtime::disk::{DiskRing, DiskRingOptions, Durability, WriteRequest};
+use spillway_runtime::shutdown::Shutdown;
 use spillway_runtime::tcp::{
     CloseReason, ConnectionId, ListenerId, TcpEvent, TcpRing, TcpRingOptions, Wait,
 };
@@ -361,7 +362,7 @@ fn half_closed_peer_is_closed() {
     let mut server = Server::new(OPTIONS);
     let (connection, mut client) = server.accept();
     client.write_all(b"bye").expect("write");
-    client.shutdown(Shutdown::Write).expect("shutdown");
+    client.shutdown(net::Shutdown::Write).expect("shutdown");
     assert_eq!(server.receive(connection, 3), b"bye");
     assert_eq!(server.closed(), (connection, CloseReason::Peer));
 }
@@ -616,6 +617,77 @@ fn dropping_a_busy_ring_closes_everything() {
     // The stream ends, cleanly or by reset; it must not hang.
     let _end = client.read_to_end(&mut got);
     assert!(got.len() < 16 << 20);
+}
+
+/// Runs one of the ignored tests below in a process of its own.
+fn run_alone(test: &str) {
+    let program = std::env::current_exe().expect("test binary");
+    let output = std::process::Command::new(program)
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .output()
+        .expect("run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+}
+
+#[test]
+fn accepting_survives_a_lack_of_descriptors() {
+    run_alone("child_accepts_with_few_descriptors");
+}
+
+#[test]
+#[ignore = "limits the process; run by accepting_survives_a_lack_of_descriptors"]
+fn child_accepts_with_few_descriptors() {
+    let mut server = Server::new(OPTIONS);
+    let mut clients: Vec<TcpStream> =
+        (0..6).map(|_| TcpStream::connect(server.address).expect("connect")).collect();
+    let highest = (0..1024).rev().find(|fd| peer_port(*fd).is_some()).expect("a client");
+    // Room for two more descriptors.
+    let most = highest as u64 + 3;
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: the limit lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let mut accepted = Vec::new();
+    while server.ring.statistics().accepts_failed == 0 {
+        server.ring.turn(Wait::Forever, &mut server.events).expect("turn");
+    }
+    // Room comes back one by one; the others waited in the backlog.
+    while accepted.len() < 6 {
+        match server.next() {
+            TcpEvent::Accepted { connection, peer, .. } => {
+                accepted.push(connection);
+                let gone = clients.iter().position(|client| client.local_addr().ok() == Some(peer));
+                drop(clients.remove(gone.expect("one of ours")));
+            }
+            TcpEvent::Closed { connection, .. } => assert!(accepted.contains(&connection)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn watched_signal_is_told() {
+    run_alone("child_is_told_of_a_signal");
+}
+
+#[test]
+#[ignore = "signals the process; run by watched_signal_is_told"]
+fn child_is_told_of_a_signal() {
+    // The harness has threads that do not block the signal, so it is sent to this thread alone.
+    let shutdown = Shutdown::install().expect("install");
+    let mut ring = TcpRing::new(OPTIONS).expect("ring");
+    ring.watch(shutdown.fd(), 5);
+    let mut events = Vec::new();
+    ring.turn(Wait::Not, &mut events).expect("turn");
+    assert!(events.is_empty() && !shutdown.requested());
+    // SAFETY: the target is the calling thread.
+    assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGTERM) }, 0);
+    while events.is_empty() {
+        ring.turn(Wait::Forever, &mut events).expect("turn");
+    }
+    assert!(matches!(events[..], [TcpEvent::Ready { token: 5 }]), "{events:?}");
+    assert!(shutdown.requested());
 }
 
 #[test]
