@@ -13,6 +13,8 @@ pub mod answer;
 pub mod backoff;
 pub mod batch;
 pub mod core;
+#[cfg(test)]
+mod core_tests;
 pub mod error;
 pub mod pipelined;
 mod window;
