@@ -17,6 +17,7 @@ pub mod core;
 mod core_tests;
 pub mod error;
 pub mod pipelined;
+mod plan;
 mod window;
 
 pub use answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
