@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod add;
+pub mod client;
 pub mod ids;
 pub mod key;
 pub mod layout;
