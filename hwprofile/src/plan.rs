@@ -2,7 +2,8 @@
 //!
 //! The plan is the same for the same machine and options. It orders CPUs by what their neighbours
 //! do to them: the log core stands alone on its physical core and on the log disk's node,
-//! interrupts stay on the first CPUs, background work is spread over the nodes, shards get the rest.
+//! interrupts stay on the first CPUs, background work is spread over the nodes, shards get the
+//! rest.
 
 use crate::cpu::Cpu;
 use crate::list;
