@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The update server: takes all writes into memory, logs them, and answers when they are durable.
+
+pub mod catalog;
+pub mod memtable;
+pub mod redo;
+pub mod session;
+pub mod shard;
