@@ -1,5 +1,6 @@
 //! Reading small text files below a root.
 
+use spillway_runtime::file;
 use std::path::{Path, PathBuf};
 
 /// `/sys` and `/proc` of one machine, live or recorded.
@@ -18,9 +19,8 @@ impl Tree {
     }
 
     /// The text of a file, without the line break at its end.
-    #[expect(clippy::disallowed_methods, reason = "kernel files: not data, never on a hot path")]
     pub fn read(&self, path: impl AsRef<Path>) -> Option<String> {
-        let text = std::fs::read_to_string(self.real(path.as_ref())).ok()?;
+        let text = file::read_to_string(&self.real(path.as_ref())).ok()?;
         Some(text.trim_end().to_owned())
     }
 
@@ -31,25 +31,23 @@ impl Tree {
 
     /// Names in a directory, in order.
     pub fn list(&self, path: impl AsRef<Path>) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.real(path.as_ref())) else { return Vec::new() };
-        let mut names: Vec<String> =
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
-        names.sort();
-        names
+        let Ok(entries) = file::list_dir(&self.real(path.as_ref())) else { return Vec::new() };
+        let name = |entry: PathBuf| Some(entry.file_name()?.to_string_lossy().into_owned());
+        entries.into_iter().filter_map(name).collect()
     }
 
     /// Whether something is there.
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
-        self.real(path.as_ref()).exists()
+        file::exists(&self.real(path.as_ref()))
     }
 
     /// The path without symbolic links, below the root. A tail that does not exist yet stays as
     /// it is: a directory may be looked at before it is made.
     pub fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        let root = file::canonical(&self.root).unwrap_or_else(|_| self.root.clone());
         for ancestor in path.ancestors() {
-            let Ok(real) = self.real(ancestor).canonicalize() else { continue };
+            let Ok(real) = file::canonical(&self.real(ancestor)) else { continue };
             let Ok(below) = real.strip_prefix(&root) else { continue };
             let tail = path.strip_prefix(ancestor).expect("an ancestor is a prefix");
             return Path::new("/").join(below).join(tail);

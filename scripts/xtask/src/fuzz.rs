@@ -166,12 +166,4 @@ mod tests {
             run(target, 1, 2_000, |_| {});
         }
     }
-
-    #[test]
-    fn names_are_unique() {
-        let mut names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), TARGETS.len());
-    }
 }
