@@ -1,8 +1,6 @@
 //! What a table looks like: columns, primary key, partition key.
 //!
-//! The text form, read by [`TableDefinition::parse`](crate::schema_text) and written by
-//! `Display`, is
-//! `accounts(branch int8, id int8, note text null, primary key (branch, id), partition key (branch))`.
+//! The module [`crate::schema_text`] reads and writes definitions as text.
 
 #![deny(clippy::indexing_slicing)]
 

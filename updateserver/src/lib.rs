@@ -1,7 +1,9 @@
 //! The update server: takes all writes into memory, logs them, and answers when they are durable.
 
 pub mod catalog;
+pub mod config;
 pub mod memtable;
 pub mod redo;
+pub mod root;
 pub mod session;
 pub mod shard;

@@ -117,13 +117,7 @@ pub struct Session {
 
 impl Session {
     fn new(id: SessionId) -> Self {
-        Self {
-            id,
-            floor: 1,
-            entries: VecDeque::new(),
-            results: BTreeMap::new(),
-            connection: None,
-        }
+        Self { id, floor: 1, entries: VecDeque::new(), results: BTreeMap::new(), connection: None }
     }
 
     /// Looks a number up before it is executed.

@@ -74,7 +74,10 @@ proptest! {
 
     #[test]
     fn integers_like_the_model(
-        old in edge(), delta in edge(), min in prop::option::of(edge()), max in prop::option::of(edge())
+        old in edge(),
+        delta in edge(),
+        min in prop::option::of(edge()),
+        max in prop::option::of(edge()),
     ) {
         let layout = layout(TABLE);
         let ranges = [

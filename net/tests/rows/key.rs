@@ -69,8 +69,10 @@ proptest! {
 
     #[test]
     fn round_trip(
-        (layout, values) in generate::table()
-            .prop_flat_map(|(_, layout)| { let v = generate::key_values(&layout); (Just(layout), v) })
+        (layout, values) in generate::table().prop_flat_map(|(_, layout)| {
+            let values = generate::key_values(&layout);
+            (Just(layout), values)
+        })
     ) {
         let (key, partition_bytes) = encode(&layout, &values);
         prop_assert_eq!(key_validate(&layout, &key), Ok(partition_bytes));

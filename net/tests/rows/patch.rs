@@ -37,9 +37,10 @@ fn model_apply(values: &mut [Value], changes: &[(usize, Value)]) {
     }
 }
 
+type Changes = Vec<(usize, Value)>;
+
 /// A table with a row and two non-empty patches for it.
-fn scene()
--> impl Strategy<Value = (TableLayout, Vec<Value>, Vec<(usize, Value)>, Vec<(usize, Value)>)> {
+fn scene() -> impl Strategy<Value = (TableLayout, Vec<Value>, Changes, Changes)> {
     generate::table()
         .prop_filter("a patch needs value columns", |(_, l)| !l.value_columns().is_empty())
         .prop_flat_map(|(_, layout)| {

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use spillway_net::layout::{ColumnPlace, TableLayout};
 use spillway_net::limits::ROW_BYTES_MAX;
+use spillway_net::patch::{patch_apply, patch_write};
 use spillway_net::row::{RowError, RowView, row_validate, row_write};
-use spillway_net::rows_fuzz::row_check;
+use spillway_net::rows_fuzz::{patch_check, row_check};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::{Value, ValueError, ValueKind};
 
@@ -19,8 +20,10 @@ proptest! {
 
     #[test]
     fn round_trip(
-        (layout, values) in generate::table()
-            .prop_flat_map(|(_, layout)| { let v = generate::row_values(&layout); (Just(layout), v) })
+        (layout, values) in generate::table().prop_flat_map(|(_, layout)| {
+            let values = generate::row_values(&layout);
+            (Just(layout), values)
+        })
     ) {
         let mut row = b"before".to_vec();
         let bytes = row_write(&layout, &values, &mut row).unwrap();
@@ -208,4 +211,45 @@ fn a_writer_that_fails_leaves_the_buffer_as_it_was() {
     let excess = row_write(&layout, &[Value::Int8(1), text(), text()], &mut out);
     assert_eq!(excess, Err(RowError::ColumnUnknown { value_column: 2, count: 2 }));
     assert_eq!(out, b"old");
+}
+
+#[test]
+fn the_widest_table_has_rows_and_patches() {
+    let types = ["int2", "text", "bool", "decimal(9,3)", "bytea", "uuid", "float8"];
+    let columns: Vec<String> =
+        (0..255).map(|index| format!("c{index} {} null, ", types[index % types.len()])).collect();
+    let layout = layout(&format!("t(id int8, {}primary key (id))", columns.concat()));
+    assert_eq!(layout.value_columns().len(), 255);
+    let value = |index: usize| match index % types.len() {
+        0 => Value::Int2(index as i16),
+        1 => Value::Text(format!("text {index}")),
+        2 => Value::Bool(index % 2 == 1),
+        3 => Value::Decimal(-(index as i128)),
+        4 => Value::Bytea(vec![index as u8; index % 5]),
+        5 => Value::Uuid([index as u8; 16]),
+        _ => Value::Float8(index as f64),
+    };
+    // Every column is null once, and each of them alone is the one that is not.
+    for null in 0..255 {
+        let mut values: Vec<Value> = (0..255).map(value).collect();
+        values[null] = Value::Null;
+        let mut row = Vec::new();
+        row_write(&layout, &values, &mut row).unwrap();
+        assert!(row_check(&layout, &row));
+        let view = RowView::new(&layout, &row).unwrap();
+        let read: Vec<Value> = view.values().map(|value| value.unwrap().to_value()).collect();
+        assert_eq!(read, values);
+        let mut alone = vec![Value::Null; 255];
+        alone[null] = value(null);
+        let mut row = Vec::new();
+        row_write(&layout, &alone, &mut row).unwrap();
+        let mut patch = Vec::new();
+        let changes: Vec<_> = values.iter().map(Value::view).enumerate().collect();
+        patch_write(&layout, &changes, &mut patch).unwrap();
+        assert!(patch_check(&layout, &row, &patch));
+        let mut patched = Vec::new();
+        patch_apply(&layout, &row, &patch, &mut patched).unwrap();
+        let view = RowView::new(&layout, &patched).unwrap();
+        assert!(view.values().zip(&values).all(|(read, value)| read.unwrap() == value.view()));
+    }
 }

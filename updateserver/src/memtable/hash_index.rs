@@ -432,8 +432,8 @@ impl HashIndex {
     }
 
     /// Calls `each` for the rows of the segment whose hashes include `from`, and returns the
-    /// first hash behind that segment, `None` after the last. Rows that did not fit a segment
-    /// come with the last. Stays right when the index grows between two calls.
+    /// first hash behind that segment, `None` after the last. Begun with 0 and gone on with what
+    /// it returns, it stays right when the index grows between two calls.
     pub(super) fn visit(&self, from: u32, mut each: impl FnMut(RowRef)) -> Option<u32> {
         let Some(segment) = self.segment(from) else { return None };
         for position in 1..segment.slots() {
@@ -442,12 +442,11 @@ impl HashIndex {
             }
         }
         let span = 1u64 << (32 - segment.meta().depth);
-        let end = (u64::from(from) & !(span - 1)) + span;
-        let next = u32::try_from(end).ok();
-        if next.is_none() {
-            self.spilled.iter().for_each(|row| each(row.0));
-        }
-        next
+        let first = u64::from(from) & !(span - 1);
+        let hashes = first..first + span;
+        let spilled = self.spilled.iter().filter(|row| hashes.contains(&u64::from(row.0.hash())));
+        spilled.for_each(|row| each(row.0));
+        u32::try_from(hashes.end).ok()
     }
 
     #[cfg(test)]

@@ -12,7 +12,9 @@
 mod arena;
 mod digest;
 mod hash_index;
+mod ordered;
 mod row;
+mod row_order;
 mod slice;
 mod undo;
 mod version;
@@ -26,7 +28,9 @@ pub use arena::{
     block_bytes_max,
 };
 pub use digest::{FragmentDigest, record_digest, record_parts_digest};
+pub use ordered::{OrderedCursor, OrderedReader};
 pub use row::{RowRef, key_hash, row_bytes};
+pub use row_order::OrderState;
 pub use slice::{SliceIndex, TableSlice, row_insert_bytes_max};
 pub use undo::{UndoLog, UndoMark};
 pub use version::{Stamp, VersionKind, VersionRef, Versions, version_bytes};

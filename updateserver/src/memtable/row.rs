@@ -16,10 +16,11 @@ pub fn key_hash(key: &[u8]) -> u64 {
     xxh3_64_with_seed(key, KEY_HASH_SEED)
 }
 
-/// The row is in the ordered index: other threads may know its address.
+/// The row is in the ordered index.
 pub(super) const FLAG_ORDERED: u16 = 1;
-/// The row was undone while it was in the ordered index.
-pub(super) const FLAG_REMOVED: u16 = 2;
+/// The row's memory is not used again, even if the row is undone: other threads or the fences of
+/// the ordered index may know its address.
+pub(super) const FLAG_KEPT: u16 = 2;
 const TRIM_SHIFT: u32 = 8;
 
 /// 16 bytes, then the key. Key, length and hash never change; `newest` and `flags` change on the

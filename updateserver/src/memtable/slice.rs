@@ -1,11 +1,14 @@
 //! The rows of one table in one partition.
 
-use super::arena::{Arena, SizeClass, block_bytes_max};
+use super::arena::{Arena, ArenaFull, SizeClass, block_bytes_max};
 use super::hash_index::{HashIndex, SLOTS_BYTES_MAX, head_hash};
-use super::row::{RowRef, key_hash, prefetch, row_bytes};
+use super::ordered::{OrderedCursor, OrderedReader};
+use super::row::{FLAG_KEPT, RowRef, key_hash, prefetch, row_bytes};
+use super::row_order::{OrderState, RowOrder};
 use super::undo::{UndoEntry, UndoLog};
 use super::version::Stamp;
 use super::write::drop_above;
+use std::ops::Bound;
 
 /// A slice's place in its owner's array of slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,12 +25,14 @@ pub const fn row_insert_bytes_max(key_bytes: usize) -> usize {
 pub struct TableSlice {
     index: SliceIndex,
     rows: HashIndex,
+    /// Boxed, since most slices are never scanned.
+    order: Option<Box<RowOrder>>,
 }
 
 impl TableSlice {
     /// An empty slice. `index` is its place in the array that undo logs are rolled back on.
     pub fn new(index: SliceIndex) -> TableSlice {
-        TableSlice { index, rows: HashIndex::new() }
+        TableSlice { index, rows: HashIndex::new(), order: None }
     }
 
     /// How many rows there are, deleted ones included.
@@ -90,6 +95,9 @@ impl TableSlice {
         let row = unsafe { RowRef::init(block, head_hash(hash), key) };
         let entered = self.rows.insert(arena, hash, row);
         entered.expect("room was checked before the transaction began");
+        if let Some(order) = &mut self.order {
+            order.row_created(row);
+        }
         undo.push(UndoEntry::Created { slice: self.index, row, hash });
         (row, true)
     }
@@ -98,8 +106,13 @@ impl TableSlice {
     pub(super) fn remove_row(&mut self, arena: &mut Arena, row: RowRef, hash: u64) {
         assert!(row.newest().is_none(), "a row with versions is not removed");
         self.rows.remove(hash, row);
-        // SAFETY: no index points to the row any more, and only the owner knew it.
-        unsafe { arena.free(row.0.cast(), row.class()) };
+        if let Some(order) = &mut self.order {
+            order.row_removed(row);
+        }
+        if !row.has_flag(FLAG_KEPT) {
+            // SAFETY: no index points to the row any more, and only the owner knew it.
+            unsafe { arena.free(row.0.cast(), row.class()) };
+        }
     }
 
     /// Drops all versions of the given rows with stamps above `stamp`, and rows that have none
@@ -118,11 +131,54 @@ impl TableSlice {
         }
     }
 
-    /// Calls `each` for some hundred rows, in no useful order: those of the segment at `from`
-    /// (0 to begin with). Returns where to go on, `None` at the end. Rows that come or go
+    /// Calls `each` for some hundred rows, in no useful order. To be begun with 0 and gone on with
+    /// what it returns, `None` at the end. Rows that come or go
     /// between two calls may be met or missed; all others are met exactly once.
     pub fn visit_rows(&self, from: u32, each: impl FnMut(RowRef)) -> Option<u32> {
         self.rows.visit(from, each)
+    }
+
+    /// Enters rows into the ordered index, about `rows_max` at most. The first call, for the
+    /// first scan or freeze, begins to build it; from then on new rows wait in a list. Complete
+    /// means that every row of the slice is in the index.
+    ///
+    /// Takes memory that [`Arena::room_bytes`] leaves out of account. If even that is used up,
+    /// rows go on waiting. Not to be called between a check of the room and the writes.
+    pub fn flush_order(
+        &mut self,
+        arena: &mut Arena,
+        rows_max: usize,
+    ) -> Result<OrderState, ArenaFull> {
+        self.order.get_or_insert_default().flush(arena, &self.rows, rows_max)
+    }
+
+    /// Whether enough rows wait that `flush_order` should be called: by the owner after each
+    /// transaction or group of transactions, so that the list stays short.
+    #[inline]
+    pub fn order_is_due(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.is_due())
+    }
+
+    /// How far the order is; `None` until the first flush.
+    pub fn order_state(&self) -> Option<OrderState> {
+        self.order.as_ref().map(|order| order.state())
+    }
+
+    /// A cursor over the rows in the order of their keys. The order must be complete.
+    pub fn seek(&self, start: Bound<&[u8]>) -> OrderedCursor {
+        let order = self.order.as_ref().expect("a scan follows a flush of the order");
+        assert!(order.state() == OrderState::Complete, "a scan follows a flush of the order");
+        order.reader().seek(start)
+    }
+
+    /// A reader of the ordered index for other threads, once `flush_order` was called. It sees
+    /// the rows that are in the index.
+    ///
+    /// # Safety
+    /// The reader, its cursors and the rows from them must not be used any more when the arena
+    /// is released or dropped.
+    pub unsafe fn ordered_reader(&self) -> Option<OrderedReader> {
+        self.order.as_ref().map(|order| order.reader())
     }
 
     #[cfg(test)]

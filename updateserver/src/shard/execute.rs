@@ -1,6 +1,7 @@
 //! Executing frames of transactions, in groups whose cache misses overlap.
 
 use spillway_net::frame::FrameKind;
+use spillway_net::ids::SessionId;
 use spillway_net::limits::{
     FRAGMENT_BYTES_CLOSE, OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
 };
@@ -183,10 +184,11 @@ impl Shard {
         if self.log.failed {
             return (OutcomeStatus::LogFailed, 0);
         }
-        let session = self.connections.get_mut(frame.connection).and_then(|c| c.session);
-        let Some(session) = session.and_then(|session| self.sessions.get_mut(session)) else {
+        let attached = self.connections.get_mut(frame.connection).and_then(|c| c.session);
+        let Some(session) = attached.and_then(|session| self.sessions.get_mut(session)) else {
             return (OutcomeStatus::SessionUnknown, 0);
         };
+        let id = session.id();
         match session.lookup(transaction.number, transaction.request_hash) {
             Lookup::New => {}
             Lookup::Committed(kept) => {
@@ -212,14 +214,14 @@ impl Shard {
                 return (OutcomeStatus::MemoryFull, 0);
             }
         }
-        self.run(transaction, operations, session_of(self, frame), results)
+        self.run(transaction, operations, id, results)
     }
 
     fn run(
         &mut self,
         transaction: &PreparedTransaction,
         operations: &[PreparedOperation<'_>],
-        session: spillway_net::ids::SessionId,
+        session: SessionId,
         results: &mut Vec<u8>,
     ) -> (OutcomeStatus, u16) {
         self.store.transaction_begin();
@@ -257,9 +259,4 @@ impl Shard {
         outcomes.outcomes.clear();
         outcomes.bytes.clear();
     }
-}
-
-fn session_of(shard: &mut Shard, frame: &InboundFrame<'_>) -> spillway_net::ids::SessionId {
-    let connection = shard.connections.get_mut(frame.connection);
-    connection.and_then(|c| c.session).expect("looked up before")
 }

@@ -4,8 +4,8 @@ use spillway_net::ids::PartitionId;
 use spillway_net::limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES_MAX};
 use spillway_net::message;
 
-use crate::redo::{Fragment, RecordHead, RecordKind, record_digest};
 use crate::memtable::VersionKind;
+use crate::redo::{Fragment, RecordHead, RecordKind, record_digest};
 
 use super::store::Store;
 
@@ -96,13 +96,11 @@ impl Sealer {
                 VersionKind::Patch => {
                     let id = spillway_net::ids::TableId(touched.table);
                     let table = store.table(id).expect("tables outlive their open fragments");
-                    let row =
-                        Store::resolve(table, touched.row, &mut self.row, &mut self.spare);
+                    let row = Store::resolve(table, touched.row, &mut self.row, &mut self.spare);
                     (RecordKind::Patch, row.map(|(row, _)| row))
                 }
             };
-            digest =
-                digest.wrapping_add(record_digest(touched.table, key, version.number(), row));
+            digest = digest.wrapping_add(record_digest(touched.table, key, version.number(), row));
             self.records.push(RecordHead {
                 kind: kind as u8,
                 table: touched.table,

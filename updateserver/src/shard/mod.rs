@@ -10,7 +10,7 @@ mod partition;
 mod prepare;
 mod replay;
 mod reply;
-mod scan;
+// mod scan;
 mod store;
 
 #[cfg(test)]
@@ -19,7 +19,9 @@ mod tests;
 use std::sync::Arc;
 
 use spillway_net::frame::{FrameHeader, FrameKind};
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, PartitionId, SessionId, ShardIndex, TableId};
+use spillway_net::ids::{
+    ClusterId, Epoch, Lsn, NodeId, PartitionId, SessionId, ShardIndex, TableId,
+};
 use spillway_net::message::{Refusal, RefusalCode};
 use spillway_net::schema::TableDefinition;
 
@@ -251,11 +253,8 @@ impl Shard {
         assert!(options.index.0 < options.shards, "a shard is one of the process's shards");
         assert!(options.partitions.is_power_of_two(), "partitions are a power of two");
         assert!(u32::from(options.shards) <= options.partitions, "every shard has a partition");
-        let spread = Spread {
-            index: options.index,
-            shards: options.shards,
-            partitions: options.partitions,
-        };
+        let spread =
+            Spread { index: options.index, shards: options.shards, partitions: options.partitions };
         let own = (0..options.partitions as u16)
             .filter(|p| p % options.shards == options.index.0)
             .map(PartitionId);

@@ -3,13 +3,11 @@
 //! Nothing here changes state: a transaction that does not fit the schema, the limits or this
 //! shard gets its outcome without touching a row.
 
+use spillway_net::add::AddArgument;
 use spillway_net::ids::{ShardIndex, TableId};
 use spillway_net::key::{key_validate, partition_of};
 use spillway_net::limits::{KEY_BYTES_MAX, TRANSACTION_OPERATIONS_MAX};
-use spillway_net::message::{
-    ArchivedOperationHead, ArchivedSubmit, OperationKind, OutcomeStatus,
-};
-use spillway_net::add::AddArgument;
+use spillway_net::message::{ArchivedOperationHead, ArchivedSubmit, OperationKind, OutcomeStatus};
 use spillway_net::patch::patch_validate;
 use spillway_net::row::row_validate;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -227,7 +225,9 @@ fn value_fits(table: &ShardTable, kind: OperationKind, column: u16, value: &[u8]
         OperationKind::CheckEquals | OperationKind::Update => {
             patch_validate(layout, value).ok().map(|()| 0)
         }
-        OperationKind::Insert | OperationKind::Upsert => row_validate(layout, value).ok().map(|()| 0),
+        OperationKind::Insert | OperationKind::Upsert => {
+            row_validate(layout, value).ok().map(|()| 0)
+        }
         OperationKind::Add => {
             let column = layout.value_column(usize::from(column))?;
             AddArgument::decode(layout.value_columns()[column].column_type, value).ok()?;

@@ -69,9 +69,7 @@ pub enum ReplayError {
         lsn: Lsn,
     },
     /// The budget is smaller than what the log holds.
-    #[error(
-        "the log holds more than the memory budget of this shard: raise memory.budget_bytes"
-    )]
+    #[error("the log holds more than the memory budget of this shard: raise memory.budget_bytes")]
     MemoryFull,
 }
 
@@ -184,7 +182,8 @@ impl Store {
                 let found = self.slice(slice).find(hash, record.key);
                 let table = self.table(TableId(record.table)).expect("looked up before");
                 let (mut row, mut spare) = (Vec::new(), Vec::new());
-                let base = found.and_then(|found| Self::resolve(table, found, &mut row, &mut spare));
+                let base =
+                    found.and_then(|found| Self::resolve(table, found, &mut row, &mut spare));
                 patched.clear();
                 let applied = base.is_some_and(|(base, _)| {
                     patch::patch_apply(&table.layout, base, record.value, &mut patched).is_ok()

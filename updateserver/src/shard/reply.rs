@@ -56,7 +56,13 @@ impl Released {
     }
 
     /// Adds a frame that waits for nothing.
-    pub fn push<T: Payload>(&mut self, connection: u64, kind: FrameKind, request: u64, payload: &T) {
+    pub fn push<T: Payload>(
+        &mut self,
+        connection: u64,
+        kind: FrameKind,
+        request: u64,
+        payload: &T,
+    ) {
         let start = self.bytes.len();
         message::write_frame(&mut self.bytes, kind, request, Lsn(0), payload);
         let end = self.bytes.len();

@@ -4,10 +4,10 @@
 //! until [`Store::transaction_commit`]: memtable versions through the undo log, row versions and
 //! touched rows through partition marks.
 
+use spillway_net::add::{AddArgument, AddError, row_add};
 use spillway_net::ids::{PartitionId, TableId};
 use spillway_net::limits::TRANSACTION_REDO_BYTES_MAX;
 use spillway_net::message::{OperationKind, OutcomeStatus};
-use spillway_net::add::{AddArgument, AddError, row_add};
 use spillway_net::patch::{self, PatchWriter};
 use spillway_net::row::RowView;
 use spillway_net::schema::TableDefinition;
@@ -355,6 +355,7 @@ impl Store {
         row: &mut Vec<u8>,
         chain: usize,
     ) -> Result<(), OutcomeStatus> {
+        let mut patch = std::mem::take(&mut self.patch);
         let table = self.table(operation.table).expect("prepared");
         let column = usize::from(operation.column);
         let column_type = table.layout.value_columns()[column].column_type;
@@ -369,7 +370,6 @@ impl Store {
         if whole(row.len(), 0, chain) {
             return self.write(operation, found, VersionKind::Full, row);
         }
-        let mut patch = std::mem::take(&mut self.patch);
         patch.clear();
         let mut writer = PatchWriter::new(&table.layout, &mut patch);
         writer
@@ -391,7 +391,7 @@ impl Store {
         patch: &[u8],
         row_after: &[u8],
     ) -> Result<(), OutcomeStatus> {
-        let newest = found.and_then(RowRef::newest).expect("updates meet a row");
+        let newest = found.and_then(|row| row.newest()).expect("updates meet a row");
         if newest.stamp() != self.stamp {
             return self.write(operation, found, VersionKind::Patch, patch);
         }
@@ -428,8 +428,7 @@ impl Store {
                 slice.upsert_row(&mut self.arena, hash, key, &mut self.undo).0
             }
         };
-        let version =
-            WriteVersion { stamp: self.stamp, number, kind, floor: self.floor, value };
+        let version = WriteVersion { stamp: self.stamp, number, kind, floor: self.floor, value };
         match crate::memtable::write(&mut self.arena, row, version, &mut self.undo) {
             Wrote::NewInFragment => {
                 partition.touched.push(Touched { table: operation.table.0, row });
