@@ -1,11 +1,9 @@
 //! `cargo xtask`: the command line of the house.
 
 use clap::{Parser, Subcommand};
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use xtask::fuzz_targets::{TARGETS, find};
-use xtask::{fuzz, house, tree};
+use xtask::{house, tree};
 
 /// Daily work on Spillway.
 #[derive(Parser)]
@@ -23,14 +21,9 @@ enum Task {
     House,
     /// Feeds a decoder with broken inputs; a failure prints the line that repeats it.
     Fuzz {
-        /// Name of the target; without one, lists them.
-        target: Option<String>,
-        /// Number of inputs.
-        #[arg(long, default_value_t = 100_000)]
-        runs: u64,
-        /// Seed of the first input; drawn if absent.
-        #[arg(long)]
-        seed: Option<u64>,
+        /// TARGET, --runs N, --seed S; without any, lists the targets.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
     },
     /// Kills a node under load again and again, and counts what was lost (scripts/kill9.sh).
     Kill9 {
@@ -47,7 +40,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Check => check(),
         Task::House => check_house(),
-        Task::Fuzz { target, runs, seed } => run_fuzz(target.as_deref(), runs, seed),
+        Task::Fuzz { rest } => fuzz(&rest),
         Task::Kill9 { times, rest } => kill9(times, &rest),
     };
     match outcome {
@@ -81,25 +74,11 @@ fn check_house() -> Result<(), String> {
     }
 }
 
-fn run_fuzz(target: Option<&str>, runs: u64, seed: Option<u64>) -> Result<(), String> {
-    let Some(name) = target else {
-        for target in TARGETS {
-            println!("{:<24} {}", target.name, target.about);
-        }
-        return Ok(());
-    };
-    let unknown = || format!("no target `{name}`; `cargo xtask fuzz` lists them");
-    let target = find(name).ok_or_else(unknown)?;
-    let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 16);
-    println!("fuzz {name}: {runs} runs from seed {seed}");
-    fuzz::print_reproduction_on_panic();
-    let step = (runs / 10).max(1);
-    fuzz::run(target, seed, runs, |done| {
-        if done % step == 0 {
-            println!("fuzz {name}: {done} of {runs}");
-        }
-    });
-    Ok(())
+/// The targets are a crate of their own: this one has to build without the others.
+fn fuzz(rest: &[String]) -> Result<(), String> {
+    let mut arguments = vec!["run", "--quiet", "--package", "spillway-fuzz", "--"];
+    arguments.extend(rest.iter().map(String::as_str));
+    run("cargo", &arguments)
 }
 
 fn kill9(times: u32, rest: &[String]) -> Result<(), String> {
