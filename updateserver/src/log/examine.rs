@@ -220,9 +220,7 @@ fn shared_order(chain: &ChainState, local: &LocalHeader, shared: &SharedHeader) 
                 && shared.entry_term >= chain.entry_term
                 && shared.entry_term.0 > 0
         }
-        FrameKind::Data | FrameKind::NoOp => {
-            (1..=chain.lsn.0).contains(&shared.index.0)
-        }
+        FrameKind::Data | FrameKind::NoOp => (1..=chain.lsn.0).contains(&shared.index.0),
     }
 }
 

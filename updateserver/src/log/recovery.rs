@@ -580,9 +580,8 @@ impl LogScanner {
             let offset = from + (index * geometry.block()) as u64;
             let examiner = self.examiner();
             let old = examiner.is_old(offset, block);
-            let local = looks_like_header(block)
-                .then(|| examiner.local_here(offset, block).ok())
-                .flatten();
+            let local =
+                looks_like_header(block).then(|| examiner.local_here(offset, block).ok()).flatten();
             if let Some(local) = local {
                 self.note_evidence(&local);
             }
@@ -601,11 +600,8 @@ impl LogScanner {
     fn feed_next_first(&mut self, block: &[u8]) -> Result<(), LogDamaged> {
         let geometry = self.geometry();
         let chain = self.cursor.chain;
-        let next = Cursor {
-            ordinal: self.cursor.ordinal + 1,
-            offset: geometry.data_offset(),
-            chain,
-        };
+        let next =
+            Cursor { ordinal: self.cursor.ordinal + 1, offset: geometry.data_offset(), chain };
         let slot = &self.slots[geometry.slot(next.ordinal) as usize];
         let examiner = Examiner { cursor: &next, before: &slot.before, ..self.examiner() };
         let local = examiner.local_here(next.offset, block).ok();
@@ -644,9 +640,8 @@ impl LogScanner {
             let known = slot.before != Contents::Unknown;
             let disturbed = known && !slot.before.holds(geometry.block_index(offset), block);
             let examiner = Examiner { cursor: &next, before: &slot.before, ..self.examiner() };
-            let local = looks_like_header(block)
-                .then(|| examiner.local_here(offset, block).ok())
-                .flatten();
+            let local =
+                looks_like_header(block).then(|| examiner.local_here(offset, block).ok()).flatten();
             if let Some(local) = local {
                 self.note_evidence(&local);
             }
@@ -728,8 +723,8 @@ impl LogScanner {
         }
         let zero = table_of_zeros(&geometry)[0];
         let current = &mut self.slots[geometry.slot(cursor.ordinal) as usize].now;
-        let from = ((cursor.offset - geometry.data_offset()) / u64::from(geometry.block_bytes))
-            as usize;
+        let from =
+            ((cursor.offset - geometry.data_offset()) / u64::from(geometry.block_bytes)) as usize;
         let wiped = ((wipe_end - cursor.offset) / u64::from(geometry.block_bytes)) as usize;
         current[from..from + wiped].fill(zero);
         let torn = end.dirty_end > cursor.offset || end.next_dirty;

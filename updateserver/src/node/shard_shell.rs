@@ -255,11 +255,8 @@ impl ShardShell {
             }
         }
         let now = clock::monotonic_now().0;
-        let state = LogState {
-            vdl: Lsn(published.lsn),
-            full: published.full,
-            failed: published.failed,
-        };
+        let state =
+            LogState { vdl: Lsn(published.lsn), full: published.full, failed: published.failed };
         let input = ShardInput::Log { stamp: self.committed_stamp, state };
         self.options.shard.step(now, input, &mut self.effects);
         if root_moved {

@@ -477,8 +477,8 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
 fn margin_bytes(superblock: &Superblock, queue_items: usize) -> u64 {
     let geometry = &superblock.geometry;
     let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
-    let wanted = (queue_items + 8) as u64 * BATCH_BYTES_MAX as u64
-        + 3 * u64::from(geometry.segment_bytes);
+    let wanted =
+        (queue_items + 8) as u64 * BATCH_BYTES_MAX as u64 + 3 * u64::from(geometry.segment_bytes);
     wanted.min(total / 2)
 }
 
