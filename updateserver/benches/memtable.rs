@@ -1,8 +1,8 @@
 //! What the memtable's operations cost. `cargo bench -p spillway-updateserver --bench memtable`
 //!
 //! One thread, one million rows of 16 bytes of key and 100 of value over 256 slices unless said;
-//! chunks are huge pages, faulted in beforehand. Figures are processor
-//! time, the best of five runs.
+//! chunks are huge pages, faulted in beforehand. Figures are processor time, the best of five
+//! runs.
 
 use crossbeam_skiplist::SkipMap;
 use spillway_updateserver::memtable::{
@@ -14,11 +14,13 @@ use std::ops::Bound;
 use std::ptr::NonNull;
 
 const ROWS: u64 = 1_000_000;
+const LARGE_ROWS: u64 = 5_000_000;
 const SLICES: usize = 256;
 const GROUP: usize = 16;
 const VALUE_BYTES: usize = 100;
 const CHUNK_BYTES: usize = 32 << 20;
 const CHUNKS: usize = 14;
+const LARGE_CHUNKS: usize = 64;
 const RUNS: usize = 5;
 
 /// Chunks of mapped memory, in huge pages where the system has them, faulted in before use.
@@ -139,8 +141,12 @@ struct Rig {
 
 impl Rig {
     fn new(slices: usize, huge: bool) -> Rig {
+        Rig::with_chunks(slices, huge, CHUNKS)
+    }
+
+    fn with_chunks(slices: usize, huge: bool, chunks: usize) -> Rig {
         Rig {
-            arena: Arena::new(Box::new(MappedChunks::new(CHUNKS, huge)), 0),
+            arena: Arena::new(Box::new(MappedChunks::new(chunks, huge)), 0),
             slices: (0..slices).map(|i| TableSlice::new(SliceIndex(i as u32))).collect(),
             undo: UndoLog::new(),
             number: 0,
@@ -299,6 +305,38 @@ fn bench_point(huge: bool) {
     report(&format!("find + write in place, one hot row, {pages}"), nanos);
 }
 
+fn bench_large() {
+    let mut rig = Rig::with_chunks(SLICES, true, LARGE_CHUNKS);
+    let nanos = timed(LARGE_ROWS, || {
+        for part in 0..LARGE_ROWS / ROWS {
+            rig.each_group(
+                |i| part * ROWS + i,
+                random_key,
+                |rig, keys| rig.insert_group(keys, true, false),
+            );
+        }
+    });
+    report("insert, 5 M rows, prefetch true", nanos);
+    let mut stamp = 2;
+    for (ahead, older) in [(false, false), (true, false), (true, true)] {
+        let nanos = best(|| {
+            let seed = stamp;
+            timed(ROWS, || {
+                rig.each_group(
+                    |i| mix(i ^ seed << 32) % LARGE_ROWS,
+                    random_key,
+                    |rig, keys| {
+                        stamp += 1;
+                        rig.update_group(keys, ahead, older, stamp);
+                    },
+                )
+            })
+        });
+        let name = format!("find + new version, 5 M rows, prefetch {ahead}, older {older}");
+        report(&name, nanos);
+    }
+}
+
 fn bench_digest() {
     let mut rig = Rig::new(1, true);
     rig.insert_group(&[random_key(1)], false, false);
@@ -416,6 +454,9 @@ fn main() {
     if runs("point") {
         bench_point(true);
         bench_point(false);
+    }
+    if runs("large") {
+        bench_large();
     }
     if runs("digest") {
         bench_digest();

@@ -76,7 +76,11 @@ impl TableSlice {
     pub fn prefetch_older(&self, hash: u64) {
         let Some(version) = self.rows.candidate(hash).and_then(|row| row.newest()) else { return };
         if let Some(older) = version.next() {
-            prefetch(older.0.as_ptr());
+            // All of it: a recycled block is the next to be written.
+            let head = older.0.as_ptr().cast::<u8>();
+            prefetch(head);
+            prefetch(head.wrapping_add(64));
+            prefetch(head.wrapping_add(128));
         }
     }
 
