@@ -1,7 +1,7 @@
 //! The readers' side of the ordered index.
 
 use super::super::row::{RowRef, prefetch};
-use super::node::{ENTRIES_MAX, NodeRef, Stale};
+use super::node::{ENTRIES_MAX, NodeRef, Stale, interleave};
 use super::tree::TreeHead;
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -164,6 +164,7 @@ impl OrderedCursor {
         assert!(self.place == self.count, "a page is copied over one that is done");
         for i in 0..count {
             self.page[i] = Some(node.row(first + i).ok_or(Stale)?);
+            interleave();
         }
         let next = node.next();
         node.lock.validate(word)?;

@@ -18,6 +18,26 @@ const SPINS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Stale;
 
+#[cfg(test)]
+thread_local! {
+    /// What a test does to the tree while a reader of the same thread is under way.
+    pub(super) static INTERLEAVED: std::cell::RefCell<Option<Box<dyn FnMut()>>> =
+        const { std::cell::RefCell::new(None) };
+}
+
+/// A point at which a writer may get between a reader's steps.
+#[inline(always)]
+pub(super) fn interleave() {
+    #[cfg(test)]
+    {
+        let taken = INTERLEAVED.with(|hook| hook.borrow_mut().take());
+        if let Some(mut hook) = taken {
+            hook();
+            INTERLEAVED.with(|place| *place.borrow_mut() = Some(hook));
+        }
+    }
+}
+
 /// A sequence lock of one writer.
 #[derive(Default)]
 pub(super) struct SequenceLock(AtomicU64);
@@ -30,6 +50,7 @@ impl SequenceLock {
         loop {
             let word = self.0.load(Ordering::Acquire);
             if word.is_multiple_of(2) {
+                interleave();
                 return word;
             }
             spins += 1;
@@ -41,6 +62,7 @@ impl SequenceLock {
     /// Whether nothing was written since `read` returned the word.
     #[inline]
     pub(super) fn validate(&self, word: u64) -> Result<(), Stale> {
+        interleave();
         fence(Ordering::Acquire);
         if self.0.load(Ordering::Relaxed) == word { Ok(()) } else { Err(Stale) }
     }
