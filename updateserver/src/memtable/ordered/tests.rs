@@ -257,7 +257,8 @@ fn readers_on_other_threads_see_all_settled_rows_in_order() {
                 scope.spawn(move || {
                     let mut scans = thread;
                     while scans < 10 || !done.load(Ordering::Acquire) {
-                        let met = check_scan(&reader, settled, scans * 37 % settled.len(), 150);
+                        let met =
+                            check_scan(&reader, settled, &settled[scans * 37 % settled.len()], 150);
                         assert!(met > 0);
                         scans += 1;
                     }
