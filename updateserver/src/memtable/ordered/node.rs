@@ -46,6 +46,7 @@ impl SequenceLock {
     /// Waits until no write is going on; the result goes into `validate`.
     #[inline]
     pub(super) fn read(&self) -> u64 {
+        interleave();
         let mut spins = 0;
         loop {
             let word = self.0.load(Ordering::Acquire);

@@ -157,7 +157,9 @@ impl Restless {
         let mut settled = BTreeMap::new();
         let mut moving = BTreeMap::new();
         for number in 0..count {
-            let key = key(family, number);
+            // Some that move share nothing with the others: what all share narrows meanwhile.
+            let is_stranger = number % 2 == 1 && number % 41 == 1;
+            let key = key(if is_stranger { 0 } else { family }, number);
             if !settled.contains_key(&key) && !moving.contains_key(&key) {
                 let row = row(&mut arena, &key);
                 let map = if number % 2 == 0 { &mut settled } else { &mut moving };
