@@ -2,7 +2,9 @@
 
 pub mod catalog;
 pub mod config;
+pub mod log;
 pub mod memtable;
+pub mod node;
 pub mod redo;
 pub mod root;
 pub mod session;

@@ -35,10 +35,7 @@ pub struct FormatReport {
 ///
 /// # Errors
 /// A node is there already, the disk is too small, the file system knows no O_DIRECT.
-pub fn format(
-    config: &Config,
-    progress: &mut dyn FnMut(u64),
-) -> Result<FormatReport, NodeError> {
+pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatReport, NodeError> {
     let files = NodeFiles::new(config);
     file::create_dir_all(&files.log)?;
     file::create_dir_all(&files.data)?;

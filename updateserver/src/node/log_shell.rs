@@ -121,10 +121,8 @@ impl LogShell {
         let slots =
             options.files.iter().map(|file| disk.register_file(file)).collect::<Result<_, _>>()?;
         let raw_buffer = BufferIndex(options.writer.buffers);
-        let published = Published {
-            lsn: options.position.cursor.chain.lsn.0,
-            ..Published::default()
-        };
+        let published =
+            Published { lsn: options.position.cursor.chain.lsn.0, ..Published::default() };
         Ok(Self {
             writer: LogWriter::new(options.writer, options.position, options.digests),
             disk,

@@ -60,7 +60,7 @@ pub(super) fn scan(
             ScanItem::Truncated(lsn) => superseded = Some(lsn),
             ScanItem::Entry(frame) => {
                 let mut entry = ReplayEntry {
-                    lsn: frame.shared.lsn,
+                    lsn: frame.shared.index,
                     sections: Vec::new(),
                     bytes: Vec::with_capacity(frame.shared.payload_bytes as usize),
                 };

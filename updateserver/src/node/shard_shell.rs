@@ -196,7 +196,8 @@ impl ShardShell {
             client.ending = true;
             return;
         }
-        if self.input_bytes() > self.options.network.input_bytes_max && !client.paused {
+        let input_bytes = self.inbound.owned_bytes() + self.partial_bytes;
+        if input_bytes > self.options.network.input_bytes_max && !client.paused {
             client.paused = true;
             ring.receive_pause(connection);
             self.paused.push(connection);
@@ -254,11 +255,8 @@ impl ShardShell {
             }
         }
         let now = clock::monotonic_now().0;
-        let state = LogState {
-            vdl: Lsn(published.lsn),
-            full: published.full,
-            failed: published.failed,
-        };
+        let state =
+            LogState { vdl: Lsn(published.lsn), full: published.full, failed: published.failed };
         let input = ShardInput::Log { stamp: self.committed_stamp, state };
         self.options.shard.step(now, input, &mut self.effects);
         if root_moved {

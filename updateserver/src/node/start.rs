@@ -477,8 +477,8 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
 fn margin_bytes(superblock: &Superblock, queue_items: usize) -> u64 {
     let geometry = &superblock.geometry;
     let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
-    let wanted = (queue_items + 8) as u64 * BATCH_BYTES_MAX as u64
-        + 3 * u64::from(geometry.segment_bytes);
+    let wanted =
+        (queue_items + 8) as u64 * BATCH_BYTES_MAX as u64 + 3 * u64::from(geometry.segment_bytes);
     wanted.min(total / 2)
 }
 
@@ -512,6 +512,7 @@ fn thread_run(
     news.send(bound).map_err(|_| ended())?;
 
     let Ok(Order::Prepare(prepare)) = orders.recv() else { return Err(ended()) };
+    let prepare = *prepare;
     let mut shard = None;
     let mut root = None;
     if let (Some(options), Some(entries)) = (prepare.options, prepare.entries) {

@@ -179,14 +179,17 @@ impl Shard {
         scan: &<Scan as rkyv::Archive>::Archived,
         out: &mut ShardEffects,
     ) {
-        match None::<message::ScanPage> {
-            Some(page) => {
+        match self.store.scan(scan) {
+            Ok(Some(page)) => {
                 let stamp = self.stamp_to_wait_for();
                 self.held.hold(stamp, connection, FrameKind::ScanPage, request, &page);
             }
-            None => {
+            Ok(None) => {
                 let text = format!("there is no table {}", TableId(scan.table.to_native()));
                 out.refuse(connection, request, RefusalCode::Schema, text);
+            }
+            Err(full) => {
+                out.refuse(connection, request, RefusalCode::LimitReached, full.to_string());
             }
         }
     }

@@ -10,7 +10,7 @@ mod partition;
 mod prepare;
 mod replay;
 mod reply;
-// mod scan;
+mod scan;
 mod store;
 
 #[cfg(test)]
@@ -311,6 +311,7 @@ impl Shard {
         }
         let mut item = self.items_spare.pop().unwrap_or_default();
         item.origin = self.options.index.0;
+        self.store.order_keep_up();
         self.sealer.seal(&mut self.store, &mut item);
         self.counters.handovers += 1;
         out.items.push(item);

@@ -87,10 +87,6 @@ impl<'a> FrameWalk<'a> {
         })
     }
 
-    pub fn transactions_count(&self) -> usize {
-        self.submit.transactions.len()
-    }
-
     /// Prepares the next transaction, appending its operations; `None` at the end.
     pub fn next(
         &mut self,

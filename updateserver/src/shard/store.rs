@@ -58,6 +58,8 @@ struct PartitionMark {
 pub(super) struct Store {
     tables: Vec<Option<Box<ShardTable>>>,
     pub(super) slices: Vec<TableSlice>,
+    /// Tables that were scanned, whose rows are kept in order.
+    pub(super) ordered: Vec<TableId>,
     pub partitions: Vec<Partition>,
     pub arena: Arena,
     undo: UndoLog,
@@ -89,6 +91,7 @@ impl Store {
         Self {
             tables: Vec::new(),
             slices: Vec::new(),
+            ordered: Vec::new(),
             partitions: partitions.map(Partition::new).collect(),
             arena: Arena::new(chunks, memory_bytes_withheld),
             undo: UndoLog::new(),
@@ -150,6 +153,7 @@ impl Store {
     /// A table is gone. Its rows' memory returns with the memtable, at the next freeze.
     pub fn table_drop(&mut self, id: TableId) {
         assert!(self.open.is_empty(), "open fragments are handed over before a table goes");
+        self.ordered.retain(|ordered| *ordered != id);
         if let Some(slot) = self.tables.get_mut(usize::from(id.0)) {
             *slot = None;
         }

@@ -1,0 +1,91 @@
+//! What can go wrong between a caller and a node.
+
+use std::net::SocketAddr;
+
+use crate::client::answer::LossReason;
+use crate::client::batch::BatchError;
+use crate::client::table::TableError;
+use crate::frame::FrameError;
+use crate::limits::FRAME_PAYLOAD_BYTES_MAX;
+use crate::message::{MessageError, OutcomeStatus, RefusalCode};
+use crate::schema::SchemaError;
+
+/// Why a call of the client library failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there, or the network is down.
+    #[error("cannot connect to {address}: {cause}. Is the node running? (spillway start)")]
+    Connect {
+        /// Where the connection was to go.
+        address: SocketAddr,
+        /// What the system said.
+        cause: String,
+    },
+    /// The connection ended, or could not be made.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    /// The node did not answer in time.
+    #[error("no answer within {0} ms")]
+    TimedOut(u64),
+    /// The node refused the request.
+    #[error("refused ({code:?}): {message}")]
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// The node's explanation.
+        message: String,
+        /// Worth a retry after this many milliseconds; 0: not worth one.
+        retry_after_ms: u32,
+    },
+    /// Whether the transactions took effect is not known.
+    #[error("the outcome is unknown: {}", .0.describe())]
+    Unknown(LossReason),
+    /// The request never left the client.
+    #[error("not sent: {}", .0.describe())]
+    NotSent(LossReason),
+    /// The node sent bytes that are no frame.
+    #[error("the node's answer is no frame: {0}")]
+    Frame(#[from] FrameError),
+    /// The node sent a frame whose payload does not validate.
+    #[error("the node's answer is damaged: {0}")]
+    Message(#[from] MessageError),
+    /// The node sent a frame that does not answer what was asked.
+    #[error("the node broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The batch cannot be sent as it is.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The request is larger than a frame may be.
+    #[error("a request of {0} bytes exceeds the limit of {FRAME_PAYLOAD_BYTES_MAX}")]
+    RequestTooLarge(usize),
+    /// As many frames as allowed are unanswered, or their numbers span the session's window.
+    #[error("{0} frames are unanswered: poll before submitting more")]
+    InFlightMax(usize),
+    /// Transactions need a session.
+    #[error("this connection has no session: it takes no transactions")]
+    NoSession,
+    /// The connection or its session ended for good.
+    #[error("the session has ended: {0}")]
+    Ended(&'static str),
+    /// The values do not fit the table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The table definition is not valid.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// No table of that name.
+    #[error("there is no table {0} (spillway admin tables lists them)")]
+    TableUnknown(String),
+    /// The node has fewer shards.
+    #[error("the node has no shard {0}")]
+    ShardUnknown(u16),
+    /// The transaction had no effect.
+    #[error("the transaction was not committed: {0:?}")]
+    NotCommitted(OutcomeStatus),
+    /// Not an address, or its host is not known.
+    #[error("not an address to connect to: {0}")]
+    Address(String),
+    /// The operating system refused something the client needs.
+    #[error(transparent)]
+    System(#[from] spillway_runtime::RuntimeError),
+}

@@ -1,0 +1,37 @@
+//! The client: a batch builder, a core that decides, and two faces.
+//!
+//! ```text
+//! Batch ---> ClientCore (session, numbers, resend; pure) ---> Pipeline (many connections, one thread)
+//!                                                       \---> Client   (blocking, for people)
+//! ```
+//!
+//! Every connection has a session of its own and talks to one shard. A frame is kept until it is
+//! answered; after a lost connection the session is attached again and unanswered frames are sent
+//! again with the same numbers, so each of their transactions takes effect at most once.
+
+pub mod answer;
+pub mod backoff;
+pub mod batch;
+pub mod blocking;
+pub mod core;
+#[cfg(test)]
+mod core_tests;
+pub mod error;
+mod link;
+pub mod outcome;
+pub mod pipelined;
+mod plan;
+pub mod scan;
+pub mod table;
+pub mod transaction;
+mod window;
+
+pub use answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
+pub use batch::{Batch, BatchError};
+pub use blocking::{Client, ClientOptions, Row};
+pub use error::ClientError;
+pub use outcome::{FoundRow, GetResults, Outcome};
+pub use pipelined::{Pipeline, PipelineOptions, Spread, Wait};
+pub use scan::{ScanRange, ScanRows};
+pub use table::{Router, TableError, TableHandle};
+pub use transaction::Transaction;
