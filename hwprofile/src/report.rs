@@ -92,7 +92,7 @@ fn storage_findings(name: &str, storage: &Storage) -> Vec<Finding> {
     let mut found = Vec::new();
     if device.rotational {
         found.push(note(format!(
-            "The {name} disk {} calls itself rotational: flash, or a virtual disk on flash, is wanted.",
+            "The {name} disk {} calls itself rotational (virtual ones may err): flash is wanted.",
             device.name
         )));
     }
