@@ -12,11 +12,16 @@ use spillway_net::value::Value::Int8;
 const ACCOUNTS: &str = "accounts(branch int8, id int8, balance int8, \
                         primary key (branch, id), partition key (branch))";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7100".to_owned());
-    let mut client = Client::connect(&address).inspect_err(|_| {
-        eprintln!("This example needs a running node: format one and start it, see the README.\n");
-    })?;
+    if let Err(error) = run(&address) {
+        eprintln!("{error}\nThis example needs a running node; the README says how to start one.");
+        std::process::exit(1);
+    }
+}
+
+fn run(address: &str) -> Result<(), Box<dyn Error>> {
+    let mut client = Client::connect(address)?;
     let accounts = client.create_table(&TableDefinition::parse(ACCOUNTS)?)?;
 
     let mut open = Transaction::new();
