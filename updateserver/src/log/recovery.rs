@@ -108,6 +108,7 @@ impl Recovered {
             sequence: last.sequence + 1,
             boot: last.boot + 1,
             tail: self.tail,
+            durable_sequence: self.tail.sequence - 1,
             term,
             vote,
             ..*last
@@ -153,6 +154,8 @@ struct End {
     lsn_last: Option<Lsn>,
     boot_unknown: bool,
     next_dirty: bool,
+    /// The first block of the next segment is neither a frame header nor what was there before.
+    next_damaged: Option<DamageReason>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -506,6 +509,7 @@ impl LogScanner {
             lsn_last: None,
             boot_unknown: false,
             next_dirty: false,
+            next_damaged: None,
         });
         self.phase = Phase::Rest(self.cursor.offset);
         self.read_limit = self.read_bytes;
@@ -608,7 +612,11 @@ impl LogScanner {
         };
         let slot = &self.slots[geometry.slot(next.ordinal) as usize];
         let examiner = Examiner { cursor: &next, before: &slot.before, ..self.examiner() };
-        let local = examiner.local_here(next.offset, block).ok();
+        let local = examiner.local_here(next.offset, block);
+        let known = slot.before != Contents::Unknown && self.header_fits(next.ordinal);
+        let old = slot.before.holds(0, block);
+        let next_damaged = local.err().filter(|_| known && !old);
+        let local = local.ok();
         let tail = &self.superblock.tail;
         let of_tail = chain.sequence >= tail.sequence;
         let continues = local.is_some_and(|local| {
@@ -621,7 +629,8 @@ impl LogScanner {
         if let Some(local) = local {
             self.note_evidence(&local);
         }
-        let end = self.end.expect("the end was found");
+        let end = self.end.as_mut().expect("the end was found");
+        end.next_damaged = next_damaged;
         if finding == Finding::Nothing && (continues || forced) && !end.lost {
             self.cursor = next;
             self.end = None;
@@ -657,13 +666,20 @@ impl LogScanner {
         self.phase = Phase::NextWindow(from + bytes.len() as u64);
     }
 
+    /// True when the superblock says that the frame at the cursor was durable.
+    fn was_durable(&self) -> bool {
+        let sequence = self.cursor.chain.sequence;
+        let sb = &self.superblock;
+        sequence < sb.tail.sequence || sequence <= sb.durable_sequence
+    }
+
     /// Decides what the end of the log is.
     fn conclude(&mut self) -> Result<(), LogDamaged> {
         let end = self.end.expect("the end was found");
         if end.boot_unknown {
             return Err(self.damaged(DamageReason::SuperblockOld));
         }
-        let read_before = self.cursor.chain.sequence < self.superblock.tail.sequence;
+        let read_before = self.was_durable();
         let reason = match end.finding {
             Finding::Damaged(reason) => Some(reason),
             _ if end.lost => Some(DamageReason::WriteLost),
@@ -673,6 +689,11 @@ impl LogScanner {
         };
         if let Some(reason) = reason {
             return Err(self.damaged(reason));
+        }
+        if let Some(reason) = end.next_damaged {
+            let (segment, offset) =
+                (self.geometry().slot(self.cursor.ordinal + 1), self.geometry().data_offset());
+            return Err(LogDamaged { segment, offset, ..self.damaged(reason) });
         }
         self.next_free(self.cursor.ordinal + 1)
     }

@@ -368,6 +368,11 @@ impl LogWriter {
         self.durable
     }
 
+    /// Up to this frame everything is durable. Every superblock that is written repeats it.
+    pub fn durable_sequence(&self) -> u64 {
+        self.durable_sequence
+    }
+
     /// The running digest of every partition after everything appended so far.
     pub fn digests(&self) -> &[u128] {
         &self.digests
