@@ -30,10 +30,8 @@ impl BatchClock {
             let elapsed = now_nanos.saturating_sub(self.at_nanos);
             let straight = self.value_nanos.saturating_add(elapsed);
             let slew = elapsed / SLEW_DIVISOR;
-            self.value_nanos = wall_nanos.clamp(
-                straight.saturating_sub(slew),
-                straight.saturating_add(slew),
-            );
+            self.value_nanos =
+                wall_nanos.clamp(straight.saturating_sub(slew), straight.saturating_add(slew));
         } else {
             // Nobody has seen a time of this boot yet, so it may begin at wall time.
             self.started = true;

@@ -26,8 +26,10 @@ pub enum DamageReason {
     #[error("a frame header is damaged ({0}): the disk returned wrong bytes")]
     LocalHeader(FrameFault),
     /// A valid header of another place, node or cluster.
-    #[error("a frame of another place, node or cluster stands here: a misdirected write or a \
-             copied file")]
+    #[error(
+        "a frame of another place, node or cluster stands here: a misdirected write or a \
+             copied file"
+    )]
     Misplaced,
     /// The shared header does not fit, and no block of it still has its old contents.
     #[error("a batch header is damaged ({0}): the disk returned wrong bytes")]
@@ -48,8 +50,10 @@ pub enum DamageReason {
     #[error("index, term or timestamp of a frame contradict the frames before it")]
     OrderBroken,
     /// A frame of a boot that the superblock does not know.
-    #[error("the superblock is older than the log: its file was restored from a copy or lost \
-             writes")]
+    #[error(
+        "the superblock is older than the log: its file was restored from a copy or lost \
+             writes"
+    )]
     SuperblockOld,
     /// The log does not reach the place where the current boot began, or passes by it.
     #[error("the log does not meet the place that the superblock names as its former end")]

@@ -313,8 +313,8 @@ impl SharedHeader {
         let mut total = 0;
         for entry in directory.as_chunks::<SECTION_ENTRY_BYTES>().0 {
             let entry = SectionEntry::decode(entry);
-            let known = entry.partition.0 < geometry.partitions
-                || entry.partition == PARTITION_SYSTEM;
+            let known =
+                entry.partition.0 < geometry.partitions || entry.partition == PARTITION_SYSTEM;
             require(known, "partition")?;
             require(entry.flags == 0, "section flags")?;
             require(entry.length > 0 && entry.length as usize <= payload, "section length")?;
@@ -397,11 +397,8 @@ impl<'a> FrameView<'a> {
         shared: SharedHeader,
         frame: &'a [u8],
     ) -> Self {
-        let sizes = FrameSizes::of(
-            geometry,
-            shared.section_count as usize,
-            shared.payload_bytes as usize,
-        );
+        let sizes =
+            FrameSizes::of(geometry, shared.section_count as usize, shared.payload_bytes as usize);
         assert_eq!(frame.len(), sizes.frame_bytes, "a frame view needs exactly the frame");
         let area = &frame[geometry.block()..sizes.header_bytes];
         let directory = directory_of(area, sizes.payload_blocks, shared.section_count as usize);

@@ -26,9 +26,8 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
     let block = geometry.block();
     let (copies, log) = data.split_at(data.len().min(SUPERBLOCK_COPIES * block));
     let mut copies_found = copies.chunks(block);
-    let decoded = [0, 1, 2, 3].map(|copy| {
-        Superblock::decode(copy, copies_found.next().unwrap_or_default())
-    });
+    let decoded =
+        [0, 1, 2, 3].map(|copy| Superblock::decode(copy, copies_found.next().unwrap_or_default()));
     let plan = FormatPlan::new(ClusterId(1), NodeId(1), geometry, DurableWrite::SyncedWrite);
     let plan = plan.expect("the geometry of this function holds");
     let chosen = superblock_choose(&decoded).map(|chosen| chosen.superblock);

@@ -584,9 +584,8 @@ impl LogScanner {
             let offset = from + (index * geometry.block()) as u64;
             let examiner = self.examiner();
             let old = examiner.is_old(offset, block);
-            let local = looks_like_header(block)
-                .then(|| examiner.local_here(offset, block).ok())
-                .flatten();
+            let local =
+                looks_like_header(block).then(|| examiner.local_here(offset, block).ok()).flatten();
             if let Some(local) = local {
                 self.note_evidence(&local);
             }
@@ -601,15 +600,13 @@ impl LogScanner {
     }
 
     /// The log goes on in the next segment if a frame that continues it stands there, or if the
-    /// superblock says that the current boot began there.
+    /// superblock says that the current boot began there. The chain of that frame proves that no
+    /// frame follows in this segment, whatever an earlier boot left or wiped behind its end.
     fn feed_next_first(&mut self, block: &[u8]) -> Result<(), LogDamaged> {
         let geometry = self.geometry();
         let chain = self.cursor.chain;
-        let next = Cursor {
-            ordinal: self.cursor.ordinal + 1,
-            offset: geometry.data_offset(),
-            chain,
-        };
+        let next =
+            Cursor { ordinal: self.cursor.ordinal + 1, offset: geometry.data_offset(), chain };
         let slot = &self.slots[geometry.slot(next.ordinal) as usize];
         let examiner = Examiner { cursor: &next, before: &slot.before, ..self.examiner() };
         let local = examiner.local_here(next.offset, block);
@@ -631,7 +628,7 @@ impl LogScanner {
         }
         let end = self.end.as_mut().expect("the end was found");
         end.next_damaged = next_damaged;
-        if finding == Finding::Nothing && (continues || forced) && !end.lost {
+        if !finding.is_frame() && (continues || forced) && !end.lost {
             self.cursor = next;
             self.end = None;
             self.held.push_back(HeldSegment { chain, lsn_max: chain.lsn });
@@ -653,9 +650,8 @@ impl LogScanner {
             let known = slot.before != Contents::Unknown;
             let disturbed = known && !slot.before.holds(geometry.block_index(offset), block);
             let examiner = Examiner { cursor: &next, before: &slot.before, ..self.examiner() };
-            let local = looks_like_header(block)
-                .then(|| examiner.local_here(offset, block).ok())
-                .flatten();
+            let local =
+                looks_like_header(block).then(|| examiner.local_here(offset, block).ok()).flatten();
             if let Some(local) = local {
                 self.note_evidence(&local);
             }
@@ -680,20 +676,20 @@ impl LogScanner {
             return Err(self.damaged(DamageReason::SuperblockOld));
         }
         let read_before = self.was_durable();
+        if let (Finding::Nothing, Some(reason)) = (end.finding, end.next_damaged) {
+            let (segment, offset) =
+                (self.geometry().slot(self.cursor.ordinal + 1), self.geometry().data_offset());
+            return Err(LogDamaged { segment, offset, ..self.damaged(reason) });
+        }
         let reason = match end.finding {
             Finding::Damaged(reason) => Some(reason),
             _ if end.lost => Some(DamageReason::WriteLost),
             Finding::Torn if read_before => Some(DamageReason::WriteLost),
             Finding::Nothing if read_before => Some(DamageReason::TailMissed),
-            Finding::Torn | Finding::Nothing => None,
+            Finding::Torn | Finding::Nothing => end.next_damaged,
         };
         if let Some(reason) = reason {
             return Err(self.damaged(reason));
-        }
-        if let Some(reason) = end.next_damaged {
-            let (segment, offset) =
-                (self.geometry().slot(self.cursor.ordinal + 1), self.geometry().data_offset());
-            return Err(LogDamaged { segment, offset, ..self.damaged(reason) });
         }
         self.next_free(self.cursor.ordinal + 1)
     }
@@ -749,8 +745,8 @@ impl LogScanner {
         }
         let zero = table_of_zeros(&geometry)[0];
         let current = &mut self.slots[geometry.slot(cursor.ordinal) as usize].now;
-        let from = ((cursor.offset - geometry.data_offset()) / u64::from(geometry.block_bytes))
-            as usize;
+        let from =
+            ((cursor.offset - geometry.data_offset()) / u64::from(geometry.block_bytes)) as usize;
         let wiped = ((wipe_end - cursor.offset) / u64::from(geometry.block_bytes)) as usize;
         current[from..from + wiped].fill(zero);
         let torn = end.dirty_end > cursor.offset || end.next_dirty;

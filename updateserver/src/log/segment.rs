@@ -224,8 +224,7 @@ mod tests {
         let chain = ChainState { sequence: 9, lsn: Lsn(4), local: 77, ..ChainState::EMPTY };
         let before = Contents::Known((0..geometry.data_blocks() as u64).collect());
         let ordinal = u64::from(geometry.segments_count) * 2 + 1;
-        let bytes =
-            segment_recycle(&geometry, ClusterId(5), NodeId(2), ordinal, &chain, &before);
+        let bytes = segment_recycle(&geometry, ClusterId(5), NodeId(2), ordinal, &chain, &before);
         let (block, area) = bytes.split_at(geometry.block());
         let header = SegmentHeader::decode(block).expect("valid");
         assert_eq!((header.segment, header.generation), (1, 3));

@@ -311,9 +311,8 @@ pub fn superblock_choose(
     let valid = || copies.iter().filter_map(|copy| copy.as_ref().ok());
     let Some(best) = valid().max_by_key(|copy| copy.sequence) else {
         // A build that is too old says so instead of calling the file damaged.
-        let version = |copy: &&Result<_, SuperblockError>| {
-            matches!(copy, Err(SuperblockError::Version(_)))
-        };
+        let version =
+            |copy: &&Result<_, SuperblockError>| matches!(copy, Err(SuperblockError::Version(_)));
         let error = copies.iter().find(version).and_then(|copy| copy.as_ref().err());
         return Err(error.copied().unwrap_or(SuperblockError::AllBad));
     };

@@ -421,8 +421,7 @@ impl LogWriter {
         assert!(ticket > self.ticket, "tickets rise: {ticket} after {}", self.ticket);
         assert!(!item.is_empty(), "an item has sections");
         let bytes = sections_bytes(item);
-        let full =
-            self.open.take_if(|batch| !batch.has_room(&self.geometry, item.len(), bytes));
+        let full = self.open.take_if(|batch| !batch.has_room(&self.geometry, item.len(), bytes));
         self.closed.extend(full);
         let batch = self.open.get_or_insert_with(|| {
             let buffer = self.buffers_free.pop().expect("room was asked for before");
@@ -624,12 +623,7 @@ impl LogWriter {
         self.position.ring.record(self.position.cursor.offset, lsn, blocks);
     }
 
-    fn write_completed(
-        &mut self,
-        sequence: u64,
-        result: Result<u32, i32>,
-        out: &mut LogEffects,
-    ) {
+    fn write_completed(&mut self, sequence: u64, result: Result<u32, i32>, out: &mut LogEffects) {
         let index = sequence.checked_sub(self.durable_sequence + 1).map(|index| index as usize);
         let frame = index.and_then(|index| self.in_flight.get_mut(index));
         let frame = frame.expect("a completion belongs to a frame in flight");

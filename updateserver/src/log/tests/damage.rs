@@ -237,7 +237,8 @@ fn files_restored_from_an_old_copy_are_refused() {
         assert!(!damaged.to_string().is_empty());
         // A segment file without what this boot wrote into it.
         node.disk = new;
-        let (first, issued) = node.issued.range(sequence.max(floor)..).next().expect("a boot writes");
+        let (first, issued) =
+            node.issued.range(sequence.max(floor)..).next().expect("a boot writes");
         let segment = issued.write.segment as usize;
         let elsewhere = node.issued.values().any(|issued| issued.write.segment as usize != segment);
         if boot.superblock.durable_sequence < *first && !elsewhere {

@@ -137,8 +137,7 @@ fn a_frame_survives_and_shared_flips_are_seen() {
     assert_eq!(header, expected);
     let view = FrameView::new(&geometry, local, header, frame);
     let seen: Vec<_> = view.sections().map(|s| (s.partition.0, s.digest, s.bytes)).collect();
-    let expected: Vec<(u16, u128, &[u8])> =
-        vec![(3, 1 << 90, &[7; 700]), (0xFFFF, 2, &[9; 16])];
+    let expected: Vec<(u16, u128, &[u8])> = vec![(3, 1 << 90, &[7; 700]), (0xFFFF, 2, &[9; 16])];
     assert_eq!(seen, expected);
     assert!(frame[1024 + 720..].iter().all(|byte| *byte == 0), "padding is zero");
     for bit in 0..area.len() * 8 {

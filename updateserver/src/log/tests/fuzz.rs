@@ -65,7 +65,8 @@ fn mutated_logs_do_no_harm() {
             for _ in 0..draw.range(1, 12) {
                 // Mostly fields of headers: the first bytes of a block.
                 let block = draw.below(bytes.len() / 512);
-                let at = block * 512 + if draw.once_in(3) { draw.below(512) } else { draw.below(128) };
+                let at =
+                    block * 512 + if draw.once_in(3) { draw.below(512) } else { draw.below(128) };
                 match draw.below(4) {
                     0 => bytes[at] ^= 1 << draw.below(8),
                     1 => bytes[at] = draw.pick(&[0, 1, 0x7f, 0x80, 0xff]),

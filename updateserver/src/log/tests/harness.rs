@@ -152,8 +152,7 @@ impl Node {
         // What was recovered is on the medium: it counts from now on.
         self.model.acknowledged = lsn;
         self.issued.retain(|sequence, _| *sequence < recovered.position.cursor.chain.sequence);
-        let superblock =
-            recovered.superblock_next(&last, Epoch(recovered.term.0 + 1), NODE);
+        let superblock = recovered.superblock_next(&last, Epoch(recovered.term.0 + 1), NODE);
         for round in superblock_update(&superblock) {
             for write in round {
                 self.disk.submit(0, File::Superblock, write.offset, write.bytes);
@@ -211,8 +210,8 @@ impl Node {
             let local = crate::log::frame::LocalHeader::decode(&bytes[..self.geometry.block()])
                 .expect("own frame");
             let area = &bytes[self.geometry.block()..local.header_bytes as usize];
-            let shared = crate::log::frame::SharedHeader::decode(&self.geometry, area)
-                .expect("own frame");
+            let shared =
+                crate::log::frame::SharedHeader::decode(&self.geometry, area).expect("own frame");
             assert!(local.sequence - local.durable_sequence <= 4, "the in-flight window");
             self.issued.insert(
                 write.sequence,

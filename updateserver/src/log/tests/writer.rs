@@ -177,7 +177,8 @@ fn digests_run_and_sections_keep_their_order() {
     let out = rig.step(LogInput::TurnEnd);
     let (local, shared) = rig.headers(&out.writes[0]);
     let from = out.writes[0].buffer_offset as usize;
-    let frame = &rig.buffers.0[usize::from(out.writes[0].buffer)][from..][..local.frame_bytes as usize];
+    let frame =
+        &rig.buffers.0[usize::from(out.writes[0].buffer)][from..][..local.frame_bytes as usize];
     let view = crate::log::frame::FrameView::new(&rig.geometry, local, shared, frame);
     let seen: Vec<_> = view.sections().map(|s| (s.partition.0, s.digest, s.bytes)).collect();
     let expected: Vec<(u16, u128, &[u8])> =
@@ -198,7 +199,10 @@ fn one_watermark_covers_an_idle_period() {
     rig.now = IDLE;
     let out = rig.step(LogInput::Tick);
     let (local, shared) = rig.headers(&out.writes[0]);
-    assert_eq!((shared.kind, shared.index, local.durable_sequence), (FrameKind::Watermark, Lsn(2), 2));
+    assert_eq!(
+        (shared.kind, shared.index, local.durable_sequence),
+        (FrameKind::Watermark, Lsn(2), 2)
+    );
     let out = rig.complete(&out.writes[0]);
     assert_eq!((out.committed, out.next_deadline_nanos), (None, None));
     for _ in 0..10 {
