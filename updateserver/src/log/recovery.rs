@@ -44,7 +44,7 @@ pub struct ReadRequest {
 #[derive(Clone, Copy, Debug)]
 pub enum ScanItem<'a> {
     /// The next entry of the log.
-    Entry(FrameView<'a>),
+    Entry(&'a FrameView<'a>),
     /// Entries behind this index are superseded.
     Truncated(Lsn),
 }
@@ -464,7 +464,7 @@ impl LogScanner {
         }
         let (term, timestamp) = (shared.entry_term, shared.timestamp);
         self.history.push_back(EntryName { shared: shared.checksum, term, timestamp });
-        sink(ScanItem::Entry(*view));
+        sink(ScanItem::Entry(view));
         Ok(())
     }
 

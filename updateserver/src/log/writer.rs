@@ -635,7 +635,8 @@ impl LogWriter {
         }
         frame.done = true;
         self.buffers_free.push(frame.buffer);
-        while let Some(frame) = self.in_flight.pop_front_if(|frame| frame.done) {
+        while self.in_flight.front().is_some_and(|frame| frame.done) {
+            let frame = self.in_flight.pop_front().expect("checked above");
             self.durable_sequence += 1;
             if frame.kind.is_entry() {
                 assert!(frame.committed.lsn > self.durable.lsn, "acknowledged in log order");

@@ -290,7 +290,8 @@ fn the_highest_valid_copy_is_chosen() {
     assert_eq!(superblock_choose(&[bad; 4]), Err(SuperblockError::AllBad));
     let version = Err(SuperblockError::Version(2));
     assert_eq!(superblock_choose(&[bad, version, bad, bad]), Err(SuperblockError::Version(2)));
-    let edits: [(&str, fn(&mut Superblock)); 5] = [
+    type Edit = fn(&mut Superblock);
+    let edits: [(&str, Edit); 5] = [
         ("the cluster id", |s| s.cluster = ClusterId(1)),
         ("the node id", |s| s.node = NodeId(1)),
         ("the geometry", |s| s.geometry.segments_count = 9),
