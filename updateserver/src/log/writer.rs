@@ -303,6 +303,16 @@ impl LogWriter {
         }
     }
 
+    /// Changes the term and vote that frames repeat, and the term of new entries. The superblock
+    /// that says so is durable before.
+    pub fn hard_state_set(&mut self, term: Epoch, vote: NodeId) {
+        assert!(term >= self.options.term, "the term never falls");
+        let kept = term > self.options.term || vote == self.options.vote;
+        assert!(kept || self.options.vote == NodeId(0), "one vote in a term");
+        self.options.term = term;
+        self.options.vote = vote;
+    }
+
     /// Whether an item of this many sections and payload bytes (each section rounded up to 16)
     /// can be appended now. Data keeps off the reserve.
     pub fn room(&self, sections: usize, bytes: usize) -> Room {

@@ -76,3 +76,35 @@ fn acknowledged_entries_survive_crashes_for_long() {
     (1_000_000..1_200_000).for_each(|seed| run(seed, &mut met));
     println!("{met:?}");
 }
+
+/// A disk that tears within a block breaks the assumption that the block is its atomic unit. Then
+/// a power loss may look like damage, but it must never cost anything acknowledged.
+#[test]
+fn a_disk_that_tears_blocks_is_refused_at_worst() {
+    let (mut refused, mut read) = (0, 0);
+    for seed in 0..400 {
+        let _report = SeedReport(seed);
+        let mut draw = Draw(seed ^ 0x7ea5);
+        let geometry =
+            Geometry { block_bytes: 4096, batch_bytes_max: 40 << 10, ..small_geometry() };
+        let mut node = Node::new(geometry, seed);
+        for _ in 0..3 {
+            node.disk.tear = 4096;
+            let Some(mut boot) = node.boot().expect("the last crash was read") else { continue };
+            (0..draw.below(40)).for_each(|_| node.event(&mut boot));
+            node.disk.tear = 512;
+            node.crash();
+            match node.scan() {
+                Ok((_, recovered)) => {
+                    assert!(recovered.last_lsn.0 >= node.model.acknowledged);
+                    read += 1;
+                }
+                Err(_) => {
+                    refused += 1;
+                    break;
+                }
+            }
+        }
+    }
+    assert!(refused > 50 && read > 50, "{refused} refused, {read} read");
+}

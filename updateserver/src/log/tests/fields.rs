@@ -26,7 +26,7 @@ fn local() -> LocalHeader {
         previous: 8,
         term: Epoch(9),
         vote: NodeId(1),
-        durable_sequence: 11,
+        durable_sequence: 14,
         commit_hint: Lsn(12),
         frame_bytes: 13 * 512,
         header_bytes: 2 * 512,
@@ -82,8 +82,12 @@ fn local_header_fields_are_range_checked() {
         assert_eq!(LocalHeader::decode(&block), Err(FrameFault::Field(field)));
     }
     let mut block = vec![0; 512];
-    LocalHeader { durable_sequence: 17, ..local() }.encode(&mut block);
-    assert_eq!(LocalHeader::decode(&block), Err(FrameFault::Field("durable sequence")));
+    // Not durable before it was issued, and within the window of writes in flight.
+    for durable_sequence in [12, 17, 18] {
+        LocalHeader { durable_sequence, ..local() }.encode(&mut block);
+        let fault = FrameFault::Field("durable sequence");
+        assert_eq!(LocalHeader::decode(&block), Err(fault));
+    }
     local().encode(&mut block);
     put_u16(&mut block, 4, 2);
     assert_eq!(LocalHeader::decode(&block), Err(FrameFault::Version(2)));

@@ -5,4 +5,5 @@ mod damage;
 mod fields;
 mod fuzz;
 mod harness;
+mod supersede;
 mod writer;
