@@ -681,7 +681,10 @@ impl LogScanner {
                 (self.geometry().slot(self.cursor.ordinal + 1), self.geometry().data_offset());
             return Err(LogDamaged { segment, offset, ..self.damaged(reason) });
         }
+        let slot = &self.slots[self.geometry().slot(self.cursor.ordinal) as usize];
+        let table_known = slot.before != Contents::Unknown;
         let reason = match end.finding {
+            Finding::Damaged(_) if !table_known && !end.lost => Some(DamageReason::SegmentTable),
             Finding::Damaged(reason) => Some(reason),
             _ if end.lost => Some(DamageReason::WriteLost),
             Finding::Torn if read_before => Some(DamageReason::WriteLost),

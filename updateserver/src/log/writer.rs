@@ -430,6 +430,7 @@ impl LogWriter {
         assert!(!self.shutting_down, "nothing is appended after the shutdown began");
         assert!(ticket > self.ticket, "tickets rise: {ticket} after {}", self.ticket);
         assert!(!item.is_empty(), "an item has sections");
+        assert_eq!(buffers.count(), self.options.buffers, "the buffers of the options");
         let bytes = sections_bytes(item);
         let full = self.open.take_if(|batch| !batch.has_room(&self.geometry, item.len(), bytes));
         self.closed.extend(full);

@@ -263,3 +263,46 @@ fn a_truncated_segment_file_is_refused() {
     assert_eq!(damaged.expect_err("short").reason, DamageReason::ReadShort);
     node.scan().expect("the file is whole");
 }
+
+#[test]
+fn a_damaged_table_stops_only_a_node_that_needs_it() {
+    let (mut needed, mut spared) = (0, 0);
+    for seed in 0..400 {
+        let _report = SeedReport(seed);
+        let mut draw = Draw(seed ^ 0x7ab1e);
+        let mut node = lived(seed, &mut draw);
+        if let Some(mut boot) = node.boot().expect("no damage yet") {
+            (0..400).for_each(|_| node.event(&mut boot));
+            node.crash();
+        }
+        let (superblock, recovered) = node.scan().expect("no damage yet");
+        let (geometry, ordinal) = (node.geometry, recovered.position.cursor.ordinal);
+        let recycled = |ordinal: &u64| geometry.generation(*ordinal) > 1;
+        let reach = superblock.floor.ordinal + u64::from(geometry.segments_count);
+        let Some(damaged) = (superblock.floor.ordinal..reach).filter(recycled).min_by_key(|o| {
+            // Mostly the current segment, when it has a table.
+            o.abs_diff(ordinal)
+        }) else {
+            continue;
+        };
+        let at = geometry.block() + draw.below(geometry.data_blocks() * 8);
+        node.disk.segments[geometry.slot(damaged) as usize][at] ^= 1;
+        match node.scan() {
+            Ok((_, recovered)) => {
+                assert!(recovered.last_lsn.0 >= node.model.acknowledged);
+                // A free segment is prepared again, with what it holds now.
+                if let Ok(Some(mut boot)) = node.boot() {
+                    (0..100).for_each(|_| node.event(&mut boot));
+                    node.crash();
+                }
+                node.scan().expect("a crash alone damages nothing");
+                spared += 1;
+            }
+            Err(error) => {
+                assert_eq!((damaged, error.reason), (ordinal, DamageReason::SegmentTable));
+                needed += 1;
+            }
+        }
+    }
+    assert!(needed > 5 && spared > 5, "{needed} needed, {spared} spared");
+}

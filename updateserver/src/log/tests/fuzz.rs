@@ -34,7 +34,7 @@ fn reseal(bytes: &mut [u8]) {
 
 #[test]
 fn random_bytes_do_no_harm() {
-    for seed in 0..300 {
+    for seed in 0..1000 {
         let _report = SeedReport(seed);
         let mut draw = Draw(seed);
         let length = draw.below(300_000);
@@ -55,7 +55,7 @@ fn random_bytes_do_no_harm() {
 #[test]
 fn mutated_logs_do_no_harm() {
     let mut entries = 0;
-    for seed in 0..60 {
+    for seed in 0..200 {
         let _report = SeedReport(seed);
         let mut draw = Draw(seed);
         let image = image(seed);
