@@ -1,4 +1,5 @@
-//! Frames that go back in the log (rule R9), as a follower would write them.
+//! Logs as a follower would write them: frames that go back (rule R9), and durable frames that are
+//! not committed.
 
 use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, WallMicros};
 
@@ -177,4 +178,24 @@ fn a_superseding_frame_must_continue_what_it_keeps() {
     hand.commit_hint = 5;
     hand.entry(5, 1, checksums[4], 500);
     hand.order_broken();
+}
+
+#[test]
+fn a_durable_frame_that_is_missing_was_lost_even_if_nothing_is_committed() {
+    let mut hand = Hand::new();
+    let checksums = hand.four();
+    let (offset, sequence) = (hand.offset, hand.chain.sequence);
+    hand.entry(5, 1, checksums[4], 500);
+    let block = hand.disk.block;
+    hand.entry(6, 1, 0, 600);
+    // The frame behind says that it was durable; the superblock and all commit hints know nothing.
+    for (from, blocks) in [(0, 3), (0, 1), (1, 1), (2, 1)] {
+        let intact = hand.disk.clone();
+        let from = offset + from * block as u64;
+        hand.disk.write(File::Segment(0), from, &vec![0; blocks * block]);
+        let damaged = hand.scan().expect_err("a confirmed write is missing");
+        assert_eq!(damaged.reason, DamageReason::WriteLost);
+        assert_eq!((damaged.sequence, damaged.lsn_good), (sequence, Lsn(4)));
+        hand.disk = intact;
+    }
 }
