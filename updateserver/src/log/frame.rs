@@ -215,7 +215,7 @@ pub struct SharedHeader {
     pub timestamp: WallMicros,
     /// Entries of the section directory.
     pub section_count: u32,
-    /// Bytes of all sections, each rounded up to [`SECTION_ALIGN`].
+    /// Bytes of all sections, each rounded up to 16.
     pub payload_bytes: u32,
     /// Whole frame, all headers and padding included.
     pub frame_bytes: u32,
