@@ -2,8 +2,8 @@
 //!
 //! [`LogScanner`] is a pure core: it names the next read, is fed the result, and hands every good
 //! entry to a sink. It reads all segment headers, then the frames from the floor on, then - behind
-//! the first place without a good frame - the rest of that segment and the start of the next, in
-//! search of evidence that something acknowledged is missing.
+//! the first place without a good frame - the rest of that segment, the start of the next and the
+//! first block of the others, in search of evidence that something acknowledged is missing.
 //!
 //! A frame that goes back in the log (a conflict that a new leader resolved, rule R9) supersedes
 //! what it overwrites: the sink hears [`ScanItem::Truncated`] first. So a sink that applies entries
@@ -138,6 +138,8 @@ enum Phase {
     NextFirst,
     /// Reading the start of the next segment.
     NextWindow(u64),
+    /// Reading the first block of a segment further ahead, by ordinal.
+    Ahead(u64),
     /// Reading a segment that must be prepared, by ordinal and offset.
     Free(u64, u64),
     Done,
@@ -256,6 +258,7 @@ impl LogScanner {
             Phase::NextWindow(offset) => {
                 request(ordinal + 1, offset, self.read_limit, self.window_end())
             }
+            Phase::Ahead(ordinal) => request(ordinal, geometry.data_offset(), block, end),
             Phase::Free(ordinal, offset) => request(ordinal, offset, self.read_limit, end),
             Phase::Done => None,
         }
@@ -301,6 +304,7 @@ impl LogScanner {
                 self.feed_next_window(offset, bytes);
                 self.settle()
             }
+            Phase::Ahead(ordinal) => self.feed_ahead(ordinal, bytes),
             Phase::Free(ordinal, offset) => {
                 self.feed_free(ordinal, offset, bytes);
                 self.settle()
@@ -313,7 +317,7 @@ impl LogScanner {
     fn read_failed(&mut self, request: &ReadRequest, errno: i32) -> Result<(), LogDamaged> {
         let block = self.geometry().block();
         let least = if self.phase == Phase::Frames { self.read_need } else { block };
-        let fixed = matches!(self.phase, Phase::Headers(_) | Phase::NextFirst);
+        let fixed = matches!(self.phase, Phase::Headers(_) | Phase::NextFirst | Phase::Ahead(_));
         if fixed || request.bytes <= least {
             return Err(self.damaged_at(request, DamageReason::ReadFailed { errno }));
         }
@@ -549,7 +553,9 @@ impl LogScanner {
                     self.conclude()
                 }
             }
-            Phase::NextWindow(offset) if offset == self.window_end() => self.conclude(),
+            Phase::NextWindow(offset) if offset == self.window_end() => {
+                self.go_ahead(self.cursor.ordinal + 2)
+            }
             Phase::Free(ordinal, offset) if offset == end => self.next_free(ordinal + 1),
             _ => Ok(()),
         }
@@ -635,7 +641,7 @@ impl LogScanner {
             return self.enter_segment();
         }
         if !self.header_fits(next.ordinal) {
-            return self.conclude();
+            return self.go_ahead(next.ordinal + 1);
         }
         self.phase = Phase::NextWindow(next.offset);
         self.settle()
@@ -660,6 +666,28 @@ impl LogScanner {
         }
         self.read_limit = self.read_bytes;
         self.phase = Phase::NextWindow(from + bytes.len() as u64);
+    }
+
+    /// Goes to the next segment ahead that may hold frames. A segment is entered only when all
+    /// before it is durable, so a frame there proves that a whole segment is missing.
+    fn go_ahead(&mut self, from: u64) -> Result<(), LogDamaged> {
+        match (from..self.ordinal_end()).find(|ordinal| self.header_fits(*ordinal)) {
+            Some(ordinal) => {
+                self.phase = Phase::Ahead(ordinal);
+                Ok(())
+            }
+            None => self.conclude(),
+        }
+    }
+
+    fn feed_ahead(&mut self, ordinal: u64, block: &[u8]) -> Result<(), LogDamaged> {
+        let offset = self.geometry().data_offset();
+        let ahead = Cursor { ordinal, offset, ..self.cursor };
+        let local = Examiner { cursor: &ahead, ..self.examiner() }.local_here(offset, block);
+        if let Ok(local) = local {
+            self.note_evidence(&local);
+        }
+        self.go_ahead(ordinal + 1)
     }
 
     /// True when the superblock says that the frame at the cursor was durable.

@@ -157,6 +157,7 @@ fn a_lost_write_is_found_when_any_later_frame_covers_it() {
 
 #[test]
 fn everything_acknowledged_before_a_quiet_moment_is_covered() {
+    let mut met = 0;
     for seed in 0..300 {
         let _report = SeedReport(seed);
         let mut draw = Draw(seed ^ 0x9_1e7);
@@ -166,10 +167,17 @@ fn everything_acknowledged_before_a_quiet_moment_is_covered() {
         node.shutdown(&mut boot);
         let frames = acknowledged(&mut node);
         let (sequence, issued) = frames.last().expect("a boot writes a no-op");
+        let intact = node.disk.segments.clone();
         lose(&mut node, &mut draw, issued);
+        if !boot.writer.is_quiet() || node.disk.segments == intact {
+            // A full log has no room for a watermark; and what held the same before is not lost.
+            continue;
+        }
+        met += 1;
         let damaged = node.scan().expect_err("the watermark covers the last entry");
         assert_eq!(damaged.sequence, *sequence);
     }
+    assert!(met > 200, "{met} frames lost");
 }
 
 #[test]
@@ -240,7 +248,8 @@ fn files_restored_from_an_old_copy_are_refused() {
         let (first, issued) =
             node.issued.range(sequence.max(floor)..).next().expect("a boot writes");
         let segment = issued.write.segment as usize;
-        let elsewhere = node.issued.values().any(|issued| issued.write.segment as usize != segment);
+        let mut later = node.issued.range(first..);
+        let elsewhere = later.any(|(_, issued)| issued.write.segment as usize != segment);
         if boot.superblock.durable_sequence < *first && !elsewhere {
             // All that was written since the superblock is in that one file: nothing knows of it.
             continue;
