@@ -1,0 +1,20 @@
+//! The client: a batch builder, a core that decides, and two faces.
+//!
+//! ```text
+//! Batch ---> ClientCore (session, numbers, resend; pure) ---> Pipeline (many connections, one thread)
+//!                                                       \---> Client   (blocking, for people)
+//! ```
+//!
+//! Every connection has a session of its own and talks to one shard. A frame is kept until it is
+//! answered; after a lost connection the session is attached again and unanswered frames are sent
+//! again with the same numbers, so each of their transactions takes effect at most once.
+
+pub mod batch;
+pub mod error;
+pub mod pipelined;
+
+pub use batch::{Batch, BatchError};
+pub use error::ClientError;
+pub use pipelined::{
+    FrameAnswer, FrameResult, FrameToken, LossReason, Pipeline, PipelineOptions, Spread, Wait,
+};
