@@ -6,6 +6,8 @@
 
 /// Bits of a counter in a packed origin.
 const COUNTER_BITS: u32 = 40;
+/// Counters of a connection end here: one bit stays free, so that ids in order are positive.
+const COUNTER_END: u64 = 1 << (COUNTER_BITS - 1);
 /// Bits of a connection in a packed origin.
 const CONNECTION_BITS: u32 = 16;
 
@@ -29,7 +31,7 @@ impl Origin {
     /// 64 bits that name the origin. `attempt` tells several ids of one origin apart: where an
     /// id decides about the shard, the first attempt that falls on the right shard is taken.
     pub fn pack(self, attempt: u8) -> u64 {
-        assert!(self.counter < 1 << COUNTER_BITS, "a connection sends below 2^40 transactions");
+        assert!(self.counter < COUNTER_END, "a connection sends below 2^39 transactions");
         u64::from(attempt) << (COUNTER_BITS + CONNECTION_BITS)
             | u64::from(self.connection) << COUNTER_BITS
             | self.counter
@@ -73,7 +75,7 @@ impl IdCode {
         match self.order {
             IdOrder::Random => mix(packed ^ self.key).cast_signed(),
             // The counter in front: ids of all connections rise together.
-            IdOrder::Sequential => packed.rotate_left(64 - COUNTER_BITS).rotate_right(1),
+            IdOrder::Sequential => packed.rotate_left(64 - COUNTER_BITS).cast_signed(),
         }
     }
 
@@ -83,7 +85,7 @@ impl IdCode {
         let id = id.cast_unsigned();
         Origin::unpack(match self.order {
             IdOrder::Random => unmix(id) ^ self.key,
-            IdOrder::Sequential => id.rotate_left(1).rotate_right(64 - COUNTER_BITS),
+            IdOrder::Sequential => id.rotate_right(64 - COUNTER_BITS),
         })
     }
 }
@@ -170,7 +172,7 @@ mod tests {
         #[test]
         fn ids_name_their_origin(
             seed in any::<u64>(), connection in any::<u16>(),
-            counter in 0u64..1 << 40, attempt in any::<u8>(), sequential in any::<bool>(),
+            counter in 0u64..1 << 39, attempt in any::<u8>(), sequential in any::<bool>(),
         ) {
             let order = if sequential { IdOrder::Sequential } else { IdOrder::Random };
             let code = IdCode::new(order, seed);

@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Load generator: drives a burst of transactions at a node that it started, kills it, starts it
+//! again, and checks that everything that was acknowledged is there.
+pub mod identity;
+pub mod interval_set;
+pub mod schedule;
+pub mod shape;
+pub mod zipf;
