@@ -1,11 +1,30 @@
 //! A batch: the transactions of one frame, built column by column.
 
-use crate::ids::TableId;
+use std::marker::PhantomData;
+
+use rkyv::rancor::{self, Fallible};
+use rkyv::ser::Writer;
+use rkyv::vec::{ArchivedVec, VecResolver};
+use rkyv::{Archive, Place, Portable, Serialize};
+
+use crate::frame::{self, FrameKind};
+use crate::ids::{Lsn, TableId};
 use crate::limits::{
     FRAME_PAYLOAD_BYTES_MAX, FRAME_TRANSACTIONS_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX,
     TRANSACTION_OPERATIONS_MAX,
 };
-use crate::message::OperationKind;
+use crate::message::{
+    ArchivedOperationHead, ArchivedSubmit, ArchivedTransactionHead, OperationKind,
+};
+
+const TRANSACTION_HEAD_BYTES: usize = size_of::<ArchivedTransactionHead>();
+const OPERATION_HEAD_BYTES: usize = size_of::<ArchivedOperationHead>();
+const ROOT_BYTES: usize = size_of::<ArchivedSubmit>();
+
+// The columns are written in their archived form: no padding, little-endian, alignment 1.
+const _: () = assert!(TRANSACTION_HEAD_BYTES == 6 && align_of::<ArchivedTransactionHead>() == 1);
+const _: () = assert!(OPERATION_HEAD_BYTES == 12 && align_of::<ArchivedOperationHead>() == 1);
+const _: () = assert!(align_of::<ArchivedSubmit>() == 1);
 
 /// Why an operation does not fit a batch. The batch is as it was before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,29 +42,41 @@ pub enum BatchError {
     #[error("a transaction needs at least one operation")]
     Empty,
     /// The frame has too many transactions.
-    #[error("a frame has at most {FRAME_TRANSACTIONS_MAX} transactions")]
+    #[error("a frame has at most {FRAME_TRANSACTIONS_MAX} transactions: submit, then go on")]
     Transactions,
-    /// The frame is full: send it and start the transaction again in the next one.
+    /// The frame is full: cancel the open transaction, submit, begin it again in the next frame.
     #[error("a frame has at most {FRAME_PAYLOAD_BYTES_MAX} bytes of payload: submit, then go on")]
     FrameFull,
-    /// The frame was submitted with a transaction begun but not ended.
+    /// The batch was submitted with a transaction begun but not ended.
     #[error("the last transaction was begun but not ended")]
     Open,
+    /// The batch was submitted without a transaction.
+    #[error("the batch has no transaction")]
+    NoTransaction,
+}
+
+/// Where the open transaction began.
+#[derive(Clone, Copy, Debug)]
+struct OpenTransaction {
+    operations: usize,
+    bytes: usize,
 }
 
 /// The transactions of one frame under construction. Reuse it: after [`Batch::clear`], and after
 /// a submit, it is empty and keeps its capacity.
 ///
 /// A transaction is `begin`, one or more operations, `end`. Keys, rows, patches and arguments are
-/// in their encoded form (see [`crate::schema`]).
+/// in their encoded form (see [`crate::schema`]). After an error the batch is as it was before
+/// the call; [`Batch::cancel`] takes the whole open transaction back.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Archived `TransactionHead`s.
-    pub(crate) transactions: Vec<u8>,
+    transactions: Vec<u8>,
     /// Archived `OperationHead`s.
-    pub(crate) operations: Vec<u8>,
+    operations: Vec<u8>,
     /// Keys and values.
-    pub(crate) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    open: Option<OpenTransaction>,
 }
 
 impl Batch {
@@ -59,147 +90,375 @@ impl Batch {
     /// # Panics
     /// If the transaction before was neither ended nor cancelled.
     pub fn begin(&mut self) {
-        unimplemented!()
+        assert!(self.open.is_none(), "a transaction is open: end or cancel it first");
+        self.open =
+            Some(OpenTransaction { operations: self.operations.len(), bytes: self.bytes.len() });
     }
 
     /// Ends the transaction begun last.
+    ///
+    /// # Panics
+    /// If none is open.
     pub fn end(&mut self) -> Result<(), BatchError> {
-        unimplemented!()
+        let open = self.open.expect("begin comes before end");
+        let operations = (self.operations.len() - open.operations) / OPERATION_HEAD_BYTES;
+        let number_offset = self.len();
+        if operations == 0 {
+            return Err(BatchError::Empty);
+        }
+        if number_offset == FRAME_TRANSACTIONS_MAX {
+            return Err(BatchError::Transactions);
+        }
+        let operations = u16::try_from(operations).expect("checked when operations were added");
+        let mut head = [0; TRANSACTION_HEAD_BYTES];
+        head[0..4].copy_from_slice(&(number_offset as u32).to_le_bytes());
+        head[4..6].copy_from_slice(&operations.to_le_bytes());
+        self.transactions.extend_from_slice(&head);
+        self.open = None;
+        Ok(())
     }
 
     /// Forgets the open transaction, if there is one.
     pub fn cancel(&mut self) {
-        unimplemented!()
+        if let Some(open) = self.open.take() {
+            self.operations.truncate(open.operations);
+            self.bytes.truncate(open.bytes);
+        }
     }
 
     /// Asks for the row and its version.
-    pub fn get(&mut self, _table: TableId, _key: &[u8]) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn get(&mut self, table: TableId, key: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::Get, table, 0, key, &[])
     }
 
     /// Fails the transaction unless the row exists.
-    pub fn check_exists(&mut self, _table: TableId, _key: &[u8]) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn check_exists(&mut self, table: TableId, key: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::CheckExists, table, 0, key, &[])
     }
 
     /// Fails the transaction if the row exists.
-    pub fn check_absent(&mut self, _table: TableId, _key: &[u8]) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn check_absent(&mut self, table: TableId, key: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::CheckAbsent, table, 0, key, &[])
     }
 
     /// Fails the transaction unless the row's columns equal those of `patch`.
     pub fn check_equals(
         &mut self,
-        _table: TableId,
-        _key: &[u8],
-        _patch: &[u8],
+        table: TableId,
+        key: &[u8],
+        patch: &[u8],
     ) -> Result<(), BatchError> {
-        unimplemented!()
+        self.operation(OperationKind::CheckEquals, table, 0, key, patch)
     }
 
     /// Fails the transaction unless the row has this version.
     pub fn check_version(
         &mut self,
-        _table: TableId,
-        _key: &[u8],
-        _version: u64,
+        table: TableId,
+        key: &[u8],
+        version: u64,
     ) -> Result<(), BatchError> {
-        unimplemented!()
+        self.operation(OperationKind::CheckVersion, table, 0, key, &version.to_le_bytes())
     }
 
     /// Inserts a row; fails on a duplicate.
-    pub fn insert(&mut self, _table: TableId, _key: &[u8], _row: &[u8]) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn insert(&mut self, table: TableId, key: &[u8], row: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::Insert, table, 0, key, row)
     }
 
     /// Inserts a row or replaces the one that is there.
-    pub fn upsert(&mut self, _table: TableId, _key: &[u8], _row: &[u8]) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn upsert(&mut self, table: TableId, key: &[u8], row: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::Upsert, table, 0, key, row)
     }
 
     /// Changes columns of an existing row.
-    pub fn update(
-        &mut self,
-        _table: TableId,
-        _key: &[u8],
-        _patch: &[u8],
-    ) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn update(&mut self, table: TableId, key: &[u8], patch: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::Update, table, 0, key, patch)
     }
 
     /// Adds to a numeric column (by its index in the definition) of an existing row;
     /// `argument` is an encoded `AddArgument`.
     pub fn add(
         &mut self,
-        _table: TableId,
-        _column: u16,
-        _key: &[u8],
-        _argument: &[u8],
+        table: TableId,
+        column: u16,
+        key: &[u8],
+        argument: &[u8],
     ) -> Result<(), BatchError> {
-        unimplemented!()
+        self.operation(OperationKind::Add, table, column, key, argument)
     }
 
     /// Deletes an existing row.
-    pub fn delete(&mut self, _table: TableId, _key: &[u8]) -> Result<(), BatchError> {
-        unimplemented!()
-    }
-
-    /// Any operation, its key and value written straight into the frame's byte column. The
-    /// closures append; what they get is not empty.
-    pub fn operation_with(
-        &mut self,
-        _kind: OperationKind,
-        _table: TableId,
-        _column: u16,
-        _key: impl FnOnce(&mut Vec<u8>),
-        _value: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), BatchError> {
-        unimplemented!()
+    pub fn delete(&mut self, table: TableId, key: &[u8]) -> Result<(), BatchError> {
+        self.operation(OperationKind::Delete, table, 0, key, &[])
     }
 
     /// [`Batch::insert`] by [`Batch::operation_with`].
     pub fn insert_with(
         &mut self,
-        _table: TableId,
-        _key: impl FnOnce(&mut Vec<u8>),
-        _row: impl FnOnce(&mut Vec<u8>),
+        table: TableId,
+        key: impl FnOnce(&mut Vec<u8>),
+        row: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), BatchError> {
-        unimplemented!()
+        self.operation_with(OperationKind::Insert, table, 0, key, row)
     }
 
     /// [`Batch::add`] by [`Batch::operation_with`].
     pub fn add_with(
         &mut self,
-        _table: TableId,
-        _column: u16,
-        _key: impl FnOnce(&mut Vec<u8>),
-        _argument: impl FnOnce(&mut Vec<u8>),
+        table: TableId,
+        column: u16,
+        key: impl FnOnce(&mut Vec<u8>),
+        argument: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), BatchError> {
-        unimplemented!()
+        self.operation_with(OperationKind::Add, table, column, key, argument)
+    }
+
+    /// Any operation from its encoded parts.
+    ///
+    /// # Panics
+    /// If no transaction is open.
+    #[inline]
+    pub fn operation(
+        &mut self,
+        kind: OperationKind,
+        table: TableId,
+        column: u16,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), BatchError> {
+        let start = self.bytes.len();
+        self.bytes.reserve(key.len() + value.len());
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.push_head(kind, table, column, start, start + key.len())
+    }
+
+    /// Any operation, its key and value written straight into the frame's byte column. The
+    /// closures may only append; the column they get is not empty.
+    ///
+    /// # Panics
+    /// If no transaction is open, or a closure shortens the column.
+    #[inline]
+    pub fn operation_with(
+        &mut self,
+        kind: OperationKind,
+        table: TableId,
+        column: u16,
+        key: impl FnOnce(&mut Vec<u8>),
+        value: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), BatchError> {
+        let start = self.bytes.len();
+        key(&mut self.bytes);
+        let value_start = self.bytes.len();
+        value(&mut self.bytes);
+        self.push_head(kind, table, column, start, value_start)
+    }
+
+    /// Adds the head of the operation whose key begins at `start` and whose value begins at
+    /// `value_start` and ends the column; takes the bytes back if it does not fit.
+    #[inline]
+    fn push_head(
+        &mut self,
+        kind: OperationKind,
+        table: TableId,
+        column: u16,
+        start: usize,
+        value_start: usize,
+    ) -> Result<(), BatchError> {
+        let end = self.bytes.len();
+        assert!(start <= value_start && value_start <= end, "closures may only append");
+        let (key_length, value_length) = (value_start - start, end - value_start);
+        if let Some(error) = self.misfit(key_length, value_length) {
+            self.bytes.truncate(start);
+            return Err(error);
+        }
+        let mut head = [0; OPERATION_HEAD_BYTES];
+        head[0] = kind as u8;
+        head[2..4].copy_from_slice(&table.0.to_le_bytes());
+        head[4..6].copy_from_slice(&column.to_le_bytes());
+        head[6..8].copy_from_slice(&(key_length as u16).to_le_bytes());
+        head[8..12].copy_from_slice(&(value_length as u32).to_le_bytes());
+        self.operations.extend_from_slice(&head);
+        Ok(())
+    }
+
+    #[inline]
+    fn misfit(&self, key_length: usize, value_length: usize) -> Option<BatchError> {
+        let open = self.open.as_ref().expect("begin comes before operations");
+        let operations = (self.operations.len() - open.operations) / OPERATION_HEAD_BYTES;
+        let payload = self.payload_bytes() + TRANSACTION_HEAD_BYTES + OPERATION_HEAD_BYTES;
+        if key_length == 0 || key_length > KEY_BYTES_MAX {
+            Some(BatchError::Key(key_length))
+        } else if value_length > ROW_BYTES_MAX {
+            Some(BatchError::Value(value_length))
+        } else if operations >= TRANSACTION_OPERATIONS_MAX {
+            Some(BatchError::Operations)
+        } else if payload > FRAME_PAYLOAD_BYTES_MAX {
+            Some(BatchError::FrameFull)
+        } else {
+            None
+        }
     }
 
     /// Transactions ended.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.transactions.len() / TRANSACTION_HEAD_BYTES
     }
 
     /// Whether no transaction was ended.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.transactions.is_empty()
     }
 
-    /// Operations of the ended transactions.
+    /// Whether a transaction was begun and neither ended nor cancelled.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Operations, those of an open transaction included.
     pub fn operations(&self) -> usize {
-        unimplemented!()
+        self.operations.len() / OPERATION_HEAD_BYTES
     }
 
-    /// Bytes the frame's payload will have.
+    /// Keys and values of all operations, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Bytes of the frame's payload as far as it is built.
     pub fn payload_bytes(&self) -> usize {
-        unimplemented!()
+        self.transactions.len() + self.operations.len() + self.bytes.len() + ROOT_BYTES
     }
 
     /// Empties the batch and keeps its capacity.
     pub fn clear(&mut self) {
-        unimplemented!()
+        self.transactions.clear();
+        self.operations.clear();
+        self.bytes.clear();
+        self.open = None;
+    }
+
+    /// Appends the transactions of `other` for which `wanted` says so, in order; `wanted` gets
+    /// their indices. For sending again what an overloaded node refused.
+    pub fn extend_from(
+        &mut self,
+        other: &Batch,
+        mut wanted: impl FnMut(usize) -> bool,
+    ) -> Result<(), BatchError> {
+        let mut operations = other.operations.chunks_exact(OPERATION_HEAD_BYTES);
+        let mut rest = other.bytes.as_slice();
+        let heads = other.transactions.chunks_exact(TRANSACTION_HEAD_BYTES);
+        for (index, head) in heads.enumerate() {
+            let count = usize::from(u16::from_le_bytes([head[4], head[5]]));
+            let start =
+                OpenTransaction { operations: self.operations.len(), bytes: self.bytes.len() };
+            let wanted = wanted(index);
+            for operation in operations.by_ref().take(count) {
+                let key = u16::from_le_bytes([operation[6], operation[7]]);
+                let value =
+                    u32::from_le_bytes([operation[8], operation[9], operation[10], operation[11]]);
+                let (now, later) = rest.split_at(usize::from(key) + value as usize);
+                rest = later;
+                if wanted {
+                    self.operations.extend_from_slice(operation);
+                    self.bytes.extend_from_slice(now);
+                }
+            }
+            if !wanted {
+                continue;
+            }
+            assert!(self.open.is_none(), "a transaction is open: end or cancel it first");
+            self.open = Some(start);
+            if self.payload_bytes() + TRANSACTION_HEAD_BYTES > FRAME_PAYLOAD_BYTES_MAX {
+                self.cancel();
+                return Err(BatchError::FrameFull);
+            }
+            self.end().inspect_err(|_| self.cancel())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the batch can be sent as it is.
+    pub fn check_complete(&self) -> Result<(), BatchError> {
+        if self.open.is_some() {
+            Err(BatchError::Open)
+        } else if self.is_empty() {
+            Err(BatchError::NoTransaction)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Appends the whole frame to `out`.
+    ///
+    /// # Panics
+    /// If [`Batch::check_complete`] fails.
+    pub fn write_frame(
+        &self,
+        out: &mut Vec<u8>,
+        request: u64,
+        first_number: u64,
+        acknowledged_below: u64,
+    ) {
+        self.check_complete().expect("only complete batches are written");
+        let start = frame::begin(out);
+        out.reserve(self.payload_bytes());
+        let columns = SubmitColumns {
+            acknowledged_below,
+            first_number,
+            transactions: Column::new(&self.transactions),
+            operations: Column::new(&self.operations),
+            bytes: Column::new(&self.bytes),
+        };
+        rkyv::api::serialize_using::<_, rancor::Error>(&columns, out)
+            .expect("writing to memory cannot fail");
+        assert_eq!(out.len() - start - frame::HEADER_BYTES, self.payload_bytes(), "payload size");
+        frame::finish(&mut out[start..], FrameKind::Submit, request, Lsn(0));
+    }
+}
+
+/// [`crate::message::Submit`] with its columns borrowed; has the same archive.
+#[derive(Archive, Serialize)]
+#[rkyv(as = ArchivedSubmit, serialize_bounds(__S: Writer))]
+struct SubmitColumns<'a> {
+    acknowledged_below: u64,
+    first_number: u64,
+    #[rkyv(omit_bounds)]
+    transactions: Column<'a, ArchivedTransactionHead>,
+    #[rkyv(omit_bounds)]
+    operations: Column<'a, ArchivedOperationHead>,
+    #[rkyv(omit_bounds)]
+    bytes: Column<'a, u8>,
+}
+
+/// A column whose elements are in their archived form already.
+struct Column<'a, T> {
+    bytes: &'a [u8],
+    elements: PhantomData<T>,
+}
+
+impl<'a, T> Column<'a, T> {
+    fn new(bytes: &'a [u8]) -> Self {
+        assert!(bytes.len().is_multiple_of(size_of::<T>()), "a column holds whole elements");
+        assert!(align_of::<T>() == 1, "a column is written without padding in front");
+        Self { bytes, elements: PhantomData }
+    }
+}
+
+impl<T: Portable> Archive for Column<'_, T> {
+    type Archived = ArchivedVec<T>;
+    type Resolver = VecResolver;
+
+    fn resolve(&self, resolver: VecResolver, out: Place<Self::Archived>) {
+        ArchivedVec::resolve_from_len(self.bytes.len() / size_of::<T>(), resolver, out);
+    }
+}
+
+impl<T: Portable, S: Fallible + Writer + ?Sized> Serialize<S> for Column<'_, T> {
+    fn serialize(&self, serializer: &mut S) -> Result<VecResolver, S::Error> {
+        let position = serializer.pos();
+        serializer.write(self.bytes)?;
+        Ok(VecResolver::from_pos(position))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use crate::client::answer::LossReason;
 use crate::client::batch::BatchError;
 use crate::frame::FrameError;
-use crate::message::RefusalCode;
+use crate::limits::FRAME_PAYLOAD_BYTES_MAX;
+use crate::message::{MessageError, RefusalCode};
 
 /// Why a call of the client library failed.
 #[derive(Debug, thiserror::Error)]
@@ -17,22 +19,12 @@ pub enum ClientError {
         /// What the system said.
         cause: String,
     },
-    /// The connection ended before the answer came and reconnecting was not asked for.
-    #[error("the connection to {address} was lost: {cause}")]
-    Lost {
-        /// The peer.
-        address: SocketAddr,
-        /// What the system said.
-        cause: String,
-    },
+    /// The connection ended, or could not be made.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
     /// The node did not answer in time.
-    #[error("no answer from {address} within {waited_ms} ms")]
-    TimedOut {
-        /// The peer.
-        address: SocketAddr,
-        /// How long the caller waited.
-        waited_ms: u64,
-    },
+    #[error("no answer within {0} ms")]
+    TimedOut(u64),
     /// The node refused the request.
     #[error("refused ({code:?}): {message}")]
     Refused {
@@ -43,18 +35,33 @@ pub enum ClientError {
         /// Worth a retry after this many milliseconds; 0: not worth one.
         retry_after_ms: u32,
     },
+    /// Whether the transactions took effect is not known.
+    #[error("the outcome is unknown: {}", .0.describe())]
+    Unknown(LossReason),
+    /// The request never left the client.
+    #[error("not sent: {}", .0.describe())]
+    NotSent(LossReason),
     /// The node sent bytes that are no frame.
     #[error("the node's answer is no frame: {0}")]
     Frame(#[from] FrameError),
+    /// The node sent a frame whose payload does not validate.
+    #[error("the node's answer is damaged: {0}")]
+    Message(#[from] MessageError),
     /// The node sent a frame that does not answer what was asked.
     #[error("the node broke the protocol: {0}")]
     Protocol(&'static str),
     /// The batch cannot be sent as it is.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// As many frames as allowed are unanswered.
+    /// The request is larger than a frame may be.
+    #[error("a request of {0} bytes exceeds the limit of {FRAME_PAYLOAD_BYTES_MAX}")]
+    RequestTooLarge(usize),
+    /// As many frames as allowed are unanswered, or their numbers span the session's window.
     #[error("{0} frames are unanswered: poll before submitting more")]
     InFlightMax(usize),
+    /// Transactions need a session.
+    #[error("this connection has no session: it takes no transactions")]
+    NoSession,
     /// The connection or its session ended for good.
     #[error("the session has ended: {0}")]
     Ended(&'static str),

@@ -9,12 +9,15 @@
 //! answered; after a lost connection the session is attached again and unanswered frames are sent
 //! again with the same numbers, so each of their transactions takes effect at most once.
 
+pub mod answer;
+pub mod backoff;
 pub mod batch;
+pub mod core;
 pub mod error;
 pub mod pipelined;
+mod window;
 
+pub use answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 pub use batch::{Batch, BatchError};
 pub use error::ClientError;
-pub use pipelined::{
-    FrameAnswer, FrameResult, FrameToken, LossReason, Pipeline, PipelineOptions, Spread, Wait,
-};
+pub use pipelined::{Pipeline, PipelineOptions, Spread, Wait};

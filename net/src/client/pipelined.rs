@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
+use crate::client::answer::{FrameAnswer, FrameToken, LossReason};
 use crate::client::batch::Batch;
 use crate::client::error::ClientError;
 use crate::frame::FrameKind;
-use crate::ids::Lsn;
-use crate::message::{ArchivedOutcomeHead, Payload, RefusalCode, Welcome};
+use crate::message::{Payload, Welcome};
 
 /// How long [`Pipeline::poll`] may sleep when nothing has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct PipelineOptions {
     /// A frame without an answer for so long, whatever was tried, is reported as lost with an
     /// unknown outcome. Default 60,000.
     pub give_up_ms: u64,
+    /// How long connecting may take, all attempts included; 0: one attempt. Default 0.
+    pub connect_ms: u64,
     /// Whether a lost connection is made anew and its frames sent again. Default true.
     pub reconnect: bool,
     /// Seed of the reconnect jitter.
@@ -64,83 +66,11 @@ impl PipelineOptions {
             frames_in_flight_max: 64,
             request_timeout_ms: 10_000,
             give_up_ms: 60_000,
+            connect_ms: 0,
             reconnect: true,
             seed: 1,
         }
     }
-}
-
-/// Names a submitted frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FrameToken {
-    /// The connection it was submitted on.
-    pub connection: usize,
-    /// The connection's frames and requests are counted from 0.
-    pub sequence: u64,
-}
-
-/// Why a frame's outcome is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LossReason {
-    /// The connection ended and reconnecting was not asked for.
-    Disconnected,
-    /// It had no answer within the time it was given, over all attempts.
-    GaveUp,
-    /// A newer connection took the session over.
-    Fenced,
-    /// The node does not know the session any more.
-    SessionUnknown,
-    /// The node broke the protocol or came back with other shards.
-    Protocol,
-}
-
-/// What became of a frame.
-pub enum FrameResult<'a> {
-    /// Every transaction has an outcome; `outcomes` has one entry per transaction.
-    Outcomes {
-        /// Committed LSN at or above everything the answer saw.
-        lsn: Lsn,
-        /// For outcomes worth a retry: not before this; else 0.
-        retry_after_ms: u32,
-        /// One entry per transaction, in the batch's order. `status` is checked to be known.
-        outcomes: &'a [ArchivedOutcomeHead],
-        /// Data of all outcomes.
-        bytes: &'a [u8],
-    },
-    /// An answer to [`Pipeline::request`].
-    Answer {
-        /// What the payload is.
-        kind: FrameKind,
-        /// Committed LSN at or above everything the answer saw.
-        lsn: Lsn,
-        /// The archive, not validated yet: use [`crate::message::decode`].
-        payload: &'a [u8],
-    },
-    /// The node refused the frame; none of its transactions took effect.
-    Refused {
-        /// Why.
-        code: RefusalCode,
-        /// The node's explanation.
-        message: &'a str,
-        /// Worth a retry after this many milliseconds; 0: not worth one.
-        retry_after_ms: u32,
-    },
-    /// Whether its transactions took effect is not known.
-    Unknown(LossReason),
-    /// It never left the client; none of its transactions took effect.
-    NotSent(LossReason),
-}
-
-/// What [`Pipeline::poll`] calls back with.
-pub struct FrameAnswer<'a> {
-    /// The frame.
-    pub token: FrameToken,
-    /// Number of its first transaction; the others follow without gaps. 0 for a request.
-    pub first_number: u64,
-    /// Its transactions. 0 for a request.
-    pub transactions: usize,
-    /// What became of it.
-    pub result: FrameResult<'a>,
 }
 
 /// Many connections, each with a session of its own, driven by one thread.
