@@ -2,6 +2,7 @@
 
 use spillway_net::client::ClientError;
 use spillway_net::message::OutcomeStatus;
+use spillway_runtime::error::RuntimeError;
 
 use crate::shape::ShapeError;
 
@@ -28,6 +29,9 @@ pub enum PerfError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The runtime's own account of a failed system call.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// Not enough room for the log.
     #[error(
         "{directory} has {free_mib} MiB free, the burst needs {needed_mib} MiB for its log: choose \
