@@ -189,10 +189,7 @@ impl TableDefinition {
 }
 
 /// One column, or the primary key, or the partition key.
-fn item_parse(
-    tokens: &mut Tokens<'_>,
-    table: &mut TableDefinition,
-) -> Result<(), SchemaTextError> {
+fn item_parse(tokens: &mut Tokens<'_>, table: &mut TableDefinition) -> Result<(), SchemaTextError> {
     let position = tokens.position();
     let name = tokens.word("a column, `primary key` or `partition key`")?;
     // No type is called `key`, so that columns may be called `primary` and `partition`.

@@ -279,9 +279,7 @@ impl<'a> ValueRef<'a> {
             (ValueRef::Date(v), ColumnType::Date) => date_check(v),
             (ValueRef::Timestamptz(v), ColumnType::Timestamptz) => timestamp_check(v),
             _ if self.kind() == column_type.kind() => Ok(()),
-            _ => {
-                Err(ValueError::TypeMismatch { expected: column_type.kind(), given: self.kind() })
-            }
+            _ => Err(ValueError::TypeMismatch { expected: column_type.kind(), given: self.kind() }),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::limits::{
 use crate::message::{
     ArchivedOperationHead, ArchivedSubmit, ArchivedTransactionHead, OperationKind,
 };
+use crate::patch::PATCH_BYTES_MAX;
 
 const TRANSACTION_HEAD_BYTES: usize = size_of::<ArchivedTransactionHead>();
 const OPERATION_HEAD_BYTES: usize = size_of::<ArchivedOperationHead>();
@@ -33,8 +34,13 @@ pub enum BatchError {
     #[error("a key of {0} bytes: keys have 1 to {KEY_BYTES_MAX}")]
     Key(usize),
     /// The encoded row, patch or argument is too long.
-    #[error("a value of {0} bytes exceeds the limit of {ROW_BYTES_MAX}")]
-    Value(usize),
+    #[error("a value of {bytes} bytes exceeds the limit of {limit}")]
+    Value {
+        /// Its length.
+        bytes: usize,
+        /// The longest allowed for this kind of operation.
+        limit: usize,
+    },
     /// The transaction has too many operations.
     #[error("a transaction has at most {TRANSACTION_OPERATIONS_MAX} operations")]
     Operations,
@@ -53,6 +59,14 @@ pub enum BatchError {
     /// The batch was submitted without a transaction.
     #[error("the batch has no transaction")]
     NoTransaction,
+}
+
+/// The longest value of an operation. A patch of a whole row is a little longer than the row.
+const fn value_bytes_max(kind: OperationKind) -> usize {
+    match kind {
+        OperationKind::CheckEquals | OperationKind::Update => PATCH_BYTES_MAX,
+        _ => ROW_BYTES_MAX,
+    }
 }
 
 /// Where the open transaction began.
@@ -269,7 +283,7 @@ impl Batch {
         let end = self.bytes.len();
         assert!(start <= value_start && value_start <= end, "closures may only append");
         let (key_length, value_length) = (value_start - start, end - value_start);
-        if let Some(error) = self.misfit(key_length, value_length) {
+        if let Some(error) = self.misfit(kind, key_length, value_length) {
             self.bytes.truncate(start);
             return Err(error);
         }
@@ -284,14 +298,19 @@ impl Batch {
     }
 
     #[inline]
-    fn misfit(&self, key_length: usize, value_length: usize) -> Option<BatchError> {
+    fn misfit(
+        &self,
+        kind: OperationKind,
+        key_length: usize,
+        value_length: usize,
+    ) -> Option<BatchError> {
         let open = self.open.as_ref().expect("begin comes before operations");
         let operations = (self.operations.len() - open.operations) / OPERATION_HEAD_BYTES;
         let payload = self.payload_bytes() + TRANSACTION_HEAD_BYTES + OPERATION_HEAD_BYTES;
         if key_length == 0 || key_length > KEY_BYTES_MAX {
             Some(BatchError::Key(key_length))
-        } else if value_length > ROW_BYTES_MAX {
-            Some(BatchError::Value(value_length))
+        } else if value_length > ROW_BYTES_MAX && value_length > value_bytes_max(kind) {
+            Some(BatchError::Value { bytes: value_length, limit: value_bytes_max(kind) })
         } else if operations >= TRANSACTION_OPERATIONS_MAX {
             Some(BatchError::Operations)
         } else if payload > FRAME_PAYLOAD_BYTES_MAX {
@@ -460,5 +479,205 @@ impl<T: Portable, S: Fallible + Writer + ?Sized> Serialize<S> for Column<'_, T> 
         let position = serializer.pos();
         serializer.write(self.bytes)?;
         Ok(VecResolver::from_pos(position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::{FrameHeader, HEADER_BYTES};
+    use crate::message::{self, OperationHead, Submit, TransactionHead};
+
+    type Operation = (u8, u16, u16, Vec<u8>, Vec<u8>);
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let key = prop::collection::vec(any::<u8>(), 1..40);
+        let value = prop::collection::vec(any::<u8>(), 0..100);
+        (1u8..=10, any::<u16>(), any::<u16>(), key, value)
+    }
+
+    fn build(batch: &mut Batch, transactions: &[Vec<Operation>]) {
+        for operations in transactions {
+            batch.begin();
+            for (kind, table, column, key, value) in operations {
+                let kind = OperationKind::from_wire(*kind).expect("1 to 10 are kinds");
+                batch.operation(kind, TableId(*table), *column, key, value).expect("it fits");
+            }
+            batch.end().expect("it has operations");
+        }
+    }
+
+    fn expected(transactions: &[Vec<Operation>], first: u64, acknowledged: u64) -> Submit {
+        let mut submit =
+            Submit { first_number: first, acknowledged_below: acknowledged, ..Submit::default() };
+        for (index, operations) in transactions.iter().enumerate() {
+            submit.transactions.push(TransactionHead {
+                number_offset: index as u32,
+                operations: operations.len() as u16,
+            });
+            for (kind, table, column, key, value) in operations {
+                submit.operations.push(OperationHead {
+                    kind: *kind,
+                    reserved: 0,
+                    table: *table,
+                    column: *column,
+                    key_length: key.len() as u16,
+                    value_length: value.len() as u32,
+                });
+                submit.bytes.extend_from_slice(key);
+                submit.bytes.extend_from_slice(value);
+            }
+        }
+        submit
+    }
+
+    fn read(frame: &[u8]) -> (FrameHeader, Submit) {
+        let head = frame.first_chunk::<HEADER_BYTES>().expect("a frame has a header");
+        let header = FrameHeader::parse(head, FRAME_PAYLOAD_BYTES_MAX).expect("a good header");
+        header.check(frame).expect("a good checksum");
+        (header, message::decode(&frame[HEADER_BYTES..]).expect("a valid archive"))
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_reads_as_what_was_built(
+            transactions in prop::collection::vec(prop::collection::vec(operation(), 1..6), 1..8),
+            first in any::<u64>(),
+            acknowledged in any::<u64>(),
+            offset in 0usize..20,
+        ) {
+            let mut batch = Batch::new();
+            build(&mut batch, &transactions);
+            let mut out = vec![0xEE; offset];
+            batch.write_frame(&mut out, 9, first, acknowledged);
+            let (header, submit) = read(&out[offset..]);
+            prop_assert_eq!((header.kind, header.request), (FrameKind::Submit, 9));
+            let expected = expected(&transactions, first, acknowledged);
+            prop_assert_eq!(&submit, &expected);
+            // Byte for byte what the owned message archives to.
+            let mut archive = Vec::new();
+            message::archive(&mut archive, &expected);
+            prop_assert_eq!(&out[offset + HEADER_BYTES..], &archive[..]);
+        }
+
+        #[test]
+        fn chosen_transactions_are_copied_whole(
+            transactions in prop::collection::vec(prop::collection::vec(operation(), 1..6), 1..12),
+            chosen in prop::collection::vec(any::<bool>(), 12),
+        ) {
+            let mut batch = Batch::new();
+            build(&mut batch, &transactions);
+            let mut copy = Batch::new();
+            copy.extend_from(&batch, |index| chosen[index]).expect("it fits");
+            let kept = transactions.into_iter().enumerate().filter(|(index, _)| chosen[*index]);
+            let kept: Vec<_> = kept.map(|(_, transaction)| transaction).collect();
+            prop_assert_eq!(copy.len(), kept.len());
+            if !kept.is_empty() {
+                let mut out = Vec::new();
+                copy.write_frame(&mut out, 1, 5, 2);
+                prop_assert_eq!(read(&out).1, expected(&kept, 5, 2));
+            }
+        }
+    }
+
+    const TABLE: TableId = TableId(1);
+
+    #[test]
+    fn limits_are_typed_errors_and_leave_the_batch_alone() {
+        let mut batch = Batch::new();
+        batch.begin();
+        batch.insert(TABLE, b"a", b"row").expect("it fits");
+        let before = (batch.operations(), batch.payload_bytes());
+        let long_key = vec![0; KEY_BYTES_MAX + 1];
+        let long_row = vec![0; ROW_BYTES_MAX + 1];
+        assert_eq!(batch.get(TABLE, &[]), Err(BatchError::Key(0)));
+        assert_eq!(batch.get(TABLE, &long_key), Err(BatchError::Key(KEY_BYTES_MAX + 1)));
+        let (bytes, limit) = (ROW_BYTES_MAX + 1, ROW_BYTES_MAX);
+        let too_long = Err(BatchError::Value { bytes, limit });
+        assert_eq!(batch.insert(TABLE, b"a", &long_row), too_long);
+        assert_eq!((batch.operations(), batch.payload_bytes()), before);
+        // A patch may be longer by what it says about each column.
+        batch.update(TABLE, b"a", &long_row).expect("a patch has its own limit");
+        batch.get(TABLE, &long_key[1..]).expect("the longest key is a key");
+        assert_eq!(batch.check_complete(), Err(BatchError::Open));
+        batch.cancel();
+        assert_eq!(batch.check_complete(), Err(BatchError::NoTransaction));
+        assert_eq!(batch.payload_bytes(), ROOT_BYTES);
+    }
+
+    #[test]
+    fn a_transaction_has_operations_but_not_too_many() {
+        let mut batch = Batch::new();
+        batch.begin();
+        assert_eq!(batch.end(), Err(BatchError::Empty));
+        for _ in 0..TRANSACTION_OPERATIONS_MAX {
+            batch.get(TABLE, b"k").expect("it fits");
+        }
+        assert_eq!(batch.get(TABLE, b"k"), Err(BatchError::Operations));
+        batch.end().expect("as many as allowed");
+        assert_eq!((batch.len(), batch.operations()), (1, TRANSACTION_OPERATIONS_MAX));
+    }
+
+    #[test]
+    fn a_full_frame_is_within_the_limit() {
+        let mut batch = Batch::new();
+        let row = [7; 1000];
+        let error = loop {
+            batch.begin();
+            if let Err(error) = batch.insert(TABLE, b"key", &row) {
+                break error;
+            }
+            batch.end().expect("it has an operation");
+        };
+        assert_eq!(error, BatchError::FrameFull);
+        batch.cancel();
+        let mut out = Vec::new();
+        batch.write_frame(&mut out, 1, 1, 1);
+        let (header, submit) = read(&out);
+        assert_eq!(submit.transactions.len(), batch.len());
+        let left = FRAME_PAYLOAD_BYTES_MAX - header.length as usize;
+        assert!(left < 1000 + 3 + TRANSACTION_HEAD_BYTES + OPERATION_HEAD_BYTES, "{left} left");
+    }
+
+    #[test]
+    fn a_frame_has_a_highest_number_of_transactions() {
+        // One byte of key is 19 bytes of payload: the byte limit comes first at 55,186.
+        let mut batch = Batch::new();
+        let mut count = 0;
+        loop {
+            batch.begin();
+            if batch.get(TABLE, b"k").and_then(|()| batch.end()).is_err() {
+                break;
+            }
+            count += 1;
+        }
+        assert_eq!(count, (FRAME_PAYLOAD_BYTES_MAX - ROOT_BYTES) / 19);
+        assert!(count <= FRAME_TRANSACTIONS_MAX);
+    }
+
+    #[test]
+    fn closures_write_in_place_and_clear_keeps_capacity() {
+        let mut batch = Batch::new();
+        batch.begin();
+        batch
+            .insert_with(TABLE, |k| k.extend_from_slice(b"key"), |r| r.extend_from_slice(b"row"))
+            .expect("it fits");
+        batch.add_with(TABLE, 2, |k| k.extend_from_slice(b"key"), |a| a.push(1)).expect("it fits");
+        batch.end().expect("it has operations");
+        assert_eq!(batch.bytes(), b"keyrowkey\x01");
+        let capacity = batch.bytes.capacity();
+        batch.clear();
+        assert!(batch.is_empty() && batch.bytes.capacity() == capacity);
+    }
+
+    #[test]
+    #[should_panic(expected = "closures may only append")]
+    fn a_closure_that_takes_bytes_away_is_a_bug() {
+        let mut batch = Batch::new();
+        batch.begin();
+        batch.get(TABLE, b"key").expect("it fits");
+        batch.insert_with(TABLE, |key| key.clear(), |_| {}).expect("it panics before");
     }
 }

@@ -6,7 +6,7 @@ use crate::client::backoff::Backoff;
 use crate::client::batch::Batch;
 use crate::client::error::ClientError;
 use crate::client::window::Window;
-use crate::frame::{self, Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
+use crate::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
 use crate::ids::Lsn;
 use crate::limits::{
     ANSWER_PAYLOAD_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
@@ -317,7 +317,7 @@ impl ClientCore {
             cluster: self.options.cluster,
             session: self.options.session,
         };
-        let mut buffer = self.window.buffer();
+        let mut buffer = Vec::new();
         message::write_frame(&mut buffer, FrameKind::Hello, REQUEST_CONNECTION, Lsn(0), &hello);
         effects.send(&buffer);
     }
@@ -334,7 +334,10 @@ impl ClientCore {
         let wait = self.backoff.next_nanos().max(wait_nanos_min);
         let patient = match &self.welcome {
             Some(_) => self.options.reconnect,
-            None => now + wait <= self.started_at.saturating_add(self.options.connect_nanos),
+            None => {
+                now.saturating_add(wait)
+                    <= self.started_at.saturating_add(self.options.connect_nanos)
+            }
         };
         if !patient {
             self.end(reason, effects);

@@ -66,6 +66,6 @@ pub enum ClientError {
     #[error("the session has ended: {0}")]
     Ended(&'static str),
     /// The operating system refused something the client needs.
-    #[error("{0}")]
-    System(String),
+    #[error(transparent)]
+    System(#[from] spillway_runtime::RuntimeError),
 }

@@ -13,8 +13,11 @@ pub mod answer;
 pub mod backoff;
 pub mod batch;
 pub mod core;
+#[cfg(test)]
+mod core_tests;
 pub mod error;
 pub mod pipelined;
+mod plan;
 mod window;
 
 pub use answer::{FrameAnswer, FrameResult, FrameToken, LossReason};

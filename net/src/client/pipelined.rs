@@ -2,11 +2,22 @@
 
 use std::net::SocketAddr;
 
-use crate::client::answer::{FrameAnswer, FrameToken, LossReason};
+use spillway_runtime::clock::monotonic_now;
+use spillway_runtime::tcp::{
+    self, CloseReason, ConnectionId, ReceivedBuffer, TcpEvent, TcpRing, TcpRingOptions,
+};
+
+use crate::client::answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 use crate::client::batch::Batch;
+use crate::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
 use crate::client::error::ClientError;
+use crate::client::plan::Plan;
 use crate::frame::FrameKind;
-use crate::message::{Payload, Welcome};
+use crate::message::{self, Payload, SessionClose, SessionOpen, SessionOpened, Welcome};
+
+const NANOS_PER_MS: u64 = 1_000_000;
+/// Bytes of one receive buffer: an answer to a frame of 1,000 transactions fits.
+const RECEIVE_BUFFER_BYTES: u32 = 16 << 10;
 
 /// How long [`Pipeline::poll`] may sleep when nothing has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,81 +84,496 @@ impl PipelineOptions {
     }
 }
 
-/// Many connections, each with a session of its own, driven by one thread.
+/// One connection.
 #[derive(Debug)]
+struct Link {
+    core: ClientCore,
+    address: SocketAddr,
+    id: Option<ConnectionId>,
+}
+
+/// Many connections, each with a session of its own, driven by one thread.
+///
+/// Bound to the thread that made it. [`Pipeline::poll`] does all the work; the other calls queue.
 pub struct Pipeline {
+    options: PipelineOptions,
+    ring: TcpRing,
+    links: Vec<Link>,
+    /// Index into `links` by the ring's connection slot.
+    link_of_slot: Vec<usize>,
+    events: Vec<TcpEvent>,
+    outbox: Vec<u8>,
     welcome: Welcome,
+    /// Time as of the last poll.
+    now: u64,
+    /// No core has a deadline before this.
+    tick_at: u64,
 }
 
 impl Pipeline {
     /// Connects all connections and opens their sessions; returns when all are ready.
-    pub fn connect(_options: PipelineOptions) -> Result<Self, ClientError> {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// If `connections` is 0 or `frames_in_flight_max` is out of range.
+    pub fn connect(options: PipelineOptions) -> Result<Self, ClientError> {
+        assert!(options.connections > 0, "a pipeline has at least one connection");
+        let connections = u32::try_from(options.connections).expect("connections fit 32 bits");
+        // Twice as many, since a lost connection may still be closing while the next one is made.
+        let connections_max = connections * 2 + 2;
+        let buffers = (connections * 2).next_power_of_two().clamp(64, 4096) as u16;
+        let ring = TcpRing::new(TcpRingOptions {
+            entries: (connections * 2).next_power_of_two().clamp(64, 4096),
+            receive_buffers: buffers,
+            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            connections_max,
+        })?;
+        let mut pipeline = Self {
+            ring,
+            links: Vec::new(),
+            link_of_slot: vec![usize::MAX; connections_max as usize],
+            events: Vec::new(),
+            outbox: Vec::new(),
+            welcome: Welcome {
+                cluster: 0,
+                node: 0,
+                epoch: 0,
+                leader: 0,
+                partitions: 0,
+                shard: 0,
+                shard_ports: Vec::new(),
+            },
+            now: monotonic_now().0,
+            tick_at: u64::MAX,
+            options,
+        };
+        pipeline.open_control()?;
+        let sessions = pipeline.open_sessions()?;
+        pipeline.close_links();
+        pipeline.open_links(&sessions)?;
+        Ok(pipeline)
     }
 
-    /// What the node said of itself.
+    /// What the node said of itself on the first connection.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
     /// Connections.
     pub fn connections(&self) -> usize {
-        unimplemented!()
+        self.links.len()
     }
 
     /// The shard that a connection talks to.
-    pub fn shard_of(&self, _connection: usize) -> u16 {
-        unimplemented!()
+    pub fn shard_of(&self, connection: usize) -> u16 {
+        self.links[connection].core.shard()
     }
 
     /// Session of a connection.
-    pub fn session_of(&self, _connection: usize) -> u64 {
-        unimplemented!()
+    pub fn session_of(&self, connection: usize) -> u64 {
+        self.links[connection].core.session()
     }
 
     /// Unanswered frames and requests of a connection.
-    pub fn in_flight(&self, _connection: usize) -> usize {
-        unimplemented!()
+    pub fn in_flight(&self, connection: usize) -> usize {
+        self.links[connection].core.in_flight()
     }
 
-    /// Whether [`Pipeline::submit`] would take a frame now.
-    pub fn can_submit(&self, _connection: usize) -> bool {
-        unimplemented!()
+    /// Whether [`Pipeline::submit`] would take a batch as long as the connection's last one.
+    pub fn can_submit(&self, connection: usize) -> bool {
+        self.links[connection].core.can_submit()
     }
 
     /// Why the connection takes no more frames at all, if so.
-    pub fn ended(&self, _connection: usize) -> Option<LossReason> {
-        unimplemented!()
+    pub fn ended(&self, connection: usize) -> Option<LossReason> {
+        self.links[connection].core.ended()
+    }
+
+    /// What went wrong last on a connection, if anything did since the last call.
+    pub fn take_error(&mut self, connection: usize) -> Option<ClientError> {
+        self.links[connection].core.take_error()
     }
 
     /// Queues the batch as one frame and leaves it empty. It is sent by the next `poll`.
+    ///
+    /// # Errors
+    /// The batch keeps its content if it cannot be taken.
     pub fn submit(
         &mut self,
-        _connection: usize,
-        _batch: &mut Batch,
+        connection: usize,
+        batch: &mut Batch,
     ) -> Result<FrameToken, ClientError> {
-        unimplemented!()
+        let link = &mut self.links[connection];
+        let mut outgoing = Outgoing { ring: &mut self.ring, id: link.id };
+        let token = link.core.submit(self.now, batch, &mut outgoing)?;
+        self.watch_deadline();
+        Ok(token)
     }
 
     /// Queues a request other than a submit, for example `Status` or `TableCreate` (the latter
-    /// on a connection to shard 0). Only requests that may be
-    /// repeated harmlessly are sent again after a lost connection; that is all but `TableDrop`.
+    /// on a connection to shard 0). Only requests that may be repeated harmlessly are sent again
+    /// after a lost connection; that is all but `TableDrop` and `SessionClose`.
     pub fn request<T: Payload>(
         &mut self,
-        _connection: usize,
-        _kind: FrameKind,
-        _message: &T,
+        connection: usize,
+        kind: FrameKind,
+        message: &T,
     ) -> Result<FrameToken, ClientError> {
-        unimplemented!()
+        let link = &mut self.links[connection];
+        let mut outgoing = Outgoing { ring: &mut self.ring, id: link.id };
+        let token = link.core.request(self.now, kind, message, &mut outgoing)?;
+        self.watch_deadline();
+        Ok(token)
     }
 
-    /// Sends what is queued, receives, and calls back for every frame that has ended. Returns
-    /// how many did.
+    /// What was just queued may be the first to time out.
+    fn watch_deadline(&mut self) {
+        let timeout = self.options.request_timeout_ms.min(self.options.give_up_ms);
+        self.tick_at = self.tick_at.min(self.now + timeout.saturating_mul(NANOS_PER_MS));
+    }
+
+    /// Sends what is queued and receives, with one entry into the kernel, and calls back for
+    /// every frame that has ended. Returns how many did. With nothing in flight it does not sleep
+    /// for an event.
     pub fn poll(
         &mut self,
-        _wait: Wait,
-        _answers: &mut dyn FnMut(FrameAnswer<'_>),
+        wait: Wait,
+        answers: &mut dyn FnMut(FrameAnswer<'_>),
     ) -> Result<usize, ClientError> {
-        unimplemented!()
+        let wait = match wait {
+            Wait::Event if self.links.iter().all(|link| link.core.in_flight() == 0) => Wait::No,
+            wait => wait,
+        };
+        self.turn(wait, answers)
+    }
+
+    fn turn(
+        &mut self,
+        wait: Wait,
+        answers: &mut dyn FnMut(FrameAnswer<'_>),
+    ) -> Result<usize, ClientError> {
+        let until_tick = self.tick_at.saturating_sub(self.now);
+        let wait = match wait {
+            Wait::No => tcp::Wait::Not,
+            Wait::Nanos(nanos) => tcp::Wait::For(nanos.min(until_tick)),
+            Wait::Event if self.tick_at == u64::MAX => tcp::Wait::Forever,
+            Wait::Event => tcp::Wait::For(until_tick),
+        };
+        let mut events = std::mem::take(&mut self.events);
+        self.ring.turn(wait, &mut events)?;
+        self.now = monotonic_now().0;
+        let mut ended = 0;
+        for event in events.drain(..) {
+            ended += self.event(event, answers);
+        }
+        self.events = events;
+        if self.tick_at <= self.now {
+            ended += self.tick_all(answers);
+        }
+        Ok(ended)
+    }
+
+    fn tick_all(&mut self, answers: &mut dyn FnMut(FrameAnswer<'_>)) -> usize {
+        self.tick_at = u64::MAX;
+        (0..self.links.len()).map(|link| self.step(link, ClientInput::Tick, answers)).sum()
+    }
+
+    fn event(&mut self, event: TcpEvent, answers: &mut dyn FnMut(FrameAnswer<'_>)) -> usize {
+        match event {
+            TcpEvent::Connected { connection } => match self.link_of(connection) {
+                Some(link) => self.step(link, ClientInput::Connected, answers),
+                None => 0,
+            },
+            TcpEvent::Received { connection, buffer } => {
+                let ended = match self.link_of(connection) {
+                    Some(link) => self.receive(link, &buffer, answers),
+                    None => 0,
+                };
+                self.ring.release(buffer);
+                ended
+            }
+            TcpEvent::Closed { connection, reason } => match self.link_of(connection) {
+                Some(link) => {
+                    self.links[link].id = None;
+                    self.step(link, ClientInput::Disconnected(&describe(reason)), answers)
+                }
+                None => 0,
+            },
+            TcpEvent::Accepted { .. } | TcpEvent::Ready { .. } | TcpEvent::Woken => 0,
+        }
+    }
+
+    /// The link whose present connection this is. A closed connection's last events have none.
+    fn link_of(&self, connection: ConnectionId) -> Option<usize> {
+        let link = *self.link_of_slot.get(connection.index as usize)?;
+        (self.links.get(link)?.id == Some(connection)).then_some(link)
+    }
+
+    fn receive(
+        &mut self,
+        link: usize,
+        buffer: &ReceivedBuffer,
+        answers: &mut dyn FnMut(FrameAnswer<'_>),
+    ) -> usize {
+        let bytes = self.ring.bytes(buffer);
+        let mut plan = Plan::new(&mut self.outbox, answers);
+        self.links[link].core.step(self.now, ClientInput::Received(bytes), &mut plan);
+        let Plan { close, connect, ended, .. } = plan;
+        self.carry_out(link, close, connect, answers) + ended
+    }
+
+    fn step(
+        &mut self,
+        link: usize,
+        input: ClientInput<'_>,
+        answers: &mut dyn FnMut(FrameAnswer<'_>),
+    ) -> usize {
+        let mut plan = Plan::new(&mut self.outbox, answers);
+        self.links[link].core.step(self.now, input, &mut plan);
+        let Plan { close, connect, ended, .. } = plan;
+        self.carry_out(link, close, connect, answers) + ended
+    }
+
+    /// Does what a step planned. Returns how many more frames have ended by that.
+    fn carry_out(
+        &mut self,
+        index: usize,
+        close: bool,
+        connect: bool,
+        answers: &mut dyn FnMut(FrameAnswer<'_>),
+    ) -> usize {
+        let link = &mut self.links[index];
+        if let Some(id) = link.id
+            && !self.outbox.is_empty()
+            && let Some(outgoing) = self.ring.outgoing(id)
+        {
+            // If the ring is closing the connection, `Closed` will tell the core.
+            outgoing.extend_from_slice(&self.outbox);
+        }
+        if close && let Some(id) = link.id.take() {
+            self.ring.close(id);
+        }
+        let mut ended = 0;
+        if connect {
+            match self.ring.connect(link.address) {
+                Ok(id) => {
+                    link.id = Some(id);
+                    self.link_of_slot[id.index as usize] = index;
+                }
+                Err(error) => {
+                    // Ends here: after a lost connection a core waits before the next attempt.
+                    let cause = error.to_string();
+                    ended = self.step(index, ClientInput::Disconnected(&cause), answers);
+                }
+            }
+        }
+        if let Some(deadline) = self.links[index].core.deadline() {
+            self.tick_at = self.tick_at.min(deadline);
+        }
+        ended
+    }
+
+    fn core(&self, connection: usize, session: u64, shard: u16) -> ClientCore {
+        let options = &self.options;
+        ClientCore::new(CoreOptions {
+            connection,
+            session,
+            cluster: self.welcome.cluster,
+            shard,
+            shards: self.welcome.shard_ports.len(),
+            frames_in_flight_max: options.frames_in_flight_max,
+            request_timeout_nanos: options.request_timeout_ms.saturating_mul(NANOS_PER_MS),
+            give_up_nanos: options.give_up_ms.saturating_mul(NANOS_PER_MS),
+            connect_nanos: options.connect_ms.saturating_mul(NANOS_PER_MS),
+            reconnect: options.reconnect,
+            seed: options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(connection as u64),
+        })
+    }
+
+    /// Starts the links and turns until all are ready.
+    fn start_links(&mut self, links: Vec<Link>) -> Result<(), ClientError> {
+        assert!(self.links.is_empty(), "links are started together");
+        self.links = links;
+        self.now = monotonic_now().0;
+        for index in 0..self.links.len() {
+            self.step(index, ClientInput::Start, &mut |_| {});
+        }
+        loop {
+            for link in &mut self.links {
+                if let Some(reason) = link.core.ended() {
+                    return Err(connect_error(link.address, reason, link.core.take_error()));
+                }
+            }
+            if self.links.iter().all(|link| link.core.is_ready()) {
+                return Ok(());
+            }
+            self.turn(Wait::Event, &mut |_| {})?;
+        }
+    }
+
+    /// Makes a connection without session to shard 0.
+    fn open_control(&mut self) -> Result<(), ClientError> {
+        let address = self.options.address;
+        let core = self.core(0, 0, 0);
+        self.start_links(vec![Link { core, address, id: None }])?;
+        let welcome = self.links[0].core.welcome().expect("a ready core was greeted");
+        self.welcome = welcome.clone();
+        Ok(())
+    }
+
+    /// Asks for as many sessions as there are to be connections.
+    fn open_sessions(&mut self) -> Result<Vec<u64>, ClientError> {
+        let message = SessionOpen { client_name: self.options.client_name.clone() };
+        let mut asked = 0;
+        let mut sessions = Vec::new();
+        let mut failure = None;
+        while sessions.len() < self.options.connections {
+            while asked < self.options.connections
+                && self.in_flight(0) < self.options.frames_in_flight_max
+            {
+                self.request(0, FrameKind::SessionOpen, &message)?;
+                asked += 1;
+            }
+            self.poll(Wait::Event, &mut |answer| match session_opened(&answer.result) {
+                Ok(session) => sessions.push(session),
+                Err(error) => failure = Some(error),
+            })?;
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+        Ok(sessions)
+    }
+
+    /// Closes all connections and forgets them.
+    fn close_links(&mut self) {
+        for link in self.links.drain(..) {
+            if let Some(id) = link.id {
+                self.ring.close(id);
+            }
+        }
+    }
+
+    fn open_links(&mut self, sessions: &[u64]) -> Result<(), ClientError> {
+        let shards = self.welcome.shard_ports.len();
+        let links = sessions.iter().enumerate().map(|(connection, session)| {
+            let shard = match self.options.spread {
+                Spread::RoundRobin => connection % shards,
+                Spread::Shard(shard) => usize::from(shard),
+            };
+            let port = *self.welcome.shard_ports.get(shard)?;
+            let address = SocketAddr::new(self.options.address.ip(), port);
+            Some(Link { core: self.core(connection, *session, shard as u16), address, id: None })
+        });
+        let links: Option<Vec<Link>> = links.collect();
+        let links = links.ok_or(ClientError::Protocol("it has no such shard"))?;
+        self.start_links(links)
+    }
+
+    /// Closes all connections and ends their sessions, so that the node can forget them at once
+    /// instead of when they expire.
+    pub fn close(mut self) -> Result<(), ClientError> {
+        let sessions: Vec<u64> = self.links.iter().map(|link| link.core.session()).collect();
+        self.close_links();
+        self.open_control()?;
+        let mut failure = None;
+        let mut note = |answer: FrameAnswer<'_>| {
+            if let Err(error) = answered(&answer.result) {
+                failure = Some(error);
+            }
+        };
+        for session in sessions {
+            while self.in_flight(0) >= self.options.frames_in_flight_max {
+                self.poll(Wait::Event, &mut note)?;
+            }
+            self.request(0, FrameKind::SessionClose, &SessionClose { session })?;
+        }
+        while self.in_flight(0) > 0 {
+            self.poll(Wait::Event, &mut note)?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Pipeline")
+            .field("options", &self.options)
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Effects of queueing a frame: sending, at most.
+struct Outgoing<'a> {
+    ring: &'a mut TcpRing,
+    id: Option<ConnectionId>,
+}
+
+impl ClientEffects for Outgoing<'_> {
+    fn connect(&mut self) {
+        unreachable!("queueing a frame connects nothing");
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        // If the ring is closing the connection, `Closed` will tell the core.
+        if let Some(outgoing) = self.id.and_then(|id| self.ring.outgoing(id)) {
+            outgoing.extend_from_slice(frame);
+        }
+    }
+
+    fn close(&mut self) {
+        unreachable!("queueing a frame closes nothing");
+    }
+
+    fn answer(&mut self, _answer: FrameAnswer<'_>) {
+        unreachable!("queueing a frame ends nothing");
+    }
+}
+
+fn describe(reason: CloseReason) -> String {
+    match reason {
+        CloseReason::Local => "closed by this side".to_owned(),
+        CloseReason::Peer => "closed by the node".to_owned(),
+        CloseReason::Reset => "reset by the node".to_owned(),
+        CloseReason::ConnectFailed(errno) | CloseReason::Failed(errno) => errno.to_string(),
+    }
+}
+
+/// The answer's kind and payload, or why there is none.
+pub(crate) fn answered<'a>(result: &FrameResult<'a>) -> Result<(FrameKind, &'a [u8]), ClientError> {
+    match *result {
+        FrameResult::Answer { kind, payload, .. } => Ok((kind, payload)),
+        FrameResult::Outcomes { .. } => Err(ClientError::Protocol("outcomes answer no request")),
+        FrameResult::Refused { code, message, retry_after_ms } => {
+            Err(ClientError::Refused { code, message: message.to_owned(), retry_after_ms })
+        }
+        FrameResult::Unknown(reason) => Err(ClientError::Unknown(reason)),
+        FrameResult::NotSent(reason) => Err(ClientError::NotSent(reason)),
+    }
+}
+
+/// The session that a `SessionOpen` was answered with.
+pub(crate) fn session_opened(result: &FrameResult<'_>) -> Result<u64, ClientError> {
+    let (_, payload) = answered(result)?;
+    match message::decode::<SessionOpened>(payload)?.session {
+        0 => Err(ClientError::Protocol("it opened session 0, which is none")),
+        session => Ok(session),
+    }
+}
+
+/// Why a connection was never ready, as the caller should read it.
+pub(crate) fn connect_error(
+    address: SocketAddr,
+    reason: LossReason,
+    error: Option<ClientError>,
+) -> ClientError {
+    match error {
+        Some(ClientError::Lost(cause)) => ClientError::Connect { address, cause },
+        Some(ClientError::TimedOut(ms)) => {
+            ClientError::Connect { address, cause: format!("no greeting within {ms} ms") }
+        }
+        Some(error) => error,
+        None => ClientError::NotSent(reason),
     }
 }

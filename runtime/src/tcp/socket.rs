@@ -1,0 +1,192 @@
+//! Socket calls that have no ring operation, or are too rare to need one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::error::{Errno, RuntimeError};
+
+/// A socket address in the kernel's form.
+#[derive(Clone, Copy)]
+pub(super) struct RawAddress {
+    storage: libc::sockaddr_storage,
+    bytes: libc::socklen_t,
+}
+
+impl RawAddress {
+    fn empty() -> RawAddress {
+        // SAFETY: all-zero is a valid sockaddr_storage of no family.
+        let storage = unsafe { std::mem::zeroed() };
+        RawAddress { storage, bytes: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+    }
+
+    pub(super) fn of(address: SocketAddr) -> RawAddress {
+        let mut raw = RawAddress::empty();
+        let storage = (&raw mut raw.storage).cast::<u8>();
+        match address {
+            SocketAddr::V4(address) => {
+                let value = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                    sin_zero: [0; 8],
+                };
+                // SAFETY: a sockaddr_storage is large and aligned enough for every family.
+                unsafe { storage.cast::<libc::sockaddr_in>().write(value) };
+                raw.bytes = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            }
+            SocketAddr::V6(address) => {
+                let value = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: address.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                    sin6_scope_id: address.scope_id(),
+                };
+                // SAFETY: as above.
+                unsafe { storage.cast::<libc::sockaddr_in6>().write(value) };
+                raw.bytes = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+            }
+        }
+        raw
+    }
+
+    fn to_address(self) -> Option<SocketAddr> {
+        let storage = (&raw const self.storage).cast::<u8>();
+        match i32::from(self.storage.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says which type the storage holds.
+                let value = unsafe { storage.cast::<libc::sockaddr_in>().read() };
+                let ip = Ipv4Addr::from(u32::from_be(value.sin_addr.s_addr));
+                Some(SocketAddr::new(IpAddr::V4(ip), u16::from_be(value.sin_port)))
+            }
+            libc::AF_INET6 => {
+                // SAFETY: as above.
+                let value = unsafe { storage.cast::<libc::sockaddr_in6>().read() };
+                let ip = Ipv6Addr::from(value.sin6_addr.s6_addr);
+                let port = u16::from_be(value.sin6_port);
+                let (flow, scope) = (value.sin6_flowinfo, value.sin6_scope_id);
+                Some(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope)))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+
+    pub(super) fn bytes(&self) -> libc::socklen_t {
+        self.bytes
+    }
+}
+
+/// A listening socket and the address it got (the port, if zero was asked for).
+pub(super) fn listening(
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<(OwnedFd, SocketAddr), RuntimeError> {
+    let explain = |errno| RuntimeError::listen(address, errno);
+    let socket = stream(address).map_err(explain)?;
+    // Set on the listener because accepted sockets inherit it: one call, not one per connection.
+    set_flag(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY).map_err(explain)?;
+    set_flag(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR).map_err(explain)?;
+    let raw = RawAddress::of(address);
+    // SAFETY: the address lives through the call and has the length given.
+    if unsafe { libc::bind(socket.as_raw_fd(), raw.as_ptr(), raw.bytes()) } != 0 {
+        return Err(explain(Errno::last()));
+    }
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: the descriptor is open; no memory is passed.
+    if unsafe { libc::listen(socket.as_raw_fd(), backlog) } != 0 {
+        return Err(explain(Errno::last()));
+    }
+    let bound = name_of(socket.as_raw_fd(), libc::getsockname);
+    let bound = bound.ok_or_else(|| explain(Errno::last()))?;
+    Ok((socket, bound))
+}
+
+/// A socket that can be connected to `address`.
+pub(super) fn connecting(address: SocketAddr) -> Result<OwnedFd, RuntimeError> {
+    let explain = |errno: Errno| match errno.0 {
+        libc::EMFILE | libc::ENFILE => {
+            RuntimeError::FilesTooMany { what: format!("connect to {address}") }
+        }
+        _ => RuntimeError::System { operation: "socket", errno },
+    };
+    let socket = stream(address).map_err(explain)?;
+    set_flag(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY).map_err(explain)?;
+    Ok(socket)
+}
+
+/// The address of the other side, if it is still there.
+pub(super) fn peer_of(fd: RawFd) -> Option<SocketAddr> {
+    name_of(fd, libc::getpeername)
+}
+
+/// Ends both directions, so that every pending operation on the socket ends.
+pub(super) fn shut_down(fd: RawFd) {
+    // SAFETY: the descriptor is open; no memory is passed. A socket whose peer is gone says
+    // ENOTCONN, and then nothing is pending on it.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
+type NameCall =
+    unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+
+fn name_of(fd: RawFd, call: NameCall) -> Option<SocketAddr> {
+    let mut raw = RawAddress::empty();
+    // SAFETY: the storage is writable for the length given.
+    let result = unsafe { call(fd, (&raw mut raw.storage).cast(), &raw mut raw.bytes) };
+    if result == 0 { raw.to_address() } else { None }
+}
+
+/// Blocking on purpose: the ring waits for a blocking socket and gives up on a non-blocking one.
+fn stream(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the descriptor is new and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set_flag(socket: &OwnedFd, level: i32, name: i32) -> Result<(), Errno> {
+    let one: libc::c_int = 1;
+    // SAFETY: the value lives through the call and has the length given.
+    let result = unsafe {
+        let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const one).cast(), bytes)
+    };
+    if result == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_kernel_form() {
+        for text in ["127.0.0.1:80", "255.1.2.3:65535", "[::1]:1", "[fe80::1%7]:9"] {
+            let address: SocketAddr = text.parse().expect("valid");
+            assert_eq!(RawAddress::of(address).to_address(), Some(address));
+        }
+        assert_eq!(RawAddress::empty().to_address(), None);
+    }
+
+    #[test]
+    fn port_in_use_is_named() {
+        let (_first, bound) = listening("127.0.0.1:0".parse().expect("valid"), 1).expect("listen");
+        assert_ne!(bound.port(), 0);
+        let error = listening(bound, 1).expect_err("taken");
+        assert_eq!(error, RuntimeError::AddressInUse { address: bound });
+    }
+
+    #[test]
+    fn foreign_address_is_named() {
+        let address = "192.0.2.1:1".parse().expect("valid");
+        let error = listening(address, 1).expect_err("not ours");
+        assert_eq!(error, RuntimeError::AddressUnavailable { address });
+    }
+}
