@@ -88,7 +88,7 @@ pub fn partition_of(prefix: &[u8], partitions: u32) -> PartitionId {
         partitions.is_power_of_two() && partitions as usize <= PARTITIONS_MAX,
         "partitions must be a power of two within the limit"
     );
-    // The high half times a power of two, above 2^32, is the hash's top bits, for one partition too.
+    // Above 2^32, the hash's high half times a power of two is its top bits, also of none.
     PartitionId((((xxh3_64(prefix) >> 32) * u64::from(partitions)) >> 32) as u16)
 }
 

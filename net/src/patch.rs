@@ -271,10 +271,12 @@ pub fn patch_apply_fixed(
     patch: &[u8],
 ) -> Result<bool, PatchError> {
     let entries = PatchReader::new(layout, patch)?;
+    let mut changes_variable = false;
     for entry in entries.clone() {
-        if matches!(entry?.column.place, ValuePlace::Variable { .. }) {
-            return Ok(false);
-        }
+        changes_variable |= matches!(entry?.column.place, ValuePlace::Variable { .. });
+    }
+    if changes_variable {
+        return Ok(false);
     }
     let (expected, found) = (layout.head_bytes, row.len());
     let head = row.get_mut(..layout.head_bytes);

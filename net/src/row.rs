@@ -85,7 +85,7 @@ pub fn row_validate(layout: &TableLayout, bytes: &[u8]) -> Result<(), RowError> 
         let ValuePlace::Fixed { start, end } = column.place else { continue };
         let value = head.get(usize::from(start)..usize::from(end)).ok_or(length)?;
         let checked = if is_null(column, head) {
-            null_bytes_check(value)
+            null_fixed_check(value)
         } else {
             value_bytes_check(column.column_type, value)
         };
@@ -102,10 +102,10 @@ fn variable_validate(layout: &TableLayout, head: &[u8], tail: &[u8]) -> Result<(
         let value = tail.get(start..end).ok_or(RowError::OffsetInvalid { value_column })?;
         start = end;
         let Some(column) = layout.values.get(usize::from(value_column)) else { continue };
-        let checked = if is_null(column, head) {
-            null_bytes_check(value)
-        } else {
-            value_bytes_check(column.column_type, value)
+        let checked = match is_null(column, head) {
+            true if value.is_empty() => Ok(()),
+            true => Err(ValueError::NullNotEmpty),
+            false => value_bytes_check(column.column_type, value),
         };
         checked.map_err(|error| RowError::Value { value_column, error })?;
     }
@@ -113,7 +113,7 @@ fn variable_validate(layout: &TableLayout, head: &[u8], tail: &[u8]) -> Result<(
 }
 
 #[inline]
-fn null_bytes_check(bytes: &[u8]) -> Result<(), ValueError> {
+fn null_fixed_check(bytes: &[u8]) -> Result<(), ValueError> {
     if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(ValueError::NullNotEmpty) }
 }
 

@@ -3,6 +3,8 @@
 //! Each takes any input, must not panic, and asserts that what is accepted has exactly one
 //! encoding: decoding it and encoding the values again gives the same bytes.
 
+#![deny(clippy::indexing_slicing)]
+
 use std::sync::LazyLock;
 
 use crate::key::{key_prefix_validate, key_validate, key_values, key_write, partition_of};

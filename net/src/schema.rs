@@ -1,8 +1,6 @@
 //! What a table looks like: columns, primary key, partition key.
 //!
-//! The text form, read by [`TableDefinition::parse`](crate::schema_text) and written by
-//! `Display`, is
-//! `accounts(branch int8, id int8, note text null, primary key (branch, id), partition key (branch))`.
+//! The module [`crate::schema_text`] reads and writes definitions as text.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -11,36 +9,44 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::limits::{COLUMNS_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::value::{DECIMAL_PRECISION_MAX, ValueKind};
 
-/// The type of a column.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnType {
-    /// True or false.
-    Bool,
-    /// 16-bit integer.
-    Int2,
-    /// 32-bit integer.
-    Int4,
-    /// 64-bit integer.
-    Int8,
-    /// 64-bit float.
-    Float8,
-    /// Exact decimal number.
-    Decimal {
-        /// Digits in all, 1 to 38.
-        precision: u8,
-        /// Digits after the point, at most `precision`.
-        scale: u8,
-    },
-    /// UTF-8 text.
-    Text,
-    /// Bytes.
-    Bytea,
-    /// Calendar date, days since 1970-01-01.
-    Date,
-    /// Instant, microseconds since 1970-01-01T00:00:00Z.
-    Timestamptz,
-    /// UUID.
-    Uuid,
+pub use column_type::{ArchivedColumnType, ColumnType, ColumnTypeResolver};
+
+mod column_type {
+    #![expect(missing_docs, reason = "the derive leaves the fields of the resolver's variant bare")]
+
+    use rkyv::{Archive, Deserialize, Serialize};
+
+    /// The type of a column.
+    #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ColumnType {
+        /// True or false.
+        Bool,
+        /// 16-bit integer.
+        Int2,
+        /// 32-bit integer.
+        Int4,
+        /// 64-bit integer.
+        Int8,
+        /// 64-bit float.
+        Float8,
+        /// Exact decimal number.
+        Decimal {
+            /// Digits in all, 1 to 38.
+            precision: u8,
+            /// Digits after the point, at most `precision`.
+            scale: u8,
+        },
+        /// UTF-8 text.
+        Text,
+        /// Bytes.
+        Bytea,
+        /// Calendar date, days since 1970-01-01.
+        Date,
+        /// Instant, microseconds since 1970-01-01T00:00:00Z.
+        Timestamptz,
+        /// UUID.
+        Uuid,
+    }
 }
 
 impl ColumnType {

@@ -1,5 +1,9 @@
 //! Table definitions as text, for the command line:
-//! `accounts(branch int8, id int8, balance decimal(18,2), note text null, primary key (branch, id), partition key (branch))`.
+//!
+//! ```text
+//! accounts(branch int8, id int8, balance decimal(18,2), note text null,
+//!          primary key (branch, id), partition key (branch))
+//! ```
 //!
 //! Columns take no null unless they say `null`. Without `partition key` the whole primary key is
 //! the partition key.

@@ -215,7 +215,9 @@ impl PartialEq for ValueRef<'_> {
             (V::Int2(a), V::Int2(b)) => a == b,
             (V::Int4(a), V::Int4(b)) | (V::Date(a), V::Date(b)) => a == b,
             (V::Int8(a), V::Int8(b)) | (V::Timestamptz(a), V::Timestamptz(b)) => a == b,
-            (V::Float8(a), V::Float8(b)) => float8_canonical(*a) == float8_canonical(*b),
+            (V::Float8(a), V::Float8(b)) => {
+                float8_canonical(*a).to_bits() == float8_canonical(*b).to_bits()
+            }
             (V::Decimal(a), V::Decimal(b)) => a == b,
             (V::Text(a), V::Text(b)) => a == b,
             (V::Bytea(a), V::Bytea(b)) => a == b,

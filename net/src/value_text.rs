@@ -75,7 +75,7 @@ pub fn value_print(column_type: ColumnType, value: ValueRef<'_>, out: &mut Strin
             Ok(date) => write!(out, "{date}"),
             Err(_) => write!(out, "(day {v})"),
         },
-        ValueRef::Timestamptz(v) => match Timestamp::from_microsecond(v) {
+        ValueRef::Timestamptz(v) => match timestamp(v) {
             Ok(timestamp) => write!(out, "{timestamp}"),
             Err(_) => write!(out, "(microsecond {v})"),
         },
@@ -89,6 +89,12 @@ pub fn value_to_text(column_type: ColumnType, value: ValueRef<'_>) -> String {
     let mut out = String::new();
     value_print(column_type, value, &mut out);
     out
+}
+
+/// By seconds and the rest, for the last second of the calendar has microseconds too.
+fn timestamp(micros: i64) -> Result<Timestamp, jiff::Error> {
+    let nanoseconds = micros.rem_euclid(1_000_000) * 1000;
+    Timestamp::new(micros.div_euclid(1_000_000), nanoseconds as i32)
 }
 
 fn decimal_print(value: i128, scale: u8, out: &mut String) {
@@ -114,7 +120,8 @@ fn text_print(value: &str, out: &mut String) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c.is_control() => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+                write!(out, "\\u{{{:x}}}", u32::from(c))
+                    .expect("writing to a string does not fail");
             }
             c => out.push(c),
         }

@@ -5,6 +5,7 @@ use crate::client::answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 use crate::client::backoff::Backoff;
 use crate::client::batch::Batch;
 use crate::client::error::ClientError;
+use crate::client::table::Router;
 use crate::client::window::Window;
 use crate::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
 use crate::ids::Lsn;
@@ -481,6 +482,8 @@ impl ClientCore {
             Some("another shard answered")
         } else if usize::from(welcome.shard) >= welcome.shard_ports.len() {
             Some("it has fewer shards than it says")
+        } else if Router::new(&welcome).is_err() {
+            Some("its number of partitions or shards is impossible")
         } else if options.shards != 0 && welcome.shard_ports.len() != options.shards {
             Some("it came back with another number of shards")
         } else {

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 
 use crate::client::answer::LossReason;
 use crate::client::batch::BatchError;
+use crate::client::table::TableError;
 use crate::frame::FrameError;
 use crate::limits::FRAME_PAYLOAD_BYTES_MAX;
-use crate::message::{MessageError, RefusalCode};
+use crate::message::{MessageError, OutcomeStatus, RefusalCode};
+use crate::schema::SchemaError;
 
 /// Why a call of the client library failed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,24 @@ pub enum ClientError {
     /// The connection or its session ended for good.
     #[error("the session has ended: {0}")]
     Ended(&'static str),
+    /// The values do not fit the table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The table definition is not valid.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// No table of that name.
+    #[error("there is no table {0} (spillway admin tables lists them)")]
+    TableUnknown(String),
+    /// The node has fewer shards.
+    #[error("the node has no shard {0}")]
+    ShardUnknown(u16),
+    /// The transaction had no effect.
+    #[error("the transaction was not committed: {0:?}")]
+    NotCommitted(OutcomeStatus),
+    /// Not an address, or its host is not known.
+    #[error("not an address to connect to: {0}")]
+    Address(String),
     /// The operating system refused something the client needs.
     #[error(transparent)]
     System(#[from] spillway_runtime::RuntimeError),

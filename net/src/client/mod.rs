@@ -12,15 +12,26 @@
 pub mod answer;
 pub mod backoff;
 pub mod batch;
+pub mod blocking;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
 pub mod error;
+mod link;
+pub mod outcome;
 pub mod pipelined;
 mod plan;
+pub mod scan;
+pub mod table;
+pub mod transaction;
 mod window;
 
 pub use answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 pub use batch::{Batch, BatchError};
+pub use blocking::{Client, ClientOptions, Row};
 pub use error::ClientError;
+pub use outcome::{FoundRow, GetResults, Outcome};
 pub use pipelined::{Pipeline, PipelineOptions, Spread, Wait};
+pub use scan::{ScanRange, ScanRows};
+pub use table::{Router, TableError, TableHandle};
+pub use transaction::Transaction;

@@ -9,9 +9,12 @@ use spillway_runtime::tcp::{
 
 use crate::client::answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 use crate::client::batch::Batch;
+use crate::client::blocking::payload_of;
 use crate::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
 use crate::client::error::ClientError;
+use crate::client::link::connect_error;
 use crate::client::plan::Plan;
+use crate::client::table::Router;
 use crate::frame::FrameKind;
 use crate::message::{self, Payload, SessionClose, SessionOpen, SessionOpened, Welcome};
 
@@ -156,6 +159,11 @@ impl Pipeline {
     /// What the node said of itself on the first connection.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// Finds the shard of a key.
+    pub fn router(&self) -> Router {
+        Router::new(&self.welcome).expect("checked when the node greeted")
     }
 
     /// Connections.
@@ -477,7 +485,7 @@ impl Pipeline {
         self.open_control()?;
         let mut failure = None;
         let mut note = |answer: FrameAnswer<'_>| {
-            if let Err(error) = answered(&answer.result) {
+            if let Err(error) = payload_of(&answer.result) {
                 failure = Some(error);
             }
         };
@@ -540,40 +548,11 @@ fn describe(reason: CloseReason) -> String {
     }
 }
 
-/// The answer's kind and payload, or why there is none.
-pub(crate) fn answered<'a>(result: &FrameResult<'a>) -> Result<(FrameKind, &'a [u8]), ClientError> {
-    match *result {
-        FrameResult::Answer { kind, payload, .. } => Ok((kind, payload)),
-        FrameResult::Outcomes { .. } => Err(ClientError::Protocol("outcomes answer no request")),
-        FrameResult::Refused { code, message, retry_after_ms } => {
-            Err(ClientError::Refused { code, message: message.to_owned(), retry_after_ms })
-        }
-        FrameResult::Unknown(reason) => Err(ClientError::Unknown(reason)),
-        FrameResult::NotSent(reason) => Err(ClientError::NotSent(reason)),
-    }
-}
-
 /// The session that a `SessionOpen` was answered with.
-pub(crate) fn session_opened(result: &FrameResult<'_>) -> Result<u64, ClientError> {
-    let (_, payload) = answered(result)?;
+fn session_opened(result: &FrameResult<'_>) -> Result<u64, ClientError> {
+    let (_, payload) = payload_of(result)?;
     match message::decode::<SessionOpened>(payload)?.session {
         0 => Err(ClientError::Protocol("it opened session 0, which is none")),
         session => Ok(session),
-    }
-}
-
-/// Why a connection was never ready, as the caller should read it.
-pub(crate) fn connect_error(
-    address: SocketAddr,
-    reason: LossReason,
-    error: Option<ClientError>,
-) -> ClientError {
-    match error {
-        Some(ClientError::Lost(cause)) => ClientError::Connect { address, cause },
-        Some(ClientError::TimedOut(ms)) => {
-            ClientError::Connect { address, cause: format!("no greeting within {ms} ms") }
-        }
-        Some(error) => error,
-        None => ClientError::NotSent(reason),
     }
 }

@@ -1,0 +1,362 @@
+//! The blocking face: one call, one answer. For tools and for people.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use spillway_runtime::clock::monotonic_now;
+use spillway_runtime::thread;
+
+use crate::client::answer::{FrameAnswer, FrameResult};
+use crate::client::batch::Batch;
+use crate::client::core::{CoreOptions, answer_kind};
+use crate::client::error::ClientError;
+use crate::client::link::Link;
+use crate::client::outcome::{self, Outcome};
+use crate::client::scan::{ScanRange, ScanRows};
+use crate::client::table::{Router, TableHandle};
+use crate::client::transaction::Transaction;
+use crate::frame::FrameKind;
+use crate::ids::TableId;
+use crate::message::{
+    self, Done, Payload, SessionOpen, SessionOpened, Status, StatusReport, StatusValue,
+    TableCreate, TableCreated, TableDrop, TableEntry, TableList, TableListing, Welcome,
+};
+use crate::schema::TableDefinition;
+use crate::value::Value;
+
+const NANOS_PER_MS: u64 = 1_000_000;
+/// Wait before a transaction is sent again that the node refused without naming a time.
+const RETRY_MS_DEFAULT: u32 = 10;
+
+/// How a [`Client`] behaves. [`ClientOptions::new`] has the defaults.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Address of the node's shard 0.
+    pub address: SocketAddr,
+    /// For the operator's lists.
+    pub client_name: String,
+    /// How long connecting may take, all attempts included; 0: one attempt. Default 0.
+    pub connect_ms: u64,
+    /// An answer that takes longer makes the client reconnect and ask again. Default 10,000.
+    pub request_timeout_ms: u64,
+    /// A call takes no longer than about this, whatever was tried. Default 30,000.
+    pub give_up_ms: u64,
+    /// For how long transactions that an overloaded node refused are sent again before the
+    /// refusal is handed to the caller. Default 0: not at all.
+    pub retry_ms: u64,
+    /// Seed of the reconnect jitter.
+    pub seed: u64,
+}
+
+impl ClientOptions {
+    /// The defaults, for the node whose shard 0 listens at `address`.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            client_name: "client".to_owned(),
+            connect_ms: 0,
+            request_timeout_ms: 10_000,
+            give_up_ms: 30_000,
+            retry_ms: 0,
+            seed: u64::from(std::process::id()),
+        }
+    }
+}
+
+/// A row as people read it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// One value per column of the table's definition.
+    pub values: Vec<Value>,
+    /// The row's version, for `check_version`.
+    pub version: u64,
+}
+
+/// Connections to one shard, made when first needed.
+#[derive(Debug, Default)]
+struct ShardLinks {
+    /// For requests, without session.
+    plain: Option<Link>,
+    /// For transactions, with a session of its own.
+    session: Option<Link>,
+}
+
+/// A client that waits for every answer.
+#[derive(Debug)]
+pub struct Client {
+    options: ClientOptions,
+    welcome: Welcome,
+    router: Router,
+    shards: Vec<ShardLinks>,
+}
+
+impl Client {
+    /// Connects to the node whose shard 0 listens at `address`, with the default options.
+    pub fn connect(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
+        let mut addresses =
+            address.to_socket_addrs().map_err(|error| ClientError::Address(error.to_string()))?;
+        let address = addresses.next();
+        let address = address.ok_or_else(|| ClientError::Address("no such host".to_owned()))?;
+        Self::connect_with(ClientOptions::new(address))
+    }
+
+    /// Connects with these options.
+    pub fn connect_with(options: ClientOptions) -> Result<Self, ClientError> {
+        let plain = Link::open(options.address, core_options(&options, None, 0, 0))?;
+        let welcome = plain.core().welcome().expect("a ready core was greeted").clone();
+        let router = Router::new(&welcome)?;
+        let mut shards: Vec<ShardLinks> = Vec::new();
+        shards.resize_with(usize::from(router.shards()), ShardLinks::default);
+        shards[0].plain = Some(plain);
+        Ok(Self { options, welcome, router, shards })
+    }
+
+    /// What the node said of itself.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Finds the shard of a key.
+    pub fn router(&self) -> Router {
+        self.router
+    }
+
+    fn open_link(&self, shard: u16, session: u64) -> Result<Link, ClientError> {
+        let port = self.welcome.shard_ports.get(usize::from(shard));
+        let port = *port.ok_or(ClientError::ShardUnknown(shard))?;
+        let address = match shard {
+            // The address given may be a forwarded one.
+            0 => self.options.address,
+            _ => SocketAddr::new(self.options.address.ip(), port),
+        };
+        Link::open(address, core_options(&self.options, Some(&self.welcome), shard, session))
+    }
+
+    /// Sends a request to a shard and decodes its answer with `read`.
+    fn request<T: Payload, R>(
+        &mut self,
+        shard: u16,
+        kind: FrameKind,
+        message: &T,
+        read: fn(&[u8]) -> Result<R, message::MessageError>,
+    ) -> Result<R, ClientError> {
+        let ended = |link: &Link| link.core().ended().is_some();
+        if self.links(shard)?.plain.as_ref().is_none_or(ended) {
+            let link = self.open_link(shard, 0)?;
+            self.links(shard)?.plain = Some(link);
+        }
+        let link = self.links(shard)?.plain.as_mut().expect("it was opened above");
+        link.call(
+            |core, now, plan| core.request(now, kind, message, plan),
+            |answer| {
+                let (answered, payload) = payload_of(&answer.result)?;
+                assert_eq!(Some(answered), answer_kind(kind), "the core checked the kind");
+                Ok(read(payload)?)
+            },
+        )
+    }
+
+    fn links(&mut self, shard: u16) -> Result<&mut ShardLinks, ClientError> {
+        self.shards.get_mut(usize::from(shard)).ok_or(ClientError::ShardUnknown(shard))
+    }
+
+    /// Creates a table, or finds the one that has this definition already.
+    pub fn create_table(
+        &mut self,
+        definition: &TableDefinition,
+    ) -> Result<TableHandle, ClientError> {
+        definition.validate()?;
+        let message = TableCreate { definition: definition.clone() };
+        let read = message::decode::<TableCreated>;
+        let created = self.request(0, FrameKind::TableCreate, &message, read)?;
+        Ok(TableHandle::new(TableId(created.table), definition.clone(), self.router)?)
+    }
+
+    /// Drops a table and its rows.
+    pub fn drop_table(&mut self, name: &str) -> Result<(), ClientError> {
+        let message = TableDrop { name: name.to_owned() };
+        let Done {} = self.request(0, FrameKind::TableDrop, &message, message::decode::<Done>)?;
+        Ok(())
+    }
+
+    /// All tables by id, with the rows of all shards.
+    pub fn tables(&mut self) -> Result<Vec<TableEntry>, ClientError> {
+        let read = message::decode::<TableListing>;
+        let mut tables = self.request(0, FrameKind::TableList, &TableList {}, read)?.tables;
+        for shard in 1..self.router.shards() {
+            let listing = self.request(shard, FrameKind::TableList, &TableList {}, read)?;
+            for entry in listing.tables {
+                if let Some(table) = tables.iter_mut().find(|table| table.id == entry.id) {
+                    table.rows = table.rows.saturating_add(entry.rows);
+                }
+            }
+        }
+        tables.sort_by_key(|table| table.id);
+        Ok(tables)
+    }
+
+    /// The table of that name.
+    pub fn table(&mut self, name: &str) -> Result<TableHandle, ClientError> {
+        let read = message::decode::<TableListing>;
+        let tables = self.request(0, FrameKind::TableList, &TableList {}, read)?.tables;
+        let entry = tables.into_iter().find(|table| table.definition.name == name);
+        let entry = entry.ok_or_else(|| ClientError::TableUnknown(name.to_owned()))?;
+        Ok(TableHandle::new(TableId(entry.id), entry.definition, self.router)?)
+    }
+
+    /// The numbers of every shard, by shard.
+    pub fn status(&mut self) -> Result<Vec<Vec<StatusValue>>, ClientError> {
+        let read = message::decode::<StatusReport>;
+        let mut reports = Vec::new();
+        for shard in 0..self.router.shards() {
+            reports.push(self.request(shard, FrameKind::Status, &Status {}, read)?.values);
+        }
+        Ok(reports)
+    }
+
+    /// Sends the batch's transactions to a shard (see [`TableHandle::shard_of`]) and waits for
+    /// their outcomes, one per transaction. The batch is empty afterwards, unless it could not be
+    /// sent at all.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`] means that transactions may or may not have taken effect.
+    pub fn submit(&mut self, shard: u16, batch: &mut Batch) -> Result<Vec<Outcome>, ClientError> {
+        batch.check_complete()?;
+        let mut pending = Batch::new();
+        let mut keep = Batch::new();
+        if self.options.retry_ms > 0 {
+            keep.extend_from(batch, |_| true)?;
+        }
+        let until = monotonic_now().0 + self.options.retry_ms.saturating_mul(NANOS_PER_MS);
+        let (mut outcomes, mut retry_after_ms) = self.submit_once(shard, batch)?;
+        loop {
+            let transient = |outcome: &Outcome| outcome.status.is_transient();
+            let wait = u64::from(retry_after_ms.max(1)) * NANOS_PER_MS;
+            let in_time = monotonic_now().0.saturating_add(wait) < until;
+            if !in_time || !outcomes.iter().any(transient) {
+                return Ok(outcomes);
+            }
+            thread::sleep(Duration::from_nanos(wait));
+            pending.extend_from(&keep, |index| transient(&outcomes[index]))?;
+            let (again, later) = self.submit_once(shard, &mut pending)?;
+            let places = outcomes.iter_mut().filter(|outcome| outcome.status.is_transient());
+            for (place, outcome) in places.zip(again) {
+                *place = outcome;
+            }
+            retry_after_ms = later;
+        }
+    }
+
+    fn submit_once(
+        &mut self,
+        shard: u16,
+        batch: &mut Batch,
+    ) -> Result<(Vec<Outcome>, u32), ClientError> {
+        let ended = |link: &Link| link.core().ended().is_some();
+        if self.links(shard)?.session.as_ref().is_none_or(ended) {
+            let message = SessionOpen { client_name: self.options.client_name.clone() };
+            let read = message::decode::<SessionOpened>;
+            let opened = self.request(0, FrameKind::SessionOpen, &message, read)?;
+            if opened.session == 0 {
+                return Err(ClientError::Protocol("it opened session 0, which is none"));
+            }
+            let link = self.open_link(shard, opened.session)?;
+            self.links(shard)?.session = Some(link);
+        }
+        let link = self.links(shard)?.session.as_mut().expect("it was opened above");
+        link.call(|core, now, plan| core.submit(now, batch, plan), read_outcomes)
+    }
+
+    /// Runs one transaction and waits for its outcome.
+    pub fn execute(&mut self, transaction: &mut Transaction) -> Result<Outcome, ClientError> {
+        let shard = transaction.complete()?;
+        let mut outcomes = self.submit(shard, &mut transaction.batch)?;
+        *transaction = Transaction::new();
+        outcomes.pop().ok_or(ClientError::Protocol("it answered without an outcome"))
+    }
+
+    /// The row with this key, if there is one.
+    pub fn get(&mut self, table: &TableHandle, key: &[Value]) -> Result<Option<Row>, ClientError> {
+        let mut transaction = Transaction::new();
+        transaction.get(table, key)?;
+        let outcome = self.execute(&mut transaction)?;
+        if !outcome.is_committed() {
+            return Err(ClientError::NotCommitted(outcome.status));
+        }
+        let [found] = outcome.gets.as_slice() else {
+            return Err(ClientError::Protocol("it answered one get with another number of rows"));
+        };
+        let Some(found) = found else { return Ok(None) };
+        let mut encoded = Vec::new();
+        table.write_key(key, &mut encoded)?;
+        let values = table.read_row(&encoded, &found.row)?;
+        Ok(Some(Row { values, version: found.version }))
+    }
+
+    /// The rows of a range, of all shards, in key order. Not a snapshot: every page is an atomic
+    /// read of its shard, the pages are not one of the table.
+    pub fn scan<'a>(&'a mut self, table: &'a TableHandle, range: ScanRange) -> ScanRows<'a> {
+        ScanRows::new(self, table, range)
+    }
+
+    /// One page of a shard.
+    pub(crate) fn scan_page(
+        &mut self,
+        shard: u16,
+        scan: &message::Scan,
+    ) -> Result<message::ScanPage, ClientError> {
+        self.request(shard, FrameKind::Scan, scan, message::decode::<message::ScanPage>)
+    }
+}
+
+fn core_options(
+    options: &ClientOptions,
+    welcome: Option<&Welcome>,
+    shard: u16,
+    session: u64,
+) -> CoreOptions {
+    CoreOptions {
+        connection: usize::from(shard),
+        session,
+        cluster: welcome.map_or(0, |welcome| welcome.cluster),
+        shard,
+        shards: welcome.map_or(0, |welcome| welcome.shard_ports.len()),
+        frames_in_flight_max: 1,
+        request_timeout_nanos: options.request_timeout_ms.saturating_mul(NANOS_PER_MS),
+        give_up_nanos: options.give_up_ms.saturating_mul(NANOS_PER_MS),
+        connect_nanos: options.connect_ms.saturating_mul(NANOS_PER_MS),
+        reconnect: true,
+        seed: options.seed.wrapping_add(u64::from(shard)),
+    }
+}
+
+/// Kind and payload of an answer to a request, or why there is none.
+pub(crate) fn payload_of<'a>(
+    result: &FrameResult<'a>,
+) -> Result<(FrameKind, &'a [u8]), ClientError> {
+    match *result {
+        FrameResult::Answer { kind, payload, .. } => Ok((kind, payload)),
+        FrameResult::Outcomes { .. } => Err(ClientError::Protocol("outcomes answer no request")),
+        FrameResult::Refused { code, message, retry_after_ms } => {
+            Err(ClientError::Refused { code, message: message.to_owned(), retry_after_ms })
+        }
+        FrameResult::Unknown(reason) => Err(ClientError::Unknown(reason)),
+        FrameResult::NotSent(reason) => Err(ClientError::NotSent(reason)),
+    }
+}
+
+fn read_outcomes(answer: &FrameAnswer<'_>) -> Result<(Vec<Outcome>, u32), ClientError> {
+    match answer.result {
+        FrameResult::Outcomes { outcomes, bytes, retry_after_ms, .. } => {
+            let retry_after_ms = match retry_after_ms {
+                0 => RETRY_MS_DEFAULT,
+                given => given,
+            };
+            Ok((outcome::outcomes(outcomes, bytes)?, retry_after_ms))
+        }
+        ref result => match payload_of(result) {
+            Ok(_) => Err(ClientError::Protocol("it answered transactions without outcomes")),
+            Err(error) => Err(error),
+        },
+    }
+}
