@@ -214,7 +214,13 @@ mod tests {
     #[test]
     fn every_workload_has_the_name_it_prints() {
         for name in [
-            "transfer", "insert", "hot", "ycsb-a", "cluster12", "cluster15", "cluster31",
+            "transfer",
+            "insert",
+            "hot",
+            "ycsb-a",
+            "cluster12",
+            "cluster15",
+            "cluster31",
             "cluster37",
         ] {
             assert_eq!(parse(&format!("--workload {name}")).workload.name(), name);

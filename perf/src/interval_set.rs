@@ -27,8 +27,7 @@ impl IntervalSet {
             self.intervals.insert(first, (start, end));
             return;
         }
-        let merged =
-            (start.min(self.intervals[first].0), end.max(self.intervals[after - 1].1));
+        let merged = (start.min(self.intervals[first].0), end.max(self.intervals[after - 1].1));
         self.intervals[first] = merged;
         self.intervals.drain(first + 1..after);
     }

@@ -166,10 +166,7 @@ mod tests {
         let ledger = ledger();
         let mut presence = Presence::new(&ledger);
         for counter in 0..5 {
-            assert_eq!(
-                presence.see(origin(1, counter)),
-                Sighting::Expected { acknowledged: true }
-            );
+            assert_eq!(presence.see(origin(1, counter)), Sighting::Expected { acknowledged: true });
         }
         for counter in [0, 1, 2, 4, 5, 6] {
             presence.see(origin(0, counter));

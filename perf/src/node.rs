@@ -91,7 +91,8 @@ impl NodeHome {
     pub fn start(&self) -> Result<Node, PerfError> {
         let began = monotonic_now();
         let child = self.run_into_output("start", true)?;
-        let mut node = Node { home: self.clone(), child, addresses: Vec::new(), ready_seconds: 0.0 };
+        let mut node =
+            Node { home: self.clone(), child, addresses: Vec::new(), ready_seconds: 0.0 };
         loop {
             let text = file::read_to_string(&self.output).map_err(PerfError::from)?;
             let (addresses, is_ready) = parse_ready(&text);
@@ -130,7 +131,8 @@ fn parse_ready(text: &str) -> (Vec<SocketAddr>, bool) {
         match (words.next(), words.next()) {
             (None, None) => is_ready = true,
             (Some(shard), Some(address)) => {
-                let shard = shard.strip_prefix("shard=").and_then(|text| text.parse().ok());
+                let shard: Option<usize> =
+                    shard.strip_prefix("shard=").and_then(|text| text.parse().ok());
                 let address = address.strip_prefix("address=").and_then(|text| text.parse().ok());
                 if let (Some(shard), Some(address)) = (shard, address)
                     && addresses.len() == shard
@@ -193,7 +195,7 @@ impl Node {
     }
 
     /// SIGKILL, and waits until it is gone.
-    pub fn kill(mut self) -> Result<(), PerfError> {
+    pub fn kill(&mut self) -> Result<(), PerfError> {
         self.check_alive()?;
         self.child.kill().map_err(PerfError::system("killing the node"))?;
         self.child.wait().map_err(PerfError::system("waiting for the killed node"))?;

@@ -36,10 +36,8 @@ impl Shape {
             let wrong = |cause: String| ShapeError::Line { line, cause };
             let record = record.map_err(|error| wrong(error.to_string()))?;
             let field = record.get(1).ok_or_else(|| wrong("no second column".to_owned()))?;
-            let value: f64 = field
-                .trim()
-                .parse()
-                .map_err(|_| wrong(format!("{field:?} is not a number")))?;
+            let value: f64 =
+                field.trim().parse().map_err(|_| wrong(format!("{field:?} is not a number")))?;
             if !value.is_finite() || value < 0.0 {
                 return Err(wrong(format!("a volume of {value}")));
             }

@@ -8,11 +8,7 @@ use crate::ledger::{Ledger, Presence, Sighting};
 pub trait RowSource {
     /// Calls `row` with every key and row of a table, by its place in the workload's list, each
     /// exactly once.
-    fn scan(
-        &mut self,
-        table: usize,
-        row: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<(), PerfError>;
+    fn scan(&mut self, table: usize, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), PerfError>;
 }
 
 /// Findings that are told one by one; the rest is only counted.

@@ -90,11 +90,7 @@ impl Workload for Hot {
         8.0
     }
 
-    fn verify(
-        &self,
-        ledger: &Ledger,
-        rows: &mut dyn RowSource,
-    ) -> Result<Verification, PerfError> {
+    fn verify(&self, ledger: &Ledger, rows: &mut dyn RowSource) -> Result<Verification, PerfError> {
         let acknowledged = ledger.acknowledged();
         let possible = ledger.sent() - ledger.refused();
         let mut verification = Verification { acknowledged, ..Verification::default() };

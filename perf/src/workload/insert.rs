@@ -113,11 +113,7 @@ impl Workload for Insert {
         self.payload_bytes as f64
     }
 
-    fn verify(
-        &self,
-        ledger: &Ledger,
-        rows: &mut dyn RowSource,
-    ) -> Result<Verification, PerfError> {
+    fn verify(&self, ledger: &Ledger, rows: &mut dyn RowSource) -> Result<Verification, PerfError> {
         let mut verification = Verification::default();
         let mut presence = Presence::new(ledger);
         let (mut scratch, mut payload) = (Vec::new(), Vec::new());

@@ -146,11 +146,7 @@ pub trait Workload {
     fn payload_bytes(&self) -> f64;
 
     /// Reads all tables and compares them with the ledger.
-    fn verify(
-        &self,
-        ledger: &Ledger,
-        rows: &mut dyn RowSource,
-    ) -> Result<Verification, PerfError>;
+    fn verify(&self, ledger: &Ledger, rows: &mut dyn RowSource) -> Result<Verification, PerfError>;
 }
 
 /// A table of a workload.

@@ -368,11 +368,7 @@ impl Workload for Record {
         written * self.profile.writes_permille as f64 / 1000.0
     }
 
-    fn verify(
-        &self,
-        ledger: &Ledger,
-        rows: &mut dyn RowSource,
-    ) -> Result<Verification, PerfError> {
+    fn verify(&self, ledger: &Ledger, rows: &mut dyn RowSource) -> Result<Verification, PerfError> {
         let mut verification =
             Verification { acknowledged: ledger.acknowledged(), ..Verification::default() };
         let mut scratch = Vec::new();

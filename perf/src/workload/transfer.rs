@@ -312,11 +312,7 @@ impl Workload for Transfer {
         (self.tables[TRANSFERS].layout.row_bytes_min() + self.memo_bytes) as f64
     }
 
-    fn verify(
-        &self,
-        ledger: &Ledger,
-        rows: &mut dyn RowSource,
-    ) -> Result<Verification, PerfError> {
+    fn verify(&self, ledger: &Ledger, rows: &mut dyn RowSource) -> Result<Verification, PerfError> {
         let mut verification = Verification::default();
         let changes = self.verify_transfers(ledger, rows, &mut verification)?;
         self.verify_accounts(&changes, rows, &mut verification)?;
