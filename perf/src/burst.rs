@@ -1,5 +1,7 @@
 //! A burst from its first to its last step.
 
+use std::time::Duration;
+
 use spillway_net::client::{Pipeline, PipelineOptions, Spread};
 use spillway_net::ids::TableId;
 use spillway_net::limits::SESSION_FRAMES_IN_FLIGHT_MAX;
@@ -26,6 +28,8 @@ use crate::workload::{self, Workload};
 
 /// Frames per connection while rows are loaded.
 const LOAD_IN_FLIGHT: usize = 4;
+/// The kill comes up to so long after the last frames left.
+const KILL_DELAY_US_MAX: u64 = 200;
 /// An answer that did not come in so long after the kill never will.
 const QUIET_AFTER_KILL_NS: u64 = 20_000_000;
 /// How long the last answers may take: without a kill, and after the restart.
@@ -278,7 +282,7 @@ impl<'a> Stage<'a> {
         cpu::timer_slack(0);
         // A node that is gone is the cause of whatever else failed.
         if result.is_err() {
-            thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
             node.check_alive()?;
         }
         result?;
@@ -311,7 +315,10 @@ impl<'a> Stage<'a> {
 
     /// Kills the node while it works, starts it again, and has every unanswered frame answered.
     fn kill_and_restart(&mut self, generator: &mut Generator<'_>) -> Result<Resolved, PerfError> {
-        generator.last_volley()?;
+        generator.last_volley(self.arguments.in_flight)?;
+        // Some of the last frames are executed, some are not: another moment with every seed.
+        let moment = mix(self.seed ^ 0x9) % KILL_DELAY_US_MAX;
+        thread::sleep(Duration::from_micros(moment));
         self.node.kill()?;
         // What the node had sent before it died is still to be read: it counts as acknowledged.
         generator.drain(QUIET_AFTER_KILL_NS)?;
@@ -381,7 +388,7 @@ impl Sampler {
         let began = monotonic_now();
         while self.is_waiting && monotonic_now().saturating_nanos_since(began) < STATUS_NS {
             self.take(control)?;
-            thread::sleep(std::time::Duration::from_micros(200));
+            thread::sleep(Duration::from_micros(200));
         }
         self.is_waiting = false;
         Ok(())

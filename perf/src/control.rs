@@ -143,12 +143,11 @@ fn unreadable(error: impl std::fmt::Display) -> PerfError {
     PerfError::Refused(format!("an answer of the node cannot be read: {error}"))
 }
 
+/// Takes the connection and the payload of an answer.
+type AnswerTaker<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<(), PerfError>;
+
 /// Polls a pipeline that carries requests only.
-fn poll(
-    pipeline: &mut Pipeline,
-    wait: Wait,
-    answer: &mut dyn FnMut(usize, &[u8]) -> Result<(), PerfError>,
-) -> Result<(), PerfError> {
+fn poll(pipeline: &mut Pipeline, wait: Wait, answer: AnswerTaker<'_>) -> Result<(), PerfError> {
     let mut failure = None;
     let mut take = |one: FrameAnswer<'_>| {
         let result = match one.result {

@@ -315,13 +315,15 @@ impl<'w> Generator<'w> {
         Ok(next)
     }
 
-    /// Sends one more frame on every connection that takes one, without waiting for answers: the
-    /// node is about to be killed while it works on them.
-    pub fn last_volley(&mut self) -> Result<(), PerfError> {
+    /// Fills every connection up to what it may have in flight, and one frame more, without
+    /// waiting for answers: the node is about to be killed while it works on them.
+    pub fn last_volley(&mut self, in_flight: usize) -> Result<(), PerfError> {
         let now_ns = self.now_ns();
         for connection in 0..self.pipeline.connections() {
-            if self.pipeline.can_submit(connection) {
-                self.submit(connection, now_ns, false)?;
+            for _ in self.open_frames_of(connection)..=in_flight {
+                if self.pipeline.can_submit(connection) {
+                    self.submit(connection, now_ns, false)?;
+                }
             }
         }
         self.poll(Wait::No)?;

@@ -75,7 +75,7 @@ mod tests {
         let mut last = 0;
         for frame in 0..5000u64 {
             let due = pacer.next_due_ns().expect("5,000 frames in a second");
-            assert!(due >= last && due % 100_000 == 0);
+            assert!(due >= last && due.is_multiple_of(100_000));
             let exact = frame * SECOND_NS / 5000;
             assert!(due + 1 >= exact && due <= exact + 100_000, "frame {frame}: {due}, {exact}");
             last = due;

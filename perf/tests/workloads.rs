@@ -12,9 +12,7 @@ use spillway_perf::PerfError;
 use spillway_perf::identity::{IdOrder, Origin};
 use spillway_perf::ledger::Ledger;
 use spillway_perf::verification::{RowSource, Verification};
-use spillway_perf::workload::{
-    Answer, Placement, Workload, WorkloadKind, WorkloadOptions, build,
-};
+use spillway_perf::workload::{Answer, Placement, Workload, WorkloadKind, WorkloadOptions, build};
 use support::store::Store;
 
 const KINDS: [WorkloadKind; 8] = [
@@ -34,11 +32,7 @@ const BATCH: u64 = 25;
 struct ModelRows<'a>(&'a Store);
 
 impl RowSource for ModelRows<'_> {
-    fn scan(
-        &mut self,
-        table: usize,
-        row: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<(), PerfError> {
+    fn scan(&mut self, table: usize, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), PerfError> {
         for (key, value) in &self.0.tables[table].rows {
             row(key, value);
         }

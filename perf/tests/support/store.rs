@@ -49,10 +49,8 @@ impl Store {
             let number = submit.first_number + u64::from(transaction.number_offset);
             let (now, later) = operations.split_at(usize::from(transaction.operations));
             operations = later;
-            let length: usize = now
-                .iter()
-                .map(|one| usize::from(one.key_length) + one.value_length as usize)
-                .sum();
+            let length: usize =
+                now.iter().map(|one| usize::from(one.key_length) + one.value_length as usize).sum();
             let (these, rest) = bytes.split_at(length);
             bytes = rest;
             let mut data = Vec::new();
