@@ -1,2 +1,86 @@
-//! The command line.
-fn main() {}
+//! The command line. It has no logic: every command is a function of a crate below.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use spillway_updateserver::config::Config;
+use spillway_updateserver::node::{self, RunOptions};
+
+/// An update server that absorbs bursts of transactions.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lay out the files of a new node: write the whole log, then the superblock.
+    Format {
+        /// The node's configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a node until SIGTERM or SIGINT.
+    ///
+    /// Prints `ready shard=N address=IP:PORT` for every shard and then `ready` on standard output
+    /// once it serves. Messages for the operator go to standard error.
+    Start {
+        /// The node's configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Format { config } => format(&config),
+        Command::Start { config } => start(&config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn format(path: &std::path::Path) -> Outcome {
+    let config = Config::load(path)?;
+    let total = config.log.bytes_total.max(1);
+    let mut told = 0;
+    let report = node::format(&config, &mut |bytes| {
+        let percent = bytes * 100 / total;
+        if percent >= told + 10 {
+            told = percent - percent % 10;
+            eprintln!("writing the log: {told} %");
+        }
+    })?;
+    println!("formatted node {} of cluster {:032x}", config.node.id, report.cluster.0);
+    println!("log: {} MiB on {}", report.log_bytes >> 20, report.device.name);
+    Ok(())
+}
+
+fn start(path: &std::path::Path) -> Outcome {
+    let config = Config::load(path)?;
+    let mut ready = |ready: &node::Ready| {
+        for note in &ready.notes {
+            eprintln!("note: {note}");
+        }
+        let mut out = std::io::stdout().lock();
+        for (shard, address) in ready.addresses.iter().enumerate() {
+            // Nobody may be reading: the node serves all the same.
+            drop(writeln!(out, "ready shard={shard} address={address}"));
+        }
+        drop(writeln!(out, "ready"));
+        drop(out.flush());
+    };
+    node::start(&config, RunOptions { ready: &mut ready })?;
+    Ok(())
+}

@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Immutable tablets: the baseline that the delta is merged into.
+//!
+//! A tablet is a key range of one table at one version, in one image that is written once, front
+//! to back: blocks of rows, an index of the blocks, a Bloom filter, a footer, a trailer
+//! ([`trailer`] draws it). Every part's checksum is kept by the part that names it, so a part that
+//! was not written, or was written elsewhere, does not pass for the right one.
+//!
+//! [`block`], [`index`], [`bloom`] and [`footer`] read and write one part each, from bytes to
+//! bytes. [`writer`] and [`reader`] put them together over a [`source::ByteSink`] and a
+//! [`source::ByteSource`]: neither knows a disk. [`file`](mod@file) is the shell that does.
+//!
+//! This crate knows nothing of the log, of consensus or of column types: keys are bytes in their
+//! order, rows are bytes.
+
+pub mod block;
+pub mod bloom;
+pub mod digest;
+pub mod error;
+pub mod file;
+pub mod footer;
+pub mod fuzz;
+pub mod index;
+pub mod limits;
+pub mod reader;
+pub mod source;
+pub mod trailer;
+pub mod writer;
+
+pub use error::{BlockError, ReadError, TabletError, WriteError};
+pub use reader::TabletReader;
+pub use writer::{TabletOptions, TabletSummary, TabletWriter};

@@ -66,6 +66,13 @@ pub struct ValueColumn {
     pub(crate) place: ValuePlace,
 }
 
+/// A value column with its number, so that checking a row walks one list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowCheck {
+    pub(crate) value_column: u16,
+    pub(crate) column: ValueColumn,
+}
+
 /// A table definition prepared for encoding and checking keys, rows and patches.
 ///
 /// A *value column* is a column outside the key; value columns are numbered from 0 in the order
@@ -87,9 +94,9 @@ pub struct TableLayout {
     /// Bytes of a row before the first variable byte.
     pub(crate) head_bytes: usize,
     /// Value columns of variable length, in order.
-    pub(crate) variable: Vec<u16>,
+    pub(crate) variable: Vec<RowCheck>,
     /// Fixed value columns that are nullable or whose bytes have rules.
-    pub(crate) fixed_checks: Vec<u16>,
+    pub(crate) fixed_checks: Vec<RowCheck>,
 }
 
 impl TableLayout {
@@ -171,16 +178,17 @@ impl TableLayout {
         };
         let mut end = self.null_bytes;
         for (index, value) in self.values.iter_mut().enumerate() {
+            let value_column = index as u16;
             if let Some(bytes) = value.column_type.fixed_bytes() {
                 let start = end;
                 end += bytes;
                 value.place = ValuePlace::Fixed { start: start as u16, end: end as u16 };
                 if value.nullable || !value.column_type.takes_all_bytes() {
-                    self.fixed_checks.push(index as u16);
+                    self.fixed_checks.push(RowCheck { value_column, column: *value });
                 }
             } else {
                 value.place = ValuePlace::Variable { ordinal: self.variable.len() as u16 };
-                self.variable.push(index as u16);
+                self.variable.push(RowCheck { value_column, column: *value });
             }
         }
         self.offsets_start = end;

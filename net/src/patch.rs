@@ -251,8 +251,8 @@ fn patch_append(
     }
     let base = RowView::validated(layout, base);
     let mut entries = entries.filter_map(Result::ok).peekable();
-    for (ordinal, &value_column) in layout.variable.iter().enumerate() {
-        let value_column = usize::from(value_column);
+    for (ordinal, check) in layout.variable.iter().enumerate() {
+        let value_column = usize::from(check.value_column);
         while entries.next_if(|entry| entry.value_column < value_column).is_some() {}
         let value = match entries.next_if(|entry| entry.value_column == value_column) {
             Some(entry) => entry.value,

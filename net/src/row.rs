@@ -6,9 +6,11 @@
 
 #![deny(clippy::indexing_slicing)]
 
-use crate::layout::{TableLayout, ValueColumn, ValuePlace};
+use crate::layout::{RowCheck, TableLayout, ValueColumn, ValuePlace};
 use crate::limits::ROW_BYTES_MAX;
-use crate::value::{Value, ValueError, ValueKind, ValueRef, value_bytes_check};
+use crate::value::{
+    Value, ValueError, ValueKind, ValueRef, fixed, float8_canonical, value_bytes_check,
+};
 
 /// Why a row is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,8 +82,7 @@ pub fn row_validate(layout: &TableLayout, bytes: &[u8]) -> Result<(), RowError> 
     {
         return Err(RowError::NullBitUnused);
     }
-    for &value_column in &layout.fixed_checks {
-        let Some(column) = layout.values.get(usize::from(value_column)) else { continue };
+    for &RowCheck { value_column, ref column } in &layout.fixed_checks {
         let ValuePlace::Fixed { start, end } = column.place else { continue };
         let value = head.get(usize::from(start)..usize::from(end)).ok_or(length)?;
         let checked = if is_null(column, head) {
@@ -97,11 +98,11 @@ pub fn row_validate(layout: &TableLayout, bytes: &[u8]) -> Result<(), RowError> 
 #[inline]
 fn variable_validate(layout: &TableLayout, head: &[u8], tail: &[u8]) -> Result<(), RowError> {
     let mut start = 0;
-    for (ordinal, &value_column) in layout.variable.iter().enumerate() {
+    for (ordinal, check) in layout.variable.iter().enumerate() {
+        let &RowCheck { value_column, ref column } = check;
         let end = variable_end(layout, head, tail.len(), ordinal);
         let value = tail.get(start..end).ok_or(RowError::OffsetInvalid { value_column })?;
         start = end;
-        let Some(column) = layout.values.get(usize::from(value_column)) else { continue };
         let checked = match is_null(column, head) {
             true if value.is_empty() => Ok(()),
             true => Err(ValueError::NullNotEmpty),
@@ -188,6 +189,22 @@ impl<'a> RowView<'a> {
         value.map(Some).ok_or(RowError::LengthWrong { expected, found })
     }
 
+    /// The bytes of a value column of this type; `None` if it is null.
+    #[inline]
+    fn raw_typed(
+        &self,
+        value_column: usize,
+        given: ValueKind,
+    ) -> Result<Option<&'a [u8]>, RowError> {
+        let expected = self.column(value_column)?.column_type.kind();
+        if expected != given {
+            let error = ValueError::TypeMismatch { expected, given };
+            return Err(RowError::Value { value_column: value_column as u16, error });
+        }
+        self.raw(value_column)
+    }
+
+    #[inline]
     fn variable(&self, ordinal: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.bytes.split_at_checked(self.layout.head_bytes)?;
         let start = match ordinal.checked_sub(1) {
@@ -220,23 +237,17 @@ impl<'a> RowView<'a> {
 
 /// Typed getters: `None` is null, and another type than the column's is an error.
 macro_rules! getter {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident -> $result:ty;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident -> $result:ty, $decode:expr;)*) => {
         impl<'a> RowView<'a> {
             $(
                 $(#[$doc])*
                 #[inline]
                 pub fn $name(&self, value_column: usize) -> Result<Option<$result>, RowError> {
-                    match self.get(value_column)? {
-                        ValueRef::$kind(value) => Ok(Some(value)),
-                        ValueRef::Null if self.column(value_column)?.column_type.kind()
-                            == ValueKind::$kind => Ok(None),
-                        _ => {
-                            let expected = self.column(value_column)?.column_type.kind();
-                            let error =
-                                ValueError::TypeMismatch { expected, given: ValueKind::$kind };
-                            Err(RowError::Value { value_column: value_column as u16, error })
-                        }
-                    }
+                    let bytes = self.raw_typed(value_column, ValueKind::$kind)?;
+                    let decode: fn(&'a [u8]) -> Result<$result, ValueError> = $decode;
+                    bytes.map(decode).transpose().map_err(|error| {
+                        RowError::Value { value_column: value_column as u16, error }
+                    })
                 }
             )*
         }
@@ -245,27 +256,27 @@ macro_rules! getter {
 
 getter! {
     /// A bool column.
-    bool: Bool -> bool;
+    bool: Bool -> bool, |bytes| fixed(bytes).map(|[byte]| byte != 0);
     /// An int2 column.
-    int2: Int2 -> i16;
+    int2: Int2 -> i16, |bytes| fixed(bytes).map(i16::from_le_bytes);
     /// An int4 column.
-    int4: Int4 -> i32;
+    int4: Int4 -> i32, |bytes| fixed(bytes).map(i32::from_le_bytes);
     /// An int8 column.
-    int8: Int8 -> i64;
+    int8: Int8 -> i64, |bytes| fixed(bytes).map(i64::from_le_bytes);
     /// A float8 column.
-    float8: Float8 -> f64;
+    float8: Float8 -> f64, |bytes| fixed(bytes).map(f64::from_le_bytes);
     /// A decimal column, scaled to an integer by the column's scale.
-    decimal: Decimal -> i128;
+    decimal: Decimal -> i128, |bytes| fixed(bytes).map(i128::from_le_bytes);
     /// A text column.
-    text: Text -> &'a str;
+    text: Text -> &'a str, |bytes| str::from_utf8(bytes).map_err(|_| ValueError::TextNotUtf8);
     /// A bytea column.
-    bytea: Bytea -> &'a [u8];
+    bytea: Bytea -> &'a [u8], Ok;
     /// A date column, days since 1970-01-01.
-    date: Date -> i32;
+    date: Date -> i32, |bytes| fixed(bytes).map(i32::from_le_bytes);
     /// A timestamptz column, microseconds since 1970-01-01T00:00:00Z.
-    timestamptz: Timestamptz -> i64;
+    timestamptz: Timestamptz -> i64, |bytes| fixed(bytes).map(i64::from_le_bytes);
     /// A uuid column.
-    uuid: Uuid -> [u8; 16];
+    uuid: Uuid -> [u8; 16], fixed;
 }
 
 /// Builds a row at the end of a caller's buffer, one value column after the other.
@@ -293,25 +304,73 @@ impl<'a> RowWriter<'a> {
     /// Appends the next value column's value.
     #[inline]
     pub fn push(&mut self, value: ValueRef<'_>) -> Result<&mut Self, RowError> {
+        match value {
+            ValueRef::Null => self.null(),
+            ValueRef::Bool(v) => self.fixed(value, [u8::from(v)]),
+            ValueRef::Int2(v) => self.fixed(value, v.to_le_bytes()),
+            ValueRef::Int4(v) | ValueRef::Date(v) => self.fixed(value, v.to_le_bytes()),
+            ValueRef::Int8(v) | ValueRef::Timestamptz(v) => self.fixed(value, v.to_le_bytes()),
+            ValueRef::Float8(v) => self.fixed(value, float8_canonical(v).to_le_bytes()),
+            ValueRef::Decimal(v) => self.fixed(value, v.to_le_bytes()),
+            ValueRef::Uuid(v) => self.fixed(value, v),
+            ValueRef::Text(v) => self.variable(value, v.as_bytes()),
+            ValueRef::Bytea(v) => self.variable(value, v),
+        }
+    }
+
+    /// The next value column, if it takes the value.
+    #[inline]
+    fn column(&self, value: ValueRef<'_>) -> Result<&'a ValueColumn, RowError> {
         let value_column = self.columns;
         let count = self.layout.values.len();
         let unknown = RowError::ColumnUnknown { value_column, count };
         let column = self.layout.values.get(value_column).ok_or(unknown)?;
-        let is_null = matches!(value, ValueRef::Null);
-        let checked = match is_null {
-            true if column.nullable => Ok(()),
-            true => Err(ValueError::NullNotAllowed),
-            false => value.check(column.column_type),
-        };
         let value_column = value_column as u16;
-        checked.map_err(|error| RowError::Value { value_column, error })?;
-        let mut scratch = [0; 16];
-        let bytes = if is_null { None } else { Some(value.encode(&mut scratch)) };
-        if let ValuePlace::Variable { ordinal } = column.place {
-            variable_push(self.layout, self.out, self.start, ordinal, bytes.unwrap_or(&[]))?;
+        match value.check(column.column_type) {
+            Ok(()) => Ok(column),
+            Err(error) => Err(RowError::Value { value_column, error }),
         }
-        let head = self.out.get_mut(self.start..).unwrap_or(&mut []);
-        head_set(column, head, bytes);
+    }
+
+    #[inline]
+    fn fixed<const N: usize>(
+        &mut self,
+        value: ValueRef<'_>,
+        bytes: [u8; N],
+    ) -> Result<&mut Self, RowError> {
+        let column = self.column(value)?;
+        if let ValuePlace::Fixed { start, .. } = column.place {
+            // The head was appended as zeros, so the null bit is right already.
+            let place = self.out.get_mut(self.start + usize::from(start)..);
+            let place = place.and_then(|place| place.first_chunk_mut::<N>());
+            *place.expect("the head holds every fixed column") = bytes;
+        }
+        self.columns += 1;
+        Ok(self)
+    }
+
+    #[inline]
+    fn variable(&mut self, value: ValueRef<'_>, bytes: &[u8]) -> Result<&mut Self, RowError> {
+        if let ValuePlace::Variable { ordinal } = self.column(value)?.place {
+            variable_push(self.layout, self.out, self.start, ordinal, bytes)?;
+        }
+        self.columns += 1;
+        Ok(self)
+    }
+
+    fn null(&mut self) -> Result<&mut Self, RowError> {
+        let value_column = self.columns;
+        let count = self.layout.values.len();
+        let unknown = RowError::ColumnUnknown { value_column, count };
+        let column = self.layout.values.get(value_column).ok_or(unknown)?;
+        if !column.nullable {
+            let (value_column, error) = (value_column as u16, ValueError::NullNotAllowed);
+            return Err(RowError::Value { value_column, error });
+        }
+        if let ValuePlace::Variable { ordinal } = column.place {
+            variable_push(self.layout, self.out, self.start, ordinal, &[])?;
+        }
+        head_set(column, self.out.get_mut(self.start..).unwrap_or(&mut []), None);
         self.columns += 1;
         Ok(self)
     }

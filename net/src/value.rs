@@ -286,6 +286,7 @@ impl<'a> ValueRef<'a> {
     }
 
     /// Decodes the bytes that rows and patches hold for a value of this type, and checks them.
+    #[inline]
     pub fn decode(column_type: ColumnType, bytes: &'a [u8]) -> Result<ValueRef<'a>, ValueError> {
         value_bytes_check(column_type, bytes)?;
         Ok(match column_type {

@@ -5,7 +5,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::buffer::BUFFER_ALIGNMENT;
 use crate::error::{Errno, RuntimeError};
 use crate::file;
 
@@ -49,8 +48,7 @@ impl DirectFile {
             }
         }
         let opened = options.open(path);
-        let file =
-            opened.map_err(|error| RuntimeError::direct_open(path, Errno::of(&error)))?;
+        let file = opened.map_err(|error| RuntimeError::direct_open(path, Errno::of(&error)))?;
         Ok(DirectFile { file, path: path.to_owned() })
     }
 
@@ -166,7 +164,7 @@ impl DirectFile {
 
 fn assert_aligned(buffer: &[u8], offset: u64) {
     assert!(
-        (buffer.as_ptr() as usize).is_multiple_of(BUFFER_ALIGNMENT.min(DIRECT_BLOCK_BYTES as usize)),
+        (buffer.as_ptr() as u64).is_multiple_of(DIRECT_BLOCK_BYTES),
         "the buffer is not aligned for direct I/O"
     );
     assert!(

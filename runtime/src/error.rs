@@ -66,18 +66,21 @@ pub enum RuntimeError {
     },
     /// The limit on locked memory is too low.
     #[error(
-        "cannot lock {bytes} bytes for {what}: the limit on locked memory is too low. Mend: \
-         LimitMEMLOCK=infinity in the systemd unit, or ulimit -l unlimited in the shell"
+        "cannot lock {} for {what}: the limit on locked memory is too low. Mend: \
+         LimitMEMLOCK=infinity in the systemd unit, or ulimit -l unlimited in the shell",
+        amount(*bytes)
     )]
     MemlockTooLow {
         /// What wanted the memory.
         what: &'static str,
-        /// How much it wanted.
+        /// How much it wanted, zero if unknown.
         bytes: u64,
     },
     /// No memory.
-    #[error("cannot map {bytes} bytes for {what}: {errno}. Mend: give the process less to hold, \
-             or the machine more memory (see free -m and the cgroup's memory.max)")]
+    #[error(
+        "cannot map {bytes} bytes for {what}: {errno}. Mend: give the process less to hold, \
+             or the machine more memory (see free -m and the cgroup's memory.max)"
+    )]
     MemoryExhausted {
         /// What wanted the memory.
         what: &'static str,
@@ -127,8 +130,10 @@ pub enum RuntimeError {
         address: SocketAddr,
     },
     /// The machine has no such address.
-    #[error("{address}: this machine has no such address. Mend: choose one of those that ip addr \
-             shows")]
+    #[error(
+        "{address}: this machine has no such address. Mend: choose one of those that ip addr \
+             shows"
+    )]
     AddressUnavailable {
         /// The address.
         address: SocketAddr,
@@ -168,15 +173,19 @@ pub enum RuntimeError {
         errno: Errno,
     },
     /// The connection table of a ring is full.
-    #[error("all {connections_max} connections of this thread are in use. Mend: raise \
-             connections_max, or close idle clients")]
+    #[error(
+        "all {connections_max} connections of this thread are in use. Mend: raise \
+             connections_max, or close idle clients"
+    )]
     ConnectionsTooMany {
         /// Size of the table.
         connections_max: u32,
     },
     /// A thread asked for a CPU that this process may not use.
-    #[error("thread {thread}: CPU {cpu} is not among the CPUs this process may use. Mend: taskset \
-             -p or AllowedCPUs= in the systemd unit")]
+    #[error(
+        "thread {thread}: CPU {cpu} is not among the CPUs this process may use. Mend: taskset \
+             -p or AllowedCPUs= in the systemd unit"
+    )]
     CpuNotAllowed {
         /// Name of the thread.
         thread: String,
@@ -191,6 +200,10 @@ pub enum RuntimeError {
         /// What the kernel answered.
         errno: Errno,
     },
+}
+
+fn amount(bytes: u64) -> String {
+    if bytes == 0 { "memory".to_owned() } else { format!("{bytes} bytes") }
 }
 
 impl RuntimeError {
@@ -311,6 +324,8 @@ mod tests {
     fn memlock_too_low() {
         let error = RuntimeError::ring_registration(Errno(libc::ENOMEM), "log buffers", 4096);
         check(&error, &["4096 bytes", "log buffers", "LimitMEMLOCK=infinity", "ulimit -l"]);
+        let error = RuntimeError::ring_setup(Errno(libc::ENOMEM), "an io_uring", None);
+        check(&error, &["cannot lock memory for an io_uring", "LimitMEMLOCK=infinity"]);
     }
 
     #[test]

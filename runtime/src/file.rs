@@ -66,7 +66,8 @@ fn temporary_of(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn parent_of(path: &Path) -> &Path {
+/// The directory that holds the name.
+pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

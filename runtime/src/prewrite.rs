@@ -33,7 +33,7 @@ pub fn prewrite(
         .allocate(bytes)
         .and_then(|()| write_zeros(&target, bytes, progress))
         .and_then(|()| target.sync_data())
-        .and_then(|()| file::sync_dir(path.parent().unwrap_or(Path::new("/"))));
+        .and_then(|()| file::sync_dir(file::parent_of(path)));
     if let Err(cause) = written {
         // The first error is the one to report.
         drop(file::remove_file(path));

@@ -47,9 +47,8 @@ impl Shutdown {
             return Err(RuntimeError::System { operation: "block signals", errno: Errno(blocked) });
         }
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
-        let fd = unsafe {
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(RuntimeError::System { operation: "signalfd", errno: Errno::last() });
         }
@@ -76,8 +75,7 @@ impl Shutdown {
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
         loop {
             // SAFETY: the buffer is writable and its length is given.
-            let bytes =
-                unsafe { libc::read(self.fd(), info.as_mut_ptr().cast(), info.len()) };
+            let bytes = unsafe { libc::read(self.fd(), info.as_mut_ptr().cast(), info.len()) };
             if bytes <= 0 {
                 return self.flag.requested();
             }

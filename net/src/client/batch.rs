@@ -20,6 +20,7 @@ use crate::patch::PATCH_BYTES_MAX;
 
 const TRANSACTION_HEAD_BYTES: usize = size_of::<ArchivedTransactionHead>();
 const OPERATION_HEAD_BYTES: usize = size_of::<ArchivedOperationHead>();
+const TRANSACTION_HEADS_BYTES_MAX: usize = TRANSACTION_OPERATIONS_MAX * OPERATION_HEAD_BYTES;
 const ROOT_BYTES: usize = size_of::<ArchivedSubmit>();
 
 // The columns are written in their archived form: no padding, little-endian, alignment 1.
@@ -283,7 +284,13 @@ impl Batch {
         let end = self.bytes.len();
         assert!(start <= value_start && value_start <= end, "closures may only append");
         let (key_length, value_length) = (value_start - start, end - value_start);
-        if let Some(error) = self.misfit(kind, key_length, value_length) {
+        let open = self.open.as_ref().expect("begin comes before operations");
+        let payload = self.payload_bytes() + TRANSACTION_HEAD_BYTES + OPERATION_HEAD_BYTES;
+        let fits = key_length.wrapping_sub(1) < KEY_BYTES_MAX
+            && value_length <= ROW_BYTES_MAX
+            && self.operations.len() - open.operations < TRANSACTION_HEADS_BYTES_MAX
+            && payload <= FRAME_PAYLOAD_BYTES_MAX;
+        if !fits && let Some(error) = self.misfit(kind, key_length, value_length, payload) {
             self.bytes.truncate(start);
             return Err(error);
         }
@@ -297,21 +304,22 @@ impl Batch {
         Ok(())
     }
 
-    #[inline]
+    /// Why an operation does not fit, which the caller found out.
+    #[cold]
     fn misfit(
         &self,
         kind: OperationKind,
         key_length: usize,
         value_length: usize,
+        payload: usize,
     ) -> Option<BatchError> {
-        let open = self.open.as_ref().expect("begin comes before operations");
-        let operations = (self.operations.len() - open.operations) / OPERATION_HEAD_BYTES;
-        let payload = self.payload_bytes() + TRANSACTION_HEAD_BYTES + OPERATION_HEAD_BYTES;
+        let limit = value_bytes_max(kind);
+        let begun = self.open.map_or(0, |open| open.operations);
         if key_length == 0 || key_length > KEY_BYTES_MAX {
             Some(BatchError::Key(key_length))
-        } else if value_length > ROW_BYTES_MAX && value_length > value_bytes_max(kind) {
-            Some(BatchError::Value { bytes: value_length, limit: value_bytes_max(kind) })
-        } else if operations >= TRANSACTION_OPERATIONS_MAX {
+        } else if value_length > limit {
+            Some(BatchError::Value { bytes: value_length, limit })
+        } else if self.operations.len() - begun >= TRANSACTION_HEADS_BYTES_MAX {
             Some(BatchError::Operations)
         } else if payload > FRAME_PAYLOAD_BYTES_MAX {
             Some(BatchError::FrameFull)

@@ -251,12 +251,12 @@ impl World {
         self.core.step(self.now, ClientInput::Tick, &mut self.wire);
     }
 
-    fn to_node(&mut self, bytes: usize) {
+    fn feed_node(&mut self, bytes: usize) {
         let bytes: Vec<u8> = self.wire.to_node.drain(..bytes).collect();
         self.node.take(&bytes, &mut self.wire.to_client);
     }
 
-    fn to_client(&mut self, bytes: usize) {
+    fn feed_client(&mut self, bytes: usize) {
         let bytes: Vec<u8> = self.wire.to_client.drain(..bytes).collect();
         self.core.step(self.now, ClientInput::Received(&bytes), &mut self.wire);
     }
@@ -264,8 +264,8 @@ impl World {
     /// Delivers everything in both directions.
     fn deliver(&mut self) {
         while !self.wire.to_node.is_empty() || !self.wire.to_client.is_empty() {
-            self.to_node(self.wire.to_node.len());
-            self.to_client(self.wire.to_client.len());
+            self.feed_node(self.wire.to_node.len());
+            self.feed_client(self.wire.to_client.len());
         }
     }
 
@@ -355,18 +355,18 @@ fn a_connection_lost_at_any_byte_loses_and_repeats_nothing() {
     let run = |cut_to_node: usize, cut_to_client: usize| {
         let mut world = World::new(CoreOptions { connect_nanos: u64::MAX, ..options() });
         world.connect();
-        world.to_node(world.wire.to_node.len());
+        world.feed_node(world.wire.to_node.len());
         let greeting = world.wire.to_client.len().min(cut_to_client);
-        world.to_client(greeting);
+        world.feed_client(greeting);
         for transactions in [1, 3, 2] {
             world.submit(transactions);
         }
         let cut = world.wire.to_node.len().min(cut_to_node);
         let all = cut < cut_to_node;
-        world.to_node(cut);
+        world.feed_node(cut);
         let cut = world.wire.to_client.len().min(cut_to_client - greeting);
         let all = all && cut < cut_to_client - greeting;
-        world.to_client(cut);
+        world.feed_client(cut);
         world.lose();
         world.tick(SECOND);
         world.settle();
@@ -426,8 +426,8 @@ proptest! {
             match action {
                 Action::Submit(count) if world.core.can_submit() => { world.submit(count); }
                 Action::Submit(_) => prop_assert_eq!(world.core.in_flight(), 16),
-                Action::ToNode(bytes) => world.to_node(bytes.min(world.wire.to_node.len())),
-                Action::ToClient(bytes) => world.to_client(bytes.min(world.wire.to_client.len())),
+                Action::ToNode(bytes) => world.feed_node(bytes.min(world.wire.to_node.len())),
+                Action::ToClient(bytes) => world.feed_client(bytes.min(world.wire.to_client.len())),
                 Action::Lose => world.lose(),
                 Action::Connect if world.wire.connect_wanted => world.connect(),
                 Action::Connect => {}
@@ -448,7 +448,7 @@ proptest! {
     ) {
         let mut world = World::ready();
         world.submit(2);
-        world.to_node(world.wire.to_node.len());
+        world.feed_node(world.wire.to_node.len());
         // A good answer with one bit changed, then rubbish.
         let mut answer = std::mem::take(&mut world.wire.to_client);
         let at = mutate.index(answer.len());
@@ -608,7 +608,7 @@ fn overload_of_a_second_attempt_says_nothing_and_is_tried_again() {
         let mut world = World::ready();
         world.submit(1);
         // The node executes it, its answer is lost.
-        world.to_node(world.wire.to_node.len());
+        world.feed_node(world.wire.to_node.len());
         world.lose();
         world.tick(SECOND);
         world.connect();
@@ -635,7 +635,7 @@ fn a_second_attempt_that_is_not_let_in_leaves_the_first_unknown() {
     for status in [OutcomeStatus::LogFailed, OutcomeStatus::SessionUnknown] {
         let mut world = World::ready();
         let token = world.submit(1);
-        world.to_node(world.wire.to_node.len());
+        world.feed_node(world.wire.to_node.len());
         world.lose();
         world.tick(SECOND);
         world.connect();
@@ -651,8 +651,8 @@ fn a_second_attempt_that_is_not_let_in_leaves_the_first_unknown() {
 impl World {
     /// Greets without serving what is sent behind the greeting.
     fn deliver_greeting(&mut self) {
-        self.to_node(self.wire.to_node.len());
-        self.to_client(self.wire.to_client.len());
+        self.feed_node(self.wire.to_node.len());
+        self.feed_client(self.wire.to_client.len());
         assert!(self.core.is_ready());
     }
 }
@@ -761,7 +761,7 @@ fn answers_that_do_not_match_their_request_end_the_connection() {
 fn an_answer_given_twice_ends_the_connection() {
     let mut world = World::ready();
     let token = world.submit(1);
-    world.to_node(world.wire.to_node.len());
+    world.feed_node(world.wire.to_node.len());
     let answer = world.wire.to_client.clone();
     world.deliver();
     assert_eq!(world.ended(token), &Ended::Outcomes(vec![0]));

@@ -463,17 +463,21 @@ impl Pipeline {
 
     fn open_links(&mut self, sessions: &[u64]) -> Result<(), ClientError> {
         let shards = self.welcome.shard_ports.len();
-        let links = sessions.iter().enumerate().map(|(connection, session)| {
+        let mut links = Vec::with_capacity(sessions.len());
+        for (connection, session) in sessions.iter().enumerate() {
             let shard = match self.options.spread {
-                Spread::RoundRobin => connection % shards,
-                Spread::Shard(shard) => usize::from(shard),
+                Spread::RoundRobin => (connection % shards) as u16,
+                Spread::Shard(shard) => shard,
             };
-            let port = *self.welcome.shard_ports.get(shard)?;
-            let address = SocketAddr::new(self.options.address.ip(), port);
-            Some(Link { core: self.core(connection, *session, shard as u16), address, id: None })
-        });
-        let links: Option<Vec<Link>> = links.collect();
-        let links = links.ok_or(ClientError::Protocol("it has no such shard"))?;
+            let port = self.welcome.shard_ports.get(usize::from(shard));
+            let port = *port.ok_or(ClientError::ShardUnknown(shard))?;
+            let address = match shard {
+                // The address given may be a forwarded one.
+                0 => self.options.address,
+                _ => SocketAddr::new(self.options.address.ip(), port),
+            };
+            links.push(Link { core: self.core(connection, *session, shard), address, id: None });
+        }
         self.start_links(links)
     }
 

@@ -29,7 +29,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_or_refused(text in "[a-z0-9_(), é`]{0,80}") {
+    fn any_text_is_read_or_refused(text in "[a-z0-9_(), \u{e9}`]{0,80}") {
         if let Ok(definition) = TableDefinition::parse(&text) {
             prop_assert_eq!(definition.validate(), Ok(()));
         }

@@ -5,9 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use io_uring::{cqueue, opcode, types};
 
 use super::connection::State;
-use super::{
-    CloseReason, ConnectionId, ListenerId, TcpEvent, TcpRing, receive, socket,
-};
+use super::{CloseReason, ConnectionId, ListenerId, TcpEvent, TcpRing, receive, socket};
 use crate::error::Errno;
 
 /// What an operation was, in the top byte of its user data.
@@ -336,9 +334,8 @@ impl TcpRing {
             watch.fd = -1;
             return;
         }
-        let entry = opcode::PollAdd::new(types::Fd(watch.fd), libc::POLLIN as u32)
-            .multi(true)
-            .build();
+        let entry =
+            opcode::PollAdd::new(types::Fd(watch.fd), libc::POLLIN as u32).multi(true).build();
         self.push_counted(entry.user_data(user_data(Kind::Watch, index, 0)));
     }
 

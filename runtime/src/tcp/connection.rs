@@ -106,15 +106,13 @@ impl ConnectionTable {
     /// The connection of an id, unless that one is gone.
     pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         let connection = self.slots.get_mut(id.index as usize)?;
-        let is_current =
-            connection.generation == id.generation && connection.state != State::Free;
+        let is_current = connection.generation == id.generation && connection.state != State::Free;
         is_current.then_some(connection)
     }
 
     pub(super) fn peek(&self, id: ConnectionId) -> Option<&Connection> {
         let connection = self.slots.get(id.index as usize)?;
-        let is_current =
-            connection.generation == id.generation && connection.state != State::Free;
+        let is_current = connection.generation == id.generation && connection.state != State::Free;
         is_current.then_some(connection)
     }
 

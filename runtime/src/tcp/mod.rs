@@ -156,6 +156,9 @@ struct Watch {
 /// How long accepting rests after it failed for lack of descriptors.
 const ACCEPT_RETRY_NANOS: u32 = 50_000_000;
 
+/// Starved connections that resume at least in one turn, if there is any buffer.
+const STARVED_RESUMED_MIN: usize = 32;
+
 /// See the module. Bound to the thread that made it.
 pub struct TcpRing {
     ring: IoUring,
@@ -387,9 +390,7 @@ impl TcpRing {
         if matches!(connection.state, State::Closing(_)) || connection.is_draining {
             return;
         }
-        if connection.state == State::Open
-            && connection.queued.is_empty()
-            && !connection.is_sending
+        if connection.state == State::Open && connection.queued.is_empty() && !connection.is_sending
         {
             self.begin_close(id.index, CloseReason::Local);
             return;
@@ -441,7 +442,8 @@ impl TcpRing {
     pub fn turn(&mut self, wait: Wait, events: &mut Vec<TcpEvent>) -> Result<(), RuntimeError> {
         self.flush();
         self.turn += 1;
-        let has_news = !self.events.is_empty() || !self.completions.is_empty();
+        let is_resuming = !self.starved.is_empty() && self.receive.free() > 0;
+        let has_news = is_resuming || !self.events.is_empty() || !self.completions.is_empty();
         self.enter(if has_news { Wait::Not } else { wait })?;
         self.collect();
         while self.ring.submission().cq_overflow() {
@@ -457,7 +459,12 @@ impl TcpRing {
     /// Turns what the owner did since the last turn into submissions.
     fn flush(&mut self) {
         self.receive.publish();
-        let resumable = self.starved.len().min(usize::from(self.receive.free()));
+        // Somewhat more than there are buffers, since some have nothing to receive; not all, since
+        // most would only starve again. Those left over keep the turn from sleeping.
+        let resumable = match usize::from(self.receive.free()) {
+            0 => 0,
+            free => self.starved.len().min(free.max(STARVED_RESUMED_MIN)),
+        };
         for position in 0..resumable {
             let index = self.starved[position];
             self.connections.slot(index).is_starved = false;
@@ -474,8 +481,7 @@ impl TcpRing {
 
     fn enter(&mut self, wait: Wait) -> Result<(), RuntimeError> {
         let submission = self.ring.submission();
-        let is_idle =
-            submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
+        let is_idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
         drop(submission);
         if is_idle && wait == Wait::Not {
             return Ok(());

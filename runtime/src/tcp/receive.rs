@@ -77,9 +77,8 @@ impl ReceivePool {
     pub(super) fn register(&self, ring: &IoUring) -> Result<(), RuntimeError> {
         let address = self.entries.as_ptr() as u64;
         // SAFETY: the entries are initialised, page-aligned, and outlive the ring.
-        let registered = unsafe {
-            ring.submitter().register_buf_ring_with_flags(address, self.count, GROUP, 0)
-        };
+        let registered =
+            unsafe { ring.submitter().register_buf_ring_with_flags(address, self.count, GROUP, 0) };
         registered.map_err(|error| {
             RuntimeError::ring_registration(Errno::of(&error), "receive buffers", 0)
         })

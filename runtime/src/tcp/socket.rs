@@ -130,8 +130,7 @@ pub(super) fn shut_down(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
-type NameCall =
-    unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+type NameCall = unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
 
 fn name_of(fd: RawFd, call: NameCall) -> Option<SocketAddr> {
     let mut raw = RawAddress::empty();

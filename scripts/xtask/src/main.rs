@@ -1,1 +1,106 @@
-fn main() {}
+//! `cargo xtask`: the command line of the house.
+
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use xtask::{house, tree};
+
+/// Daily work on Spillway.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// House rules, format and lints: what must hold before a commit.
+    Check,
+    /// The house rules alone (docs/STYLE.md).
+    House,
+    /// Feeds a decoder with broken inputs; a failure prints the line that repeats it.
+    Fuzz {
+        /// TARGET, --runs N, --seed S; without any, lists the targets.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Kills a node under load again and again, and counts what was lost (scripts/kill9.sh).
+    Kill9 {
+        /// Number of kills.
+        #[arg(long, default_value_t = 200)]
+        times: u32,
+        /// Further arguments for the script, after `--`.
+        #[arg(last = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Check => check(),
+        Task::House => check_house(),
+        Task::Fuzz { rest } => fuzz(&rest),
+        Task::Kill9 { times, rest } => kill9(times, &rest),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> Result<(), String> {
+    check_house()?;
+    run("cargo", &["fmt", "--all", "--check"])?;
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+fn check_house() -> Result<(), String> {
+    let root = tree::root();
+    let files = tree::files(&root).map_err(|e| format!("cannot read {}: {e}", root.display()))?;
+    let violations = house::check(&files);
+    for violation in &violations {
+        eprintln!("{violation}");
+    }
+    match violations.len() {
+        0 => {
+            println!("house rules: {} files, all in order", files.len());
+            Ok(())
+        }
+        count => Err(format!("{count} violations of the house rules (docs/STYLE.md says why)")),
+    }
+}
+
+/// The targets are a crate of their own: this one has to build without the others.
+fn fuzz(rest: &[String]) -> Result<(), String> {
+    let mut arguments = vec!["run", "--quiet", "--package", "spillway-fuzz", "--"];
+    arguments.extend(rest.iter().map(String::as_str));
+    run("cargo", &arguments)
+}
+
+fn kill9(times: u32, rest: &[String]) -> Result<(), String> {
+    let script = tree::root().join("scripts/kill9.sh");
+    if !script.is_file() {
+        return Err(format!("{} is missing", script.display()));
+    }
+    let times = times.to_string();
+    let script = script.to_string_lossy();
+    let mut arguments = vec![script.as_ref(), "--times", times.as_str()];
+    arguments.extend(rest.iter().map(String::as_str));
+    run("bash", &arguments)
+}
+
+/// Runs a program in the root of the workspace, its output on ours.
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    println!("+ {program} {}", arguments.join(" "));
+    let root: &Path = &tree::root();
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .map_err(|e| format!("cannot start {program}: {e}; is it installed and in PATH?"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} failed: {status}")) }
+}

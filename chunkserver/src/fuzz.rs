@@ -1,0 +1,119 @@
+//! Fuzz entries: take any bytes, and panic only if a promise is broken.
+//!
+//! A checksum stops nearly all broken inputs at the door, so each entry also vouches for the
+//! input itself, and what lies behind the door has to hold on its own.
+
+use crate::block::{BlockView, checksum};
+use crate::bloom;
+use crate::footer::{Footer, Section};
+use crate::index::IndexView;
+use crate::reader::TabletReader;
+use crate::trailer::{TRAILER_BYTES, seal};
+use crate::writer::{TabletOptions, TabletWriter};
+use spillway_net::ids::TableId;
+use std::convert::Infallible;
+
+/// A block that opens can be read from any side without leaving its bytes.
+pub fn fuzz_block(bytes: &[u8]) {
+    let Ok(block) = BlockView::open(bytes, checksum(bytes)) else { return };
+    let mut total = 0;
+    let mut sorted = true;
+    let mut before: &[u8] = &[];
+    for row in block.iter() {
+        total += row.key.len() + row.row.len();
+        sorted &= row.key > before;
+        before = row.key;
+    }
+    assert!(total < bytes.len(), "rows lie side by side in the block");
+    assert_eq!(block.iter().len(), block.rows() as usize);
+    for row in block.iter() {
+        let found = block.get(row.key);
+        assert!(!sorted || found == Some(row.row), "a row of a sorted block is found");
+        assert!(!sorted || block.seek(row.key).next() == Some(row));
+    }
+    let after = block.seek(&[0xff; 16]).count();
+    assert!(after <= block.rows() as usize);
+}
+
+/// An index that opens leads every key to a block, and every first key to its own.
+pub fn fuzz_index(bytes: &[u8]) {
+    for blocks_bytes in [0, 100, 200, u64::MAX, bytes.len() as u64] {
+        let Ok(index) = IndexView::open(bytes.to_vec(), checksum(bytes), blocks_bytes) else {
+            continue;
+        };
+        for block in 0..index.blocks() {
+            assert_eq!(index.block_of(index.first_key(block)), Some(block));
+            let handle = index.handle(block);
+            assert!(handle.offset + u64::from(handle.length) <= blocks_bytes);
+        }
+    }
+}
+
+/// A footer that decodes encodes to one that decodes alike.
+pub fn fuzz_footer(bytes: &[u8]) {
+    for offset in [0, 4_096, u64::MAX] {
+        let section = Section { offset, length: bytes.len() as u64, checksum: checksum(bytes) };
+        let Ok(footer) = Footer::decode(bytes, section) else { continue };
+        let again = footer.encode();
+        let section = Section { checksum: checksum(&again), length: again.len() as u64, ..section };
+        assert_eq!(Footer::decode(&again, section), Ok(footer));
+    }
+}
+
+/// A tablet that opens can be read, scanned and verified; with a repaired trailer too.
+pub fn fuzz_tablet(bytes: &[u8]) {
+    read_all(bytes);
+    let Some(start) = bytes.len().checked_sub(TRAILER_BYTES) else { return };
+    let mut repaired = bytes.to_vec();
+    let mut trailer: [u8; TRAILER_BYTES] = repaired[start..].try_into().expect("its length");
+    let word = |at: usize| u64::from_le_bytes(trailer[at..at + 8].try_into().expect("8 bytes"));
+    let (offset, length) = (word(16) as usize, (word(8) >> 32) as usize);
+    if let Some(footer) = bytes.get(offset..offset.saturating_add(length)) {
+        trailer[32..40].copy_from_slice(&checksum(footer).to_le_bytes());
+    }
+    seal(&mut trailer);
+    repaired[start..].copy_from_slice(&trailer);
+    read_all(&repaired);
+}
+
+fn read_all(bytes: &[u8]) {
+    let Ok(mut reader) = TabletReader::open(bytes) else { return };
+    let verified = reader.verify().is_ok();
+    let (first, last) = (reader.meta().footer().first_key.clone(), [0xff; 8]);
+    let mut rows = 0u64;
+    let scanned = reader.scan(&[], |_, _| {
+        rows += 1;
+        true
+    });
+    assert!(!verified || (scanned.is_ok() && rows == reader.meta().footer().rows));
+    let found = reader.get(&first);
+    assert!(!verified || matches!(found, Ok(Some(_))), "the first key is there");
+    // An error here is one of a block: the reader reports it and lives on.
+    let _absent = reader.get(&last);
+}
+
+/// A small tablet of several blocks: the sample to mutate.
+pub fn sample_tablet() -> Vec<u8> {
+    let options = TabletOptions { block_bytes_target: 256, ..TabletOptions::new(TableId(3), 7, 1) };
+    let mut writer = TabletWriter::new(Vec::new(), options);
+    for number in 0..60u64 {
+        let added: Result<(), crate::WriteError<Infallible>> =
+            writer.add(format!("key{number:04}").as_bytes(), &number.to_le_bytes());
+        added.expect("rows in order");
+    }
+    writer.finish().expect("rows are there").0
+}
+
+/// Blocks, index and footer of [`sample_tablet`]: samples to mutate.
+pub fn sample_parts() -> [Vec<u8>; 3] {
+    let image = sample_tablet();
+    let reader = TabletReader::open(image.as_slice()).expect("sound");
+    let (footer, block) = (reader.meta().footer().clone(), reader.meta().handle(0));
+    let index = footer.index.range();
+    assert!(bloom::BITS_PER_KEY > 0 && index.start < index.end);
+    [
+        image[..block.length as usize].to_vec(),
+        image[index.start as usize..index.end as usize].to_vec(),
+        footer.encode(),
+    ]
+}

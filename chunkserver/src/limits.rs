@@ -1,0 +1,32 @@
+//! Sizes that every reader holds against what an image announces, before it allocates.
+
+use spillway_net::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
+
+/// A block is closed once it holds this much, bytes.
+pub const BLOCK_BYTES_TARGET: usize = 16 << 10;
+/// What a row costs in a block beside its key and its columns, bytes: offset and key length.
+pub const BLOCK_ROW_OVERHEAD_BYTES: usize = 4 + 2;
+/// What a block costs beside its rows, bytes: the number of rows and the end of the last one.
+pub const BLOCK_OVERHEAD_BYTES: usize = 4 + 4;
+/// The largest target that a writer may ask for, bytes.
+pub const BLOCK_BYTES_TARGET_MAX: usize = 1 << 20;
+/// The largest block: the largest target, and one row too many.
+pub const BLOCK_BYTES_MAX: usize = BLOCK_BYTES_TARGET_MAX + BLOCK_ROW_BYTES_MAX;
+/// The largest row with all that it costs, bytes.
+pub const BLOCK_ROW_BYTES_MAX: usize = KEY_BYTES_MAX + ROW_BYTES_MAX + BLOCK_ROW_OVERHEAD_BYTES;
+/// The largest tablet, bytes. Merges cut far below.
+pub const TABLET_BYTES_MAX: u64 = 1 << 30;
+/// The largest index, bytes.
+pub const INDEX_BYTES_MAX: u64 = 128 << 20;
+/// The largest Bloom filter, bytes.
+pub const BLOOM_BYTES_MAX: u64 = 64 << 20;
+/// The largest footer, bytes: two keys and fixed fields.
+pub const FOOTER_BYTES_MAX: u64 = 4 << 10;
+/// A tablet's length is a multiple of this, so that direct reads may end at its end, bytes.
+pub const TABLET_ALIGNMENT_BYTES: u64 = 4 << 10;
+
+const _: () = assert!(BLOCK_BYTES_TARGET <= BLOCK_BYTES_TARGET_MAX);
+const _: () = assert!(BLOCK_BYTES_MAX <= u32::MAX as usize, "offsets in a block are 32 bits");
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize, "a key's length is 16 bits");
+const _: () = assert!(2 * KEY_BYTES_MAX as u64 + 512 <= FOOTER_BYTES_MAX);
+const _: () = assert!(INDEX_BYTES_MAX + BLOOM_BYTES_MAX < TABLET_BYTES_MAX);

@@ -1,0 +1,189 @@
+//! Reads one tablet.
+
+use crate::block::BlockView;
+use crate::bloom::{self, Bloom};
+use crate::digest::Digester;
+use crate::error::{ReadError, TabletError};
+use crate::footer::Footer;
+use crate::index::{BlockHandle, IndexView};
+use crate::source::ByteSource;
+use crate::trailer::{TRAILER_BYTES, Trailer};
+
+/// Everything of a tablet that stays in memory. It does no I/O: it says which block to read, and
+/// [`BlockView::open`] checks what came.
+#[derive(Debug, Clone)]
+pub struct TabletMeta {
+    footer: Footer,
+    index: IndexView,
+    bloom: Bloom,
+}
+
+impl TabletMeta {
+    /// Puts checked parts together, and checks what they say about each other.
+    pub fn new(
+        footer: Footer,
+        index_bytes: Vec<u8>,
+        bloom_bytes: Vec<u8>,
+    ) -> Result<TabletMeta, TabletError> {
+        let index = IndexView::open(index_bytes, footer.index.checksum, footer.blocks_bytes)?;
+        let bloom = Bloom::open(bloom_bytes, footer.bloom.checksum)?;
+        let rows: u64 = (0..index.blocks()).map(|block| u64::from(index.handle(block).rows)).sum();
+        if rows != footer.rows {
+            return Err(TabletError::Malformed("index and footer count rows differently"));
+        }
+        let last_block = index.first_key(index.blocks() - 1);
+        if index.first_key(0) != footer.first_key || last_block > footer.last_key.as_slice() {
+            return Err(TabletError::Malformed("index and footer name other key ranges"));
+        }
+        Ok(TabletMeta { footer, index, bloom })
+    }
+
+    /// What the tablet is.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// Number of blocks: at least 1.
+    pub fn blocks(&self) -> u32 {
+        self.index.blocks()
+    }
+
+    /// The block at `block`, which must be below [`TabletMeta::blocks`].
+    pub fn handle(&self, block: u32) -> BlockHandle {
+        self.index.handle(block)
+    }
+
+    /// The block to read for a point: `None` if the key is certainly not there.
+    pub fn block_for(&self, key: &[u8]) -> Option<BlockHandle> {
+        if key > self.footer.last_key.as_slice() || !self.bloom.may_contain(bloom::hash(key)) {
+            return None;
+        }
+        self.index.block_of(key).map(|block| self.index.handle(block))
+    }
+
+    /// The first block that can hold `key` or a greater one; `None` past the end.
+    pub fn block_from(&self, key: &[u8]) -> Option<BlockHandle> {
+        if key > self.footer.last_key.as_slice() {
+            return None;
+        }
+        Some(self.index.handle(self.index.block_of(key).unwrap_or(0)))
+    }
+
+    /// Checks the bytes of a block against what the index says about it.
+    pub fn open_block<'a>(
+        &self,
+        handle: BlockHandle,
+        bytes: &'a [u8],
+    ) -> Result<BlockView<'a>, TabletError> {
+        let block = handle.block;
+        let view = BlockView::open(bytes, handle.checksum)
+            .map_err(|error| TabletError::Block { block, error })?;
+        if bytes.len() as u64 != u64::from(handle.length) || view.rows() != handle.rows {
+            return Err(TabletError::Malformed("a block of another size than its index says"));
+        }
+        if view.row(0).key != self.index.first_key(block) {
+            return Err(TabletError::Malformed("a block that begins with another key"));
+        }
+        Ok(view)
+    }
+}
+
+/// A tablet over a source that can be asked and answers.
+#[derive(Debug)]
+pub struct TabletReader<S> {
+    source: S,
+    meta: TabletMeta,
+}
+
+impl<S: ByteSource> TabletReader<S> {
+    /// Reads and checks trailer, footer, index and Bloom filter.
+    pub fn open(mut source: S) -> Result<TabletReader<S>, ReadError<S::Error>> {
+        let total = source.bytes_total();
+        let Some(trailer_start) = total.checked_sub(TRAILER_BYTES as u64) else {
+            return Err(TabletError::Magic.into());
+        };
+        let bytes = source.read(trailer_start..total).map_err(ReadError::Source)?;
+        let bytes = bytes.as_slice().try_into().expect("a source gives what it was asked for");
+        let section = Trailer::decode(bytes, total)?.footer;
+        let tail = source.read(section.offset..trailer_start).map_err(ReadError::Source)?;
+        let (footer_bytes, zeros) = tail.split_at(section.length as usize);
+        if zeros.iter().any(|byte| *byte != 0) {
+            return Err(TabletError::Malformed("bytes between footer and trailer").into());
+        }
+        let footer = Footer::decode(footer_bytes, section)?;
+        let index_bytes = source.read(footer.index.range()).map_err(ReadError::Source)?;
+        let bloom_bytes = source.read(footer.bloom.range()).map_err(ReadError::Source)?;
+        let meta = TabletMeta::new(footer, index_bytes, bloom_bytes)?;
+        Ok(TabletReader { source, meta })
+    }
+
+    /// What stays in memory.
+    pub fn meta(&self) -> &TabletMeta {
+        &self.meta
+    }
+
+    /// The row with this key: at most one read.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError<S::Error>> {
+        let Some(handle) = self.meta.block_for(key) else { return Ok(None) };
+        let bytes = self.read_block(handle)?;
+        let block = self.meta.open_block(handle, &bytes)?;
+        Ok(block.get(key).map(<[u8]>::to_vec))
+    }
+
+    /// Gives rows with `key` or a greater one, in order, to `visit`, until it answers `false`.
+    pub fn scan(
+        &mut self,
+        key: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), ReadError<S::Error>> {
+        let Some(first) = self.meta.block_from(key) else { return Ok(()) };
+        for number in first.block..self.meta.blocks() {
+            let handle = self.meta.handle(number);
+            let bytes = self.read_block(handle)?;
+            let block = self.meta.open_block(handle, &bytes)?;
+            for row in block.seek(key) {
+                if !visit(row.key, row.row) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all blocks, and checks that rows, order, key range, filter and digest are as the
+    /// footer says.
+    pub fn verify(&mut self) -> Result<(), ReadError<S::Error>> {
+        let footer = self.meta.footer.clone();
+        let mut digester = Digester::new(footer.table);
+        let mut key_before: Vec<u8> = Vec::new();
+        let mut rows = 0u64;
+        for number in 0..self.meta.blocks() {
+            let handle = self.meta.handle(number);
+            let bytes = self.read_block(handle)?;
+            for row in self.meta.open_block(handle, &bytes)?.iter() {
+                if row.key <= key_before.as_slice() {
+                    return Err(TabletError::Content("keys do not rise").into());
+                }
+                if !self.meta.bloom.may_contain(bloom::hash(row.key)) {
+                    return Err(TabletError::Content("a key misses in the Bloom filter").into());
+                }
+                digester.add(row.key, row.row);
+                key_before.clear();
+                key_before.extend_from_slice(row.key);
+                rows += 1;
+            }
+        }
+        if rows != footer.rows || key_before != footer.last_key {
+            return Err(TabletError::Content("number of rows or last key").into());
+        }
+        if digester.digest() != footer.digest {
+            return Err(TabletError::Content("digest").into());
+        }
+        Ok(())
+    }
+
+    fn read_block(&mut self, handle: BlockHandle) -> Result<Vec<u8>, ReadError<S::Error>> {
+        let end = handle.offset + u64::from(handle.length);
+        self.source.read(handle.offset..end).map_err(ReadError::Source)
+    }
+}

@@ -1,0 +1,228 @@
+//! Writes one tablet, front to back.
+
+use crate::block::{self, BlockBuilder};
+use crate::bloom;
+use crate::digest::{ContentDigest, Digester};
+use crate::error::WriteError;
+use crate::footer::{Footer, Section};
+use crate::index::{BlockEntry, BlockIndex};
+use crate::limits::{
+    BLOCK_BYTES_TARGET, BLOCK_BYTES_TARGET_MAX, BLOOM_BYTES_MAX, FOOTER_BYTES_MAX, INDEX_BYTES_MAX,
+    TABLET_ALIGNMENT_BYTES, TABLET_BYTES_MAX,
+};
+use crate::source::ByteSink;
+use crate::trailer::{TRAILER_BYTES, Trailer};
+use spillway_net::ids::TableId;
+use spillway_net::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The longest key, for messages.
+pub(crate) const KEY: usize = KEY_BYTES_MAX;
+/// The longest row, for messages.
+pub(crate) const ROW: usize = ROW_BYTES_MAX;
+/// What an archived entry takes at most beside its key, bytes; generous.
+const INDEX_ENTRY_BYTES_MAX: u64 = 64;
+
+/// What the tablet is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TabletOptions {
+    /// The table.
+    pub table: TableId,
+    /// Fingerprint of the table's schema.
+    pub schema: u64,
+    /// The freeze up to which changes are in it.
+    pub version: u64,
+    /// A block is closed once it holds this much, bytes.
+    pub block_bytes_target: usize,
+}
+
+impl TabletOptions {
+    /// Blocks of the usual size.
+    pub fn new(table: TableId, schema: u64, version: u64) -> TabletOptions {
+        TabletOptions { table, schema, version, block_bytes_target: BLOCK_BYTES_TARGET }
+    }
+}
+
+/// What was written: what a zone reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TabletSummary {
+    /// The footer.
+    pub footer: Footer,
+    /// Number of blocks.
+    pub blocks: u32,
+    /// Length of the image, bytes.
+    pub image_bytes: u64,
+}
+
+/// Takes rows in key order and writes a tablet. Holds one block, the index and a hash per row.
+#[derive(Debug)]
+pub struct TabletWriter<S> {
+    sink: S,
+    options: TabletOptions,
+    block: BlockBuilder,
+    /// First key of the block that is open.
+    block_first_key: Vec<u8>,
+    index: BlockIndex,
+    index_keys_bytes: u64,
+    hashes: Vec<u64>,
+    digester: Digester,
+    last_key: Vec<u8>,
+    /// Bytes that went into the sink.
+    written: u64,
+    scratch: Vec<u8>,
+}
+
+impl<S: ByteSink> TabletWriter<S> {
+    /// Begins a tablet.
+    pub fn new(sink: S, options: TabletOptions) -> TabletWriter<S> {
+        assert!(options.table != TableId(0), "0 is no table");
+        let target = options.block_bytes_target;
+        assert!((1..=BLOCK_BYTES_TARGET_MAX).contains(&target), "blocks of {target} bytes");
+        TabletWriter {
+            sink,
+            options,
+            block: BlockBuilder::default(),
+            block_first_key: Vec::new(),
+            index: BlockIndex::default(),
+            index_keys_bytes: 0,
+            hashes: Vec::new(),
+            digester: Digester::new(options.table),
+            last_key: Vec::new(),
+            written: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.hashes.len() as u64
+    }
+
+    /// About how long the image would be if it were finished now, bytes: where to cut.
+    pub fn bytes(&self) -> u64 {
+        self.written + self.block.bytes() as u64 + self.tail_bytes_max()
+    }
+
+    /// Adds a row behind all others.
+    ///
+    /// After an error of the sink the tablet is lost; after any other the writer goes on as if the
+    /// row had not come.
+    pub fn add(&mut self, key: &[u8], row: &[u8]) -> Result<(), WriteError<S::Error>> {
+        self.check(key, row)?;
+        let full = self.block.bytes_with(key, row) > self.options.block_bytes_target;
+        if full && self.block.rows() > 0 {
+            self.close_block()?;
+        }
+        if self.block.rows() == 0 {
+            self.block_first_key.clear();
+            self.block_first_key.extend_from_slice(key);
+        }
+        self.block.push(key, row);
+        self.hashes.push(bloom::hash(key));
+        self.digester.add(key, row);
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        Ok(())
+    }
+
+    fn check(&self, key: &[u8], row: &[u8]) -> Result<(), WriteError<S::Error>> {
+        let number = self.rows();
+        if key.is_empty() || key.len() > KEY {
+            return Err(WriteError::KeySize { row: number, bytes: key.len() });
+        }
+        if row.len() > ROW {
+            return Err(WriteError::RowSize { row: number, bytes: row.len() });
+        }
+        // No key is empty, so any first key follows the empty one.
+        if key <= self.last_key.as_slice() {
+            return Err(WriteError::Order { row: number });
+        }
+        let bloom_bytes = (number + 1) * bloom::BITS_PER_KEY / 8 + bloom::BLOCK_BYTES as u64;
+        let index_bytes = self.index_bytes_max() + INDEX_ENTRY_BYTES_MAX + key.len() as u64;
+        let image_bytes = self.written
+            + self.block.bytes_with(key, row) as u64
+            + index_bytes
+            + bloom_bytes
+            + FOOTER_BYTES_MAX
+            + 2 * TABLET_ALIGNMENT_BYTES;
+        let fits = bloom_bytes <= BLOOM_BYTES_MAX
+            && index_bytes <= INDEX_BYTES_MAX
+            && image_bytes <= TABLET_BYTES_MAX;
+        if fits { Ok(()) } else { Err(WriteError::Full { rows: number }) }
+    }
+
+    fn index_bytes_max(&self) -> u64 {
+        // The block that is open and its key count as one more.
+        let entries = self.index.entries.len() as u64 + 1;
+        entries * INDEX_ENTRY_BYTES_MAX + self.index_keys_bytes + self.block_first_key.len() as u64
+    }
+
+    fn tail_bytes_max(&self) -> u64 {
+        let bloom_bytes = self.rows() * bloom::BITS_PER_KEY / 8 + bloom::BLOCK_BYTES as u64;
+        self.index_bytes_max() + bloom_bytes + FOOTER_BYTES_MAX
+    }
+
+    fn close_block(&mut self) -> Result<(), WriteError<S::Error>> {
+        let rows = self.block.rows();
+        self.scratch.clear();
+        self.block.finish(&mut self.scratch);
+        let first_key = std::mem::take(&mut self.block_first_key);
+        self.index_keys_bytes += first_key.len() as u64;
+        self.index.entries.push(BlockEntry {
+            first_key,
+            offset: self.written,
+            length: self.scratch.len() as u32,
+            rows,
+            checksum: block::checksum(&self.scratch),
+        });
+        let bytes = std::mem::take(&mut self.scratch);
+        self.append(&bytes)?;
+        self.scratch = bytes;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError<S::Error>> {
+        self.sink.append(bytes).map_err(WriteError::Sink)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn append_section(&mut self, bytes: &[u8]) -> Result<Section, WriteError<S::Error>> {
+        let (offset, length) = (self.written, bytes.len() as u64);
+        self.append(bytes)?;
+        Ok(Section { offset, length, checksum: xxh3_64(bytes) })
+    }
+
+    /// Writes what is left, and gives the sink back.
+    pub fn finish(mut self) -> Result<(S, TabletSummary), WriteError<S::Error>> {
+        if self.rows() == 0 {
+            return Err(WriteError::Empty);
+        }
+        self.close_block()?;
+        let blocks_bytes = self.written;
+        let index_bytes = self.index.encode();
+        assert!(index_bytes.len() as u64 <= self.index_bytes_max(), "entries are as small as said");
+        let index = self.append_section(&index_bytes)?;
+        let bloom = self.append_section(&bloom::build(&self.hashes))?;
+        let digest: ContentDigest = self.digester.digest();
+        let footer = Footer {
+            table: self.options.table,
+            schema: self.options.schema,
+            version: self.options.version,
+            rows: self.rows(),
+            digest,
+            blocks_bytes,
+            index,
+            bloom,
+            first_key: self.index.entries[0].first_key.clone(),
+            last_key: self.last_key.clone(),
+        };
+        let trailer = Trailer::behind(self.append_section(&footer.encode())?);
+        let zeros = trailer.image_bytes - TRAILER_BYTES as u64 - self.written;
+        self.append(&vec![0; zeros as usize])?;
+        self.append(&trailer.encode())?;
+        assert_eq!(self.written, trailer.image_bytes, "the image is as long as its trailer says");
+        let (blocks, image_bytes) = (self.index.entries.len() as u32, self.written);
+        Ok((self.sink, TabletSummary { footer, blocks, image_bytes }))
+    }
+}

@@ -1,0 +1,186 @@
+//! The registry of fuzz targets: whoever writes a decoder adds a line here.
+//!
+//! A target without samples is fed with noise only, which no checksum lets through: give samples.
+
+use crate::run::Target;
+use spillway_chunkserver::fuzz as chunk;
+use spillway_net::frame::{self, FrameKind, fuzz_frame};
+use spillway_net::ids::Lsn;
+use spillway_net::key::key_write;
+use spillway_net::layout::TableLayout;
+use spillway_net::message::{Hello, Scan, archive, fuzz_message};
+use spillway_net::row::row_write;
+use spillway_net::rows_fuzz::{TABLES, fuzz_key, fuzz_patch, fuzz_row};
+use spillway_net::schema::TableDefinition;
+use spillway_net::value::Value;
+use spillway_updateserver::redo;
+use xtask::functions::{functions, test_ranges};
+use xtask::source::Source;
+
+/// All targets, in the order of their names.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "chunk_block",
+        about: "a block with a right checksum is read without leaving its bytes",
+        samples: || chunk::sample_parts()[..1].to_vec(),
+        run: chunk::fuzz_block,
+    },
+    Target {
+        name: "chunk_footer",
+        about: "a footer that decodes encodes to one that decodes alike",
+        samples: || chunk::sample_parts()[2..].to_vec(),
+        run: chunk::fuzz_footer,
+    },
+    Target {
+        name: "chunk_index",
+        about: "an index that opens leads every first key to its block",
+        samples: || chunk::sample_parts()[1..2].to_vec(),
+        run: chunk::fuzz_index,
+    },
+    Target {
+        name: "chunk_tablet",
+        about: "a tablet that opens can be read, scanned and verified",
+        samples: || vec![chunk::sample_tablet()],
+        run: chunk::fuzz_tablet,
+    },
+    Target {
+        name: "house_source",
+        about: "the house rules read any text",
+        samples: || vec![include_bytes!("run.rs").to_vec(), include_bytes!("main.rs").to_vec()],
+        run: house_source,
+    },
+    Target {
+        name: "net_frame",
+        about: "the assembler takes any bytes in any pieces and holds one frame at most",
+        samples: frames,
+        run: fuzz_frame,
+    },
+    Target {
+        name: "net_key",
+        about: "a key that validates has exactly one encoding",
+        samples: || vec![row_sample(|layout, out| key_write(layout, &integers(), out).is_ok())],
+        run: fuzz_key,
+    },
+    Target {
+        name: "net_message",
+        about: "a message is validated before anything is allocated for it",
+        samples: messages,
+        run: fuzz_message,
+    },
+    Target {
+        name: "net_patch",
+        about: "a patch that validates applies, merges and compares alike",
+        samples: Vec::new,
+        run: fuzz_patch,
+    },
+    Target {
+        name: "net_row",
+        about: "a row that validates has exactly one encoding",
+        samples: || vec![row_sample(|layout, out| row_write(layout, &columns(), out).is_ok())],
+        run: fuzz_row,
+    },
+    Target {
+        name: "redo_fragment",
+        about: "a fragment that opens yields its records and outcomes",
+        samples: || vec![fragment()],
+        run: redo::fuzz_redo,
+    },
+];
+
+/// A decoder with a mistake: it must be found, or the machinery is broken. Not in the list,
+/// because it never passes.
+pub const CANARY: Target = Target {
+    name: "canary",
+    about: "fails on every input that was cut",
+    samples: || vec![vec![7; 32]],
+    run: |bytes| assert!(bytes.len() >= 32, "the canary fell"),
+};
+
+/// The target with this name.
+pub fn find(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().chain([&CANARY]).find(|target| target.name == name)
+}
+
+fn house_source(bytes: &[u8]) {
+    let source = Source::new(&String::from_utf8_lossy(bytes));
+    let _ = (functions(&source), test_ranges(&source));
+}
+
+fn hello() -> Vec<u8> {
+    let mut out = Vec::new();
+    archive(&mut out, &Hello { limits_fingerprint: 1, cluster: 2, session: 3 });
+    out
+}
+
+fn scan() -> Vec<u8> {
+    let mut out = Vec::new();
+    archive(&mut out, &Scan { table: 1, start: vec![1; 9], end: vec![2; 9], rows_max: 100 });
+    out
+}
+
+/// Two frames behind each other; the first byte is also the length of the pieces.
+fn frames() -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for payload in [hello(), scan()] {
+        let start = frame::begin(&mut out);
+        out.extend_from_slice(&payload);
+        frame::finish(&mut out[start..], FrameKind::Hello, 7, Lsn(0));
+    }
+    vec![out]
+}
+
+/// The first byte picks the type.
+fn messages() -> Vec<Vec<u8>> {
+    vec![[vec![0], hello()].concat(), [vec![2], scan()].concat()]
+}
+
+fn integers() -> Vec<Value> {
+    vec![Value::Int8(1), Value::Int8(-2)]
+}
+
+fn columns() -> Vec<Value> {
+    vec![Value::Int8(300), Value::Bytea(b"note".to_vec())]
+}
+
+/// Bytes of the first of the tables, behind the byte that picks it.
+fn row_sample(write: impl Fn(&TableLayout, &mut Vec<u8>) -> bool) -> Vec<u8> {
+    let definition = TableDefinition::parse(TABLES[0]).expect("a valid table");
+    let layout = TableLayout::new(&definition).expect("a valid table");
+    let mut bytes = Vec::new();
+    assert!(write(&layout, &mut bytes), "the sample fits the first table");
+    [vec![0], bytes].concat()
+}
+
+fn fragment() -> Vec<u8> {
+    let fragment = redo::Fragment {
+        first_number: 100,
+        records: &[redo::RecordHead { kind: 1, table: 3, key_length: 2, value_length: 4 }; 2],
+        numbers: &[],
+        runs: &[redo::SessionRun { session: 9, base_number: 50, outcomes: 1 }],
+        outcomes: &[redo::OutcomeRecord { number_delta: 0, request_hash: 7, result_length: 3 }],
+        bytes: b"k1row1k2row2res",
+    };
+    let mut out = Vec::new();
+    archive(&mut out, &fragment);
+    assert!(redo::FragmentReader::new(&out).is_ok(), "the sample is valid");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_rise() {
+        assert!(TARGETS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn samples_are_taken() {
+        for target in TARGETS {
+            for sample in (target.samples)() {
+                (target.run)(&sample);
+            }
+        }
+    }
+}

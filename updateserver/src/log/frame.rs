@@ -1,0 +1,475 @@
+//! Byte layout of a frame: one batch with its headers, as it stands on disk.
+//!
+//! ```text
+//! | local header: one block | shared header, sector checksums, directory | payload | zeros |
+//! ```
+//!
+//! Every part ends on a block boundary. The local header is written by the node for its own copy;
+//! everything behind it is the same on all nodes. Offsets and rules: `docs/FORMAT.md`.
+
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, PartitionId, WallMicros};
+
+use super::bytes::{
+    CHECKSUM_OFFSET, COUNTER_LIMIT, align_up, block_checksum, get_u16, get_u32, get_u64, get_u128,
+    header_checksum, header_seal, is_zero, put_u16, put_u32, put_u64, put_u128,
+};
+use super::geometry::Geometry;
+
+/// First bytes of a local header: "SPLF".
+pub const LOCAL_MAGIC: u32 = u32::from_le_bytes(*b"SPLF");
+/// First bytes of a shared header: "SPSH".
+pub const SHARED_MAGIC: u32 = u32::from_le_bytes(*b"SPSH");
+/// Version of both headers.
+pub const FRAME_VERSION: u16 = 1;
+/// Used bytes of the local header; the rest of its block is zero.
+pub const LOCAL_FIXED_BYTES: usize = 128;
+/// Bytes of the shared header in front of the sector checksums.
+pub const SHARED_FIXED_BYTES: usize = 96;
+/// Bytes of one entry of the section directory.
+pub const SECTION_ENTRY_BYTES: usize = 24;
+/// Every section starts at a multiple of this within the payload.
+pub const SECTION_ALIGN: usize = 16;
+/// The section that belongs to no partition: freezes, schema, configuration.
+pub const PARTITION_SYSTEM: PartitionId = PartitionId(0xFFFF);
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A batch of fragments. Takes the next index.
+    Data,
+    /// An entry without sections: the first of a start or of a term. Takes the next index.
+    NoOp,
+    /// Not an entry: repeats index and timestamp of the last one, and exists for the durable
+    /// sequence in its local header (rule R21). Never leaves the node.
+    Watermark,
+}
+
+impl FrameKind {
+    fn code(self) -> u16 {
+        match self {
+            Self::Data => 1,
+            Self::NoOp => 2,
+            Self::Watermark => 3,
+        }
+    }
+
+    fn from_code(code: u16) -> Option<Self> {
+        [Self::Data, Self::NoOp, Self::Watermark].into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// True when the frame is an entry of the log with an index of its own.
+    pub fn is_entry(self) -> bool {
+        self != Self::Watermark
+    }
+}
+
+/// Why bytes are not a valid header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameFault {
+    /// The magic number is missing.
+    #[error("no frame header")]
+    Magic,
+    /// The version is not known to this build.
+    #[error("frame version {0} is not known to this build")]
+    Version(u16),
+    /// The header does not fit its checksum.
+    #[error("header checksum mismatch")]
+    Checksum,
+    /// A field is outside its range although the checksum fits.
+    #[error("header field out of range: {0}")]
+    Field(&'static str),
+}
+
+fn require(holds: bool, field: &'static str) -> Result<(), FrameFault> {
+    if holds { Ok(()) } else { Err(FrameFault::Field(field)) }
+}
+
+/// The node's own part of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalHeader {
+    /// Cluster that the node belongs to.
+    pub cluster: ClusterId,
+    /// Node that wrote the frame.
+    pub node: NodeId,
+    /// Start of the node during which the frame was written.
+    pub boot: u64,
+    /// Segment file.
+    pub segment: u32,
+    /// How often that file was in use.
+    pub generation: u64,
+    /// Offset of this frame in the segment file.
+    pub offset: u64,
+    /// Number of the frame on this node, without gaps over all starts.
+    pub sequence: u64,
+    /// Checksum of the previous frame's local header.
+    pub previous: u64,
+    /// The node's current term (not the entry's).
+    pub term: Epoch,
+    /// Whom the node voted for in that term; node 0 is nobody.
+    pub vote: NodeId,
+    /// Up to this sequence everything was durable here when the frame was issued.
+    pub durable_sequence: u64,
+    /// Up to this index everything was committed, and durable here, when the frame was issued.
+    pub commit_hint: Lsn,
+    /// Whole frame, all headers and padding included.
+    pub frame_bytes: u32,
+    /// Local and shared header area, in whole blocks.
+    pub header_bytes: u32,
+    /// Checksum of the shared header.
+    pub shared: u64,
+}
+
+impl LocalHeader {
+    /// Writes the header over the whole block. Returns its checksum.
+    pub fn encode(&self, block: &mut [u8]) -> u64 {
+        assert!(block.len() >= LOCAL_FIXED_BYTES, "a local header needs a block");
+        block.fill(0);
+        put_u32(block, 0, LOCAL_MAGIC);
+        put_u16(block, 4, FRAME_VERSION);
+        put_u128(block, 16, self.cluster.0);
+        put_u16(block, 32, self.node.0);
+        put_u16(block, 34, self.vote.0);
+        put_u32(block, 36, self.frame_bytes);
+        put_u32(block, 40, self.header_bytes);
+        put_u32(block, 44, self.segment);
+        put_u64(block, 48, self.generation);
+        put_u64(block, 56, self.offset);
+        put_u64(block, 64, self.boot);
+        put_u64(block, 72, self.sequence);
+        put_u64(block, 80, self.previous);
+        put_u64(block, 88, self.term.0);
+        put_u64(block, 96, self.durable_sequence);
+        put_u64(block, 104, self.commit_hint.0);
+        put_u64(block, 112, self.shared);
+        header_seal(block)
+    }
+
+    /// Reads a header from one block.
+    ///
+    /// # Errors
+    /// Says what is wrong first: magic, version, checksum, a field.
+    pub fn decode(block: &[u8]) -> Result<Self, FrameFault> {
+        if block.len() < LOCAL_FIXED_BYTES || get_u32(block, 0) != LOCAL_MAGIC {
+            return Err(FrameFault::Magic);
+        }
+        let version = get_u16(block, 4);
+        if version != FRAME_VERSION {
+            return Err(FrameFault::Version(version));
+        }
+        if get_u64(block, CHECKSUM_OFFSET) != header_checksum(block) {
+            return Err(FrameFault::Checksum);
+        }
+        let header = Self {
+            cluster: ClusterId(get_u128(block, 16)),
+            node: NodeId(get_u16(block, 32)),
+            vote: NodeId(get_u16(block, 34)),
+            frame_bytes: get_u32(block, 36),
+            header_bytes: get_u32(block, 40),
+            segment: get_u32(block, 44),
+            generation: get_u64(block, 48),
+            offset: get_u64(block, 56),
+            boot: get_u64(block, 64),
+            sequence: get_u64(block, 72),
+            previous: get_u64(block, 80),
+            term: Epoch(get_u64(block, 88)),
+            durable_sequence: get_u64(block, 96),
+            commit_hint: Lsn(get_u64(block, 104)),
+            shared: get_u64(block, 112),
+        };
+        require(get_u16(block, 6) == 0, "local reserved")?;
+        require(is_zero(&block[120..]), "local padding")?;
+        require(header.boot < COUNTER_LIMIT, "boot")?;
+        require(header.generation < COUNTER_LIMIT, "generation")?;
+        require(header.term.0 < COUNTER_LIMIT, "term")?;
+        require(header.commit_hint.0 < COUNTER_LIMIT, "commit hint")?;
+        require((1..COUNTER_LIMIT).contains(&header.sequence), "sequence")?;
+        require(header.durable_sequence < header.sequence, "durable sequence")?;
+        Ok(header)
+    }
+}
+
+/// The checksum of an encoded local header: the value that the next frame repeats.
+pub fn local_checksum(block: &[u8]) -> u64 {
+    get_u64(block, CHECKSUM_OFFSET)
+}
+
+/// The part of a frame's headers that is the same on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedHeader {
+    /// What the frame holds.
+    pub kind: FrameKind,
+    /// Own checksum; the next entry repeats it. Computed when encoded.
+    pub checksum: u64,
+    /// Cluster that the entry belongs to.
+    pub cluster: ClusterId,
+    /// Term in which the entry was proposed.
+    pub entry_term: Epoch,
+    /// Index of the entry.
+    pub index: Lsn,
+    /// Shared checksum of the entry before, in log order.
+    pub previous: u64,
+    /// Batch timestamp: the visible time of all that is in the batch.
+    pub timestamp: WallMicros,
+    /// Entries of the section directory.
+    pub section_count: u32,
+    /// Bytes of all sections, each rounded up to [`SECTION_ALIGN`].
+    pub payload_bytes: u32,
+    /// Whole frame, all headers and padding included.
+    pub frame_bytes: u32,
+}
+
+/// Sizes of the parts of a frame, which follow from its section count and payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameSizes {
+    /// Shared header area, in whole blocks.
+    pub shared_bytes: usize,
+    /// Payload blocks.
+    pub payload_blocks: usize,
+    /// Local and shared header area.
+    pub header_bytes: usize,
+    /// Whole frame.
+    pub frame_bytes: usize,
+}
+
+impl FrameSizes {
+    /// Sizes of a frame with this much in it.
+    pub fn of(geometry: &Geometry, section_count: usize, payload_bytes: usize) -> Self {
+        let block = geometry.block();
+        let payload_blocks = payload_bytes.div_ceil(block);
+        let used = SHARED_FIXED_BYTES + payload_blocks * 8 + section_count * SECTION_ENTRY_BYTES;
+        let shared_bytes = align_up(used, block);
+        let header_bytes = block + shared_bytes;
+        let frame_bytes = header_bytes + payload_blocks * block;
+        Self { shared_bytes, payload_blocks, header_bytes, frame_bytes }
+    }
+}
+
+impl SharedHeader {
+    /// Writes the fixed part. The caller seals the area when checksums and directory are in.
+    pub fn encode(&self, geometry: &Geometry, area: &mut [u8]) {
+        put_u32(area, 0, SHARED_MAGIC);
+        put_u16(area, 4, FRAME_VERSION);
+        put_u16(area, 6, self.kind.code());
+        put_u64(area, CHECKSUM_OFFSET, 0);
+        put_u128(area, 16, self.cluster.0);
+        put_u64(area, 32, self.entry_term.0);
+        put_u64(area, 40, self.index.0);
+        put_u64(area, 48, self.previous);
+        put_u64(area, 56, self.timestamp.0);
+        put_u32(area, 64, self.section_count);
+        put_u32(area, 68, self.payload_bytes);
+        put_u32(area, 72, self.frame_bytes);
+        put_u32(area, 76, geometry.block_bytes);
+        put_u128(area, 80, 0);
+    }
+
+    /// Reads and checks a shared header area: its checksum, its sizes, its directory.
+    ///
+    /// # Errors
+    /// Says what is wrong first: magic, version, checksum, a field.
+    pub fn decode(geometry: &Geometry, area: &[u8]) -> Result<Self, FrameFault> {
+        if area.len() < SHARED_FIXED_BYTES || get_u32(area, 0) != SHARED_MAGIC {
+            return Err(FrameFault::Magic);
+        }
+        let version = get_u16(area, 4);
+        if version != FRAME_VERSION {
+            return Err(FrameFault::Version(version));
+        }
+        let checksum = get_u64(area, CHECKSUM_OFFSET);
+        if checksum != header_checksum(area) {
+            return Err(FrameFault::Checksum);
+        }
+        let kind = FrameKind::from_code(get_u16(area, 6)).ok_or(FrameFault::Field("kind"))?;
+        let header = Self {
+            kind,
+            checksum,
+            cluster: ClusterId(get_u128(area, 16)),
+            entry_term: Epoch(get_u64(area, 32)),
+            index: Lsn(get_u64(area, 40)),
+            previous: get_u64(area, 48),
+            timestamp: WallMicros(get_u64(area, 56)),
+            section_count: get_u32(area, 64),
+            payload_bytes: get_u32(area, 68),
+            frame_bytes: get_u32(area, 72),
+        };
+        require(get_u32(area, 76) == geometry.block_bytes, "block size")?;
+        require(get_u128(area, 80) == 0, "shared reserved")?;
+        header.check_sizes(geometry, area)?;
+        Ok(header)
+    }
+
+    fn check_sizes(&self, geometry: &Geometry, area: &[u8]) -> Result<(), FrameFault> {
+        let (count, payload) = (self.section_count as usize, self.payload_bytes as usize);
+        require(self.entry_term.0 < COUNTER_LIMIT, "entry term")?;
+        require(self.index.0 < COUNTER_LIMIT, "index")?;
+        require(self.timestamp.0 < COUNTER_LIMIT, "timestamp")?;
+        require(count <= geometry.sections_max(), "section count")?;
+        require(payload <= geometry.payload_bytes_max(), "payload size")?;
+        require((self.kind == FrameKind::Data) == (count > 0), "sections of this kind")?;
+        let sizes = FrameSizes::of(geometry, count, payload);
+        require(sizes.frame_bytes == self.frame_bytes as usize, "frame size")?;
+        require(sizes.shared_bytes == area.len(), "header size")?;
+        let directory = directory_of(area, sizes.payload_blocks, count);
+        let mut total = 0;
+        for entry in directory.as_chunks::<SECTION_ENTRY_BYTES>().0 {
+            let entry = SectionEntry::decode(entry);
+            let known =
+                entry.partition.0 < geometry.partitions || entry.partition == PARTITION_SYSTEM;
+            require(known, "partition")?;
+            require(entry.flags == 0, "section flags")?;
+            require(entry.length > 0 && entry.length as usize <= payload, "section length")?;
+            total += align_up(entry.length as usize, SECTION_ALIGN);
+        }
+        require(total == payload, "sum of section lengths")
+    }
+}
+
+/// One entry of the section directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SectionEntry {
+    /// Partition, or [`PARTITION_SYSTEM`].
+    pub partition: PartitionId,
+    /// None are defined; zero.
+    pub flags: u16,
+    /// Bytes of the section without padding.
+    pub length: u32,
+    /// Running digest of the partition after this fragment.
+    pub digest: u128,
+}
+
+impl SectionEntry {
+    /// Writes the entry.
+    pub fn encode(&self, bytes: &mut [u8; SECTION_ENTRY_BYTES]) {
+        put_u16(bytes, 0, self.partition.0);
+        put_u16(bytes, 2, self.flags);
+        put_u32(bytes, 4, self.length);
+        put_u128(bytes, 8, self.digest);
+    }
+
+    /// Reads the entry; ranges are checked with the header.
+    pub fn decode(bytes: &[u8; SECTION_ENTRY_BYTES]) -> Self {
+        Self {
+            partition: PartitionId(get_u16(bytes, 0)),
+            flags: get_u16(bytes, 2),
+            length: get_u32(bytes, 4),
+            digest: get_u128(bytes, 8),
+        }
+    }
+}
+
+fn directory_of(area: &[u8], payload_blocks: usize, count: usize) -> &[u8] {
+    let from = SHARED_FIXED_BYTES + payload_blocks * 8;
+    &area[from..from + count * SECTION_ENTRY_BYTES]
+}
+
+/// The checksum of payload block `block` in a shared header area.
+pub fn sector_checksum(area: &[u8], block: usize) -> u64 {
+    get_u64(area, SHARED_FIXED_BYTES + block * 8)
+}
+
+/// A section of a checked frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SectionView<'a> {
+    /// Partition, or [`PARTITION_SYSTEM`].
+    pub partition: PartitionId,
+    /// Running digest of the partition after this fragment.
+    pub digest: u128,
+    /// Content.
+    pub bytes: &'a [u8],
+}
+
+/// A frame whose headers and sectors were all checked.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameView<'a> {
+    /// The node's own header.
+    pub local: LocalHeader,
+    /// The header that all nodes share.
+    pub shared: SharedHeader,
+    directory: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a> FrameView<'a> {
+    /// Takes apart a frame whose headers were decoded from these bytes and whose sectors fit.
+    pub fn new(
+        geometry: &Geometry,
+        local: LocalHeader,
+        shared: SharedHeader,
+        frame: &'a [u8],
+    ) -> Self {
+        let sizes =
+            FrameSizes::of(geometry, shared.section_count as usize, shared.payload_bytes as usize);
+        assert_eq!(frame.len(), sizes.frame_bytes, "a frame view needs exactly the frame");
+        let area = &frame[geometry.block()..sizes.header_bytes];
+        let directory = directory_of(area, sizes.payload_blocks, shared.section_count as usize);
+        let payload = &frame[sizes.header_bytes..];
+        Self { local, shared, directory, payload: &payload[..shared.payload_bytes as usize] }
+    }
+
+    /// The sections in the order of the batch.
+    pub fn sections(&self) -> impl Iterator<Item = SectionView<'a>> + use<'a> {
+        let payload = self.payload;
+        let mut at = 0;
+        self.directory.as_chunks::<SECTION_ENTRY_BYTES>().0.iter().map(move |entry| {
+            let entry = SectionEntry::decode(entry);
+            let bytes = &payload[at..at + entry.length as usize];
+            at += align_up(entry.length as usize, SECTION_ALIGN);
+            SectionView { partition: entry.partition, digest: entry.digest, bytes }
+        })
+    }
+}
+
+/// A frame finished in its buffer, ready to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameSealed {
+    /// Where the frame starts in the buffer.
+    pub start: usize,
+    /// Parts of the frame.
+    pub sizes: FrameSizes,
+    /// Checksum of the local header: what the next frame repeats as `previous`.
+    pub local: u64,
+    /// Checksum of the shared header: what the next entry repeats as `previous`.
+    pub shared: u64,
+}
+
+/// Finishes the frame whose payload stands at `payload_start` of `buffer`: zeroes the padding,
+/// computes all checksums and writes the headers in front of the payload. Sizes and checksums in
+/// the given headers are ignored and computed.
+pub fn frame_seal(
+    geometry: &Geometry,
+    buffer: &mut [u8],
+    payload_start: usize,
+    directory: &[SectionEntry],
+    mut shared: SharedHeader,
+    mut local: LocalHeader,
+) -> FrameSealed {
+    let block = geometry.block();
+    let payload_bytes = shared.payload_bytes as usize;
+    let sizes = FrameSizes::of(geometry, directory.len(), payload_bytes);
+    assert!(sizes.header_bytes <= payload_start, "headers do not fit in front of the payload");
+    assert!(sizes.frame_bytes <= geometry.batch_bytes_max as usize, "frame over its limit");
+    let start = payload_start - sizes.header_bytes;
+    let frame = &mut buffer[start..start + sizes.frame_bytes];
+    let (headers, payload) = frame.split_at_mut(sizes.header_bytes);
+    let (local_block, area) = headers.split_at_mut(block);
+    payload[payload_bytes..].fill(0);
+    shared.section_count = directory.len() as u32;
+    shared.frame_bytes = sizes.frame_bytes as u32;
+    shared.encode(geometry, area);
+    for (index, sector) in payload.chunks_exact(block).enumerate() {
+        put_u64(area, SHARED_FIXED_BYTES + index * 8, block_checksum(sector));
+    }
+    let mut at = SHARED_FIXED_BYTES + sizes.payload_blocks * 8;
+    for entry in directory {
+        let bytes = area[at..].first_chunk_mut().expect("the area was sized for the directory");
+        entry.encode(bytes);
+        at += SECTION_ENTRY_BYTES;
+    }
+    area[at..].fill(0);
+    let shared_checksum = header_seal(area);
+    local.frame_bytes = sizes.frame_bytes as u32;
+    local.header_bytes = sizes.header_bytes as u32;
+    local.shared = shared_checksum;
+    let local_checksum = local.encode(local_block);
+    FrameSealed { start, sizes, local: local_checksum, shared: shared_checksum }
+}

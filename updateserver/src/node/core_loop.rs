@@ -1,0 +1,185 @@
+//! One core's loop: reap, feed the cores, submit, sleep.
+//!
+//! A thread carries a shard, or the log, or both. It sleeps only in its network ring, which also
+//! watches the log ring; other threads wake it by a message to that ring, and only if it sleeps.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use spillway_runtime::clock;
+use spillway_runtime::error::RuntimeError;
+use spillway_runtime::queue::park::WakeFlag;
+use spillway_runtime::shutdown::ShutdownFlag;
+use spillway_runtime::tcp::{ListenerId, TcpEvent, TcpRing, Wait};
+
+use super::log_shell::LogShell;
+use super::shard_shell::ShardShell;
+
+/// Token of the log ring's descriptor.
+const TOKEN_LOG: u64 = 1;
+/// Longest sleep: bounds what a lost wake-up could cost, and lets the stop flag be seen.
+const SLEEP_NANOS_MAX: u64 = 500_000_000;
+
+/// What all threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Whether each thread sleeps.
+    pub wake_flags: Vec<WakeFlag>,
+    /// Each thread's ring.
+    pub rings: Vec<RawFd>,
+    /// The thread that carries the log.
+    pub log_thread: usize,
+    /// Shards.
+    pub shards: u32,
+    /// Set when the process is told to stop.
+    pub stop: ShutdownFlag,
+    /// Shards whose hand-overs are all committed, after the stop.
+    pub drained: AtomicU32,
+    /// Set when the log is quiet, after the stop.
+    pub quiet: AtomicBool,
+}
+
+/// See the module.
+pub(super) struct CoreLoop {
+    pub thread: usize,
+    pub ring: TcpRing,
+    pub listener: Option<ListenerId>,
+    pub shard: Option<ShardShell>,
+    pub log: Option<LogShell>,
+    pub shared: Arc<Shared>,
+}
+
+impl CoreLoop {
+    /// Runs until the process is told to stop and everything handed over is durable.
+    pub fn run(mut self) -> Result<(), RuntimeError> {
+        if let Some(log) = &self.log {
+            self.ring.watch(log.fd(), TOKEN_LOG);
+        }
+        let mut events = Vec::new();
+        let (mut stopping, mut drained, mut log_stopping) = (false, false, false);
+        while !self.shared.quiet.load(Ordering::Acquire) {
+            let wait = self.wait();
+            self.ring.turn(wait, &mut events)?;
+            self.shared.wake_flags[self.thread].cancel();
+            for event in events.drain(..) {
+                self.event(event);
+            }
+            self.turn()?;
+            if !stopping && self.shared.stop.requested() {
+                stopping = true;
+                self.stop();
+            }
+            if stopping && !drained && self.shard.as_ref().is_some_and(ShardShell::is_drained) {
+                drained = true;
+                self.shared.drained.fetch_add(1, Ordering::AcqRel);
+                self.wake(self.shared.log_thread);
+            }
+            let all_drained = self.shared.drained.load(Ordering::Acquire) == self.shared.shards;
+            if let Some(log) = self.log.as_mut().filter(|_| all_drained) {
+                if !log_stopping {
+                    log_stopping = true;
+                    log.shutdown()?;
+                }
+                if log.is_quiet() {
+                    self.shared.quiet.store(true, Ordering::Release);
+                    self.wake_all();
+                }
+            }
+        }
+        // Messages to other rings leave with an entry into the kernel.
+        self.ring.turn(Wait::Not, &mut events)
+    }
+
+    fn wait(&self) -> Wait {
+        if self.has_work() {
+            return Wait::Not;
+        }
+        let flag = &self.shared.wake_flags[self.thread];
+        flag.prepare_to_park();
+        // Looked at again: what was published before the flag rose is not announced.
+        if self.has_work() {
+            flag.cancel();
+            return Wait::Not;
+        }
+        let now = clock::monotonic_now().0;
+        let log = self.log.as_ref().and_then(LogShell::deadline_nanos);
+        let shard = self.shard.as_ref().map(ShardShell::deadline_nanos);
+        let deadline = [log, shard].into_iter().flatten().min().unwrap_or(u64::MAX);
+        Wait::For(deadline.saturating_sub(now).clamp(1, SLEEP_NANOS_MAX))
+    }
+
+    fn has_work(&self) -> bool {
+        self.shard.as_ref().is_some_and(ShardShell::has_work)
+            || self.log.as_ref().is_some_and(LogShell::has_work)
+    }
+
+    fn event(&mut self, event: TcpEvent) {
+        match (event, &mut self.shard) {
+            (TcpEvent::Accepted { connection, .. }, Some(shard)) => shard.accepted(connection),
+            (TcpEvent::Received { connection, buffer }, Some(shard)) => {
+                shard.received(&mut self.ring, connection, buffer);
+            }
+            (TcpEvent::Closed { connection, .. }, Some(shard)) => shard.closed(connection),
+            (TcpEvent::Received { buffer, .. }, None) => self.ring.release(buffer),
+            _ => {}
+        }
+    }
+
+    /// The log first, so that what has become durable is answered before new work is taken; and
+    /// again behind the shard, so that what it handed over is on its way before the thread sleeps.
+    fn turn(&mut self) -> Result<(), RuntimeError> {
+        let mut moved = match &mut self.log {
+            Some(log) => log.turn()?,
+            None => false,
+        };
+        if let Some(shard) = &mut self.shard {
+            shard.log_moved(&mut self.ring);
+            let handed_over = shard.turn(&mut self.ring);
+            match &mut self.log {
+                Some(log) if handed_over => moved |= log.turn()?,
+                None if handed_over => self.wake(self.shared.log_thread),
+                _ => {}
+            }
+        }
+        if self.thread == 0 {
+            // Orders of the root service may have gone out.
+            moved = true;
+        }
+        if moved || self.shard.is_some() {
+            self.wake_others(moved);
+        }
+        Ok(())
+    }
+
+    /// Tells the threads that sleep what this one has published.
+    fn wake_others(&mut self, log_moved: bool) {
+        for thread in 0..self.shared.wake_flags.len() {
+            // Shards other than 0 publish only for the root service, on thread 0.
+            if thread != self.thread && (log_moved || thread == 0) {
+                self.wake(thread);
+            }
+        }
+    }
+
+    fn wake(&mut self, thread: usize) {
+        if thread != self.thread && self.shared.wake_flags[thread].needs_wake() {
+            self.ring.wake_ring(self.shared.rings[thread]);
+        }
+    }
+
+    fn wake_all(&mut self) {
+        for thread in 0..self.shared.wake_flags.len() {
+            self.wake(thread);
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            self.ring.listen_end(listener);
+        }
+        if let Some(shard) = &mut self.shard {
+            shard.stop();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Why a node cannot be formatted, started or kept running. Each text names the probable cause
+//! and, where there is one, the command that mends it.
+
+use std::path::PathBuf;
+
+use spillway_runtime::error::RuntimeError;
+
+use crate::config::ConfigError;
+use crate::log::{GeometryError, LogDamaged, SuperblockError};
+use crate::shard::ReplayError;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The kernel, a file, a socket.
+    #[error("{0}")]
+    Runtime(#[from] RuntimeError),
+    /// The configuration file.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// Sizes that do not fit each other.
+    #[error("{0}")]
+    Geometry(#[from] GeometryError),
+    /// Formatting would destroy a node.
+    #[error(
+        "{path} already holds a node: start it with `spillway start`, or, if its data is to be \
+         given up, remove {path} and the log directory first"
+    )]
+    AlreadyFormatted {
+        /// Its superblock.
+        path: PathBuf,
+    },
+    /// There is no node.
+    #[error("{path} does not exist: format the node first with `spillway format --config FILE`")]
+    NotFormatted {
+        /// The superblock that should be there.
+        path: PathBuf,
+    },
+    /// The superblock cannot be used.
+    #[error("{path}: {error}")]
+    Superblock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: SuperblockError,
+    },
+    /// What was fixed at format differs from the configuration.
+    #[error(
+        "{key} is {configured} in the configuration and {formatted} on disk: it is fixed at \
+         format, so change the configuration back"
+    )]
+    Fixed {
+        /// The key.
+        key: &'static str,
+        /// Configured.
+        configured: u64,
+        /// On disk.
+        formatted: u64,
+    },
+    /// The log is damaged.
+    #[error("{0}")]
+    Damaged(#[from] LogDamaged),
+    /// The log cannot be applied.
+    #[error("replay of the log failed: {0}")]
+    Replay(#[from] ReplayError),
+    /// The log needs what this node cannot do alone.
+    #[error(
+        "the log holds entries that a later leader replaced (behind LSN {0}): this release runs \
+         one node and cannot have written it; start the release that did"
+    )]
+    Superseded(spillway_net::ids::Lsn),
+    /// A core's thread ended although nobody asked it to.
+    #[error("the thread of {0} ended")]
+    ThreadEnded(String),
+}

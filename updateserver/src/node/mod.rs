@@ -1,0 +1,20 @@
+//! The shells: threads that move completions into the cores and their effects onto rings.
+//!
+//! Nothing here decides about data. [`format()`] lays out a node's files, [`start()`] recovers
+//! the log, starts the threads and runs until the process is told to stop.
+
+mod core_loop;
+mod error;
+mod files;
+mod format;
+mod inbound;
+mod log_shell;
+mod memory;
+mod recover;
+mod shard_shell;
+mod start;
+mod status;
+
+pub use error::NodeError;
+pub use format::{FormatReport, format};
+pub use start::{Ready, RunOptions, start};

@@ -1,0 +1,462 @@
+//! A shard's shell: connections and frames in, answers and hand-overs out; on shard 0 the root
+//! service too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use spillway_net::frame::{FrameAssembler, FrameError, FrameKind};
+use spillway_net::ids::Lsn;
+use spillway_net::message::{self, Refusal, RefusalCode};
+use spillway_runtime::clock;
+use spillway_runtime::queue::mpsc::{Full, Producer};
+use spillway_runtime::queue::spsc;
+use spillway_runtime::queue::state::StateCell;
+use spillway_runtime::tcp::{ConnectionId, ReceivedBuffer, TcpRing};
+
+use crate::config::NetworkConfig;
+use crate::root::{Root, RootEffects, RootInput};
+use crate::shard::{
+    LogItem, LogState, ORIGIN_ROOT, Released, RootOrder, Shard, ShardEffects, ShardInput,
+};
+
+use super::inbound::{Inbound, connection_of, number_of};
+use super::log_shell::Published;
+use super::status::{self, LogNumbers, ReplayNumbers, StatusSources};
+
+/// Frames and bytes executed before the log gets its turn.
+const TURN_FRAMES_MAX: usize = 1024;
+const TURN_BYTES_MAX: usize = 512 << 10;
+/// Time between looks at idle connections and sessions.
+const TICK_NANOS: u64 = 500_000_000;
+
+struct Client {
+    id: ConnectionId,
+    assembler: FrameAssembler,
+    first_frame: bool,
+    opened_at_nanos: u64,
+    paused: bool,
+    /// Closing: what still arrives is dropped.
+    ending: bool,
+}
+
+/// The root service's place on shard 0's thread.
+pub(super) struct RootShell {
+    pub root: Root,
+    pub effects: RootEffects,
+    /// Orders to shards 1 and up, in that order.
+    pub orders: Vec<spsc::Producer<RootOrder>>,
+    /// Orders that found a full ring: nobody waits for room.
+    pub orders_waiting: Vec<VecDeque<RootOrder>>,
+    /// Acknowledgements from shards 1 and up.
+    pub done: Vec<spsc::Consumer<u32>>,
+}
+
+/// The far end of the root service, on shards 1 and up.
+pub(super) struct RootLink {
+    pub orders: spsc::Consumer<RootOrder>,
+    pub done: spsc::Producer<u32>,
+    pub done_waiting: u32,
+}
+
+/// Where this shard stands to the root service.
+pub(super) enum RootPlace {
+    Here(Box<RootShell>),
+    There(RootLink),
+}
+
+/// What a shard's shell is made of.
+pub(super) struct ShardShellOptions {
+    pub shard: Shard,
+    pub root: RootPlace,
+    pub queue: Producer<Box<LogItem>>,
+    pub recycle: spsc::Consumer<Box<LogItem>>,
+    pub state: StateCell<3>,
+    pub numbers: StateCell<{ LogNumbers::WORDS }>,
+    pub network: NetworkConfig,
+    pub replay: ReplayNumbers,
+    pub started_at_nanos: u64,
+}
+
+/// See the module. Lives on the shard's thread.
+pub(super) struct ShardShell {
+    options: ShardShellOptions,
+    effects: ShardEffects,
+    inbound: Inbound,
+    clients: Vec<Option<Client>>,
+    partial_bytes: usize,
+    paused: Vec<ConnectionId>,
+    /// Items that found the queue full: the shard executes nothing until they are in.
+    backlog: VecDeque<Box<LogItem>>,
+    /// Ticket, origin and stamp of each item handed over and not yet committed.
+    handed_over: VecDeque<(u64, u16, u64)>,
+    committed_stamp: u64,
+    committed_root_stamp: u64,
+    seen: Published,
+    tick_at_nanos: u64,
+    stopping: bool,
+}
+
+impl ShardShell {
+    pub fn new(options: ShardShellOptions) -> Self {
+        Self {
+            options,
+            effects: ShardEffects::default(),
+            inbound: Inbound::default(),
+            clients: Vec::new(),
+            partial_bytes: 0,
+            paused: Vec::new(),
+            backlog: VecDeque::new(),
+            handed_over: VecDeque::new(),
+            committed_stamp: 0,
+            committed_root_stamp: 0,
+            seen: Published::default(),
+            tick_at_nanos: 0,
+            stopping: false,
+        }
+    }
+
+    /// Whether there is work that no event will announce.
+    pub fn has_work(&self) -> bool {
+        let log_moved = Published::of(self.options.state.read()) != self.seen;
+        let orders = match &self.options.root {
+            RootPlace::Here(root) => root.done.iter().any(spsc::Consumer::is_ready),
+            RootPlace::There(link) => link.orders.is_ready(),
+        };
+        log_moved || orders || self.can_execute()
+    }
+
+    fn can_execute(&self) -> bool {
+        self.inbound.len() > 0
+            && self.backlog.is_empty()
+            && !self.stopping
+            && self.options.shard.accepts_frames()
+    }
+
+    /// When [`Self::turn`] wants to be called although nothing happened.
+    pub fn deadline_nanos(&self) -> u64 {
+        self.tick_at_nanos
+    }
+
+    /// Stops executing; [`Self::is_drained`] says when everything handed over is committed.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// See [`Self::stop`].
+    pub fn is_drained(&self) -> bool {
+        self.stopping
+            && (self.seen.failed || (self.backlog.is_empty() && self.handed_over.is_empty()))
+    }
+
+    pub fn accepted(&mut self, connection: ConnectionId) {
+        let at = connection.index as usize;
+        if self.clients.len() <= at {
+            self.clients.resize_with(at + 1, || None);
+        }
+        self.clients[at] = Some(Client {
+            id: connection,
+            assembler: FrameAssembler::default(),
+            first_frame: true,
+            opened_at_nanos: clock::monotonic_now().0,
+            paused: false,
+            ending: false,
+        });
+        let now = clock::monotonic_now().0;
+        let opened = ShardInput::Opened(number_of(connection));
+        self.options.shard.step(now, opened, &mut self.effects);
+    }
+
+    pub fn closed(&mut self, connection: ConnectionId) {
+        let at = connection.index as usize;
+        let Some(client) = self.clients.get_mut(at).and_then(Option::take) else { return };
+        assert_eq!(client.id, connection, "a slot is told closed before it is used again");
+        self.partial_bytes -= client.assembler.held_bytes();
+        let now = clock::monotonic_now().0;
+        let closed = ShardInput::Closed(number_of(connection));
+        self.options.shard.step(now, closed, &mut self.effects);
+    }
+
+    pub fn received(
+        &mut self,
+        ring: &mut TcpRing,
+        connection: ConnectionId,
+        buffer: ReceivedBuffer,
+    ) {
+        let client = self.clients.get_mut(connection.index as usize).and_then(Option::as_mut);
+        let Some(client) = client.filter(|client| client.id == connection && !client.ending) else {
+            ring.release(buffer);
+            return;
+        };
+        let before = client.assembler.held_bytes();
+        let Client { assembler, first_frame, .. } = client;
+        let cut = self.inbound.receive(ring, connection, assembler, first_frame, buffer);
+        self.partial_bytes = self.partial_bytes + assembler.held_bytes() - before;
+        if let Err(error) = cut {
+            refuse(ring, connection, RefusalCode::Malformed, &error);
+            client.ending = true;
+            return;
+        }
+        let input_bytes = self.inbound.owned_bytes() + self.partial_bytes;
+        if input_bytes > self.options.network.input_bytes_max && !client.paused {
+            client.paused = true;
+            ring.receive_pause(connection);
+            self.paused.push(connection);
+        }
+    }
+
+    fn input_bytes(&self) -> usize {
+        self.inbound.owned_bytes() + self.partial_bytes
+    }
+
+    /// One turn: what the log and the root service say, then frames. Returns whether items were
+    /// handed over.
+    pub fn turn(&mut self, ring: &mut TcpRing) -> bool {
+        let now = clock::monotonic_now().0;
+        self.root_turn(ring, now);
+        self.apply(ring, now);
+        if self.can_execute() {
+            let count = self.inbound.portion(TURN_FRAMES_MAX, TURN_BYTES_MAX);
+            let frames = self.inbound.frames(ring, count);
+            self.options.shard.step(now, ShardInput::Frames(&frames), &mut self.effects);
+            drop(frames);
+            self.inbound.done(ring, count);
+            self.options.shard.step(now, ShardInput::TurnEnd, &mut self.effects);
+            self.apply(ring, now);
+        }
+        self.resume(ring);
+        if now >= self.tick_at_nanos {
+            self.tick_at_nanos = now + TICK_NANOS;
+            self.tick(ring, now);
+        }
+        self.hand_over()
+    }
+
+    /// Takes over what the log has committed. Returns whether anything changed.
+    pub fn log_moved(&mut self, ring: &mut TcpRing) {
+        while let Some(item) = self.options.recycle.pop() {
+            self.options.shard.recycle(item);
+        }
+        let published = Published::of(self.options.state.read());
+        if published == self.seen {
+            return;
+        }
+        self.seen = published;
+        let mut root_moved = false;
+        while let Some((ticket, origin, stamp)) = self.handed_over.front().copied() {
+            if ticket > published.ticket {
+                break;
+            }
+            self.handed_over.pop_front();
+            if origin == ORIGIN_ROOT {
+                self.committed_root_stamp = stamp;
+                root_moved = true;
+            } else {
+                self.committed_stamp = stamp;
+            }
+        }
+        let now = clock::monotonic_now().0;
+        let state =
+            LogState { vdl: Lsn(published.lsn), full: published.full, failed: published.failed };
+        let input = ShardInput::Log { stamp: self.committed_stamp, state };
+        self.options.shard.step(now, input, &mut self.effects);
+        if root_moved {
+            self.root_step(now, RootInput::Committed { stamp: self.committed_root_stamp });
+        }
+        self.apply(ring, now);
+    }
+
+    fn hand_over(&mut self) -> bool {
+        let mut any = false;
+        while let Some(item) = self.backlog.pop_front() {
+            let (origin, stamp) = (item.origin, item.stamp);
+            match self.options.queue.try_push(item) {
+                Ok(ticket) => {
+                    self.handed_over.push_back((ticket.0, origin, stamp));
+                    any = true;
+                }
+                Err(Full(item)) => {
+                    self.backlog.push_front(item);
+                    break;
+                }
+            }
+        }
+        any
+    }
+
+    fn root_step(&mut self, now: u64, input: RootInput) {
+        let RootPlace::Here(shell) = &mut self.options.root else { return };
+        shell.root.step(now, input, &mut shell.effects);
+    }
+
+    /// Carries orders and acknowledgements between the root service and the shards.
+    fn root_turn(&mut self, ring: &mut TcpRing, now: u64) {
+        match &mut self.options.root {
+            RootPlace::There(link) => {
+                while let Some(order) = link.orders.pop() {
+                    self.options.shard.step(now, ShardInput::Root(order), &mut self.effects);
+                }
+            }
+            RootPlace::Here(shell) => {
+                for (at, done) in shell.done.iter_mut().enumerate() {
+                    while let Some(count) = done.pop() {
+                        for _ in 0..count {
+                            let input = RootInput::OrderDone { shard: at as u16 + 1 };
+                            shell.root.step(now, input, &mut shell.effects);
+                        }
+                    }
+                }
+            }
+        }
+        self.apply(ring, now);
+    }
+
+    /// Carries out what the cores want done, until they want nothing more.
+    fn apply(&mut self, ring: &mut TcpRing, now: u64) {
+        loop {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.send(ring, &effects.released);
+            for number in effects.closes.drain(..) {
+                self.end(ring, connection_of(number));
+            }
+            self.backlog.extend(effects.items.drain(..));
+            for origin in effects.status_requests.drain(..) {
+                let mut released = Released::default();
+                let report = self.report();
+                let kind = FrameKind::StatusReport;
+                released.push(origin.connection, kind, origin.request, &report);
+                self.send(ring, &released);
+            }
+            for (origin, command) in effects.root_commands.drain(..) {
+                self.root_step(now, RootInput::Command(origin, command));
+            }
+            self.orders_done(now, effects.orders_done);
+            effects.clear();
+            // What the root service orders of this shard comes as new effects.
+            self.effects = effects;
+            if !self.root_effects(ring, now) {
+                return;
+            }
+        }
+    }
+
+    fn orders_done(&mut self, now: u64, count: u32) {
+        match &mut self.options.root {
+            RootPlace::Here(_) => {
+                for _ in 0..count {
+                    self.root_step(now, RootInput::OrderDone { shard: 0 });
+                }
+            }
+            RootPlace::There(link) => {
+                link.done_waiting += count;
+                if link.done_waiting > 0 && link.done.try_push(link.done_waiting).is_ok() {
+                    link.done_waiting = 0;
+                }
+            }
+        }
+    }
+
+    /// Carries out what the root service wants done. Returns whether this shard got an order.
+    fn root_effects(&mut self, ring: &mut TcpRing, now: u64) -> bool {
+        let RootPlace::Here(shell) = &mut self.options.root else { return false };
+        let mut effects = std::mem::take(&mut shell.effects);
+        for (waiting, producer) in shell.orders_waiting.iter_mut().zip(&mut shell.orders) {
+            waiting.extend(effects.orders.iter().cloned());
+            while let Some(order) = waiting.pop_front() {
+                if let Err(spsc::Full(order)) = producer.try_push(order) {
+                    waiting.push_front(order);
+                    break;
+                }
+            }
+        }
+        let ordered = !effects.orders.is_empty();
+        for order in effects.orders.drain(..) {
+            self.options.shard.step(now, ShardInput::Root(order), &mut self.effects);
+        }
+        // Behind the shard's own: what the shard handed over because of the order comes first.
+        self.backlog.extend(self.effects.items.drain(..));
+        self.backlog.extend(effects.items.drain(..));
+        self.send(ring, &effects.answers);
+        effects.clear();
+        if let RootPlace::Here(shell) = &mut self.options.root {
+            shell.effects = effects;
+        }
+        ordered
+    }
+
+    fn send(&mut self, ring: &mut TcpRing, released: &Released) {
+        for frame in &released.frames {
+            let connection = connection_of(frame.connection);
+            let Some(out) = ring.outgoing(connection) else { continue };
+            out.extend_from_slice(&released.bytes[frame.start..frame.end]);
+            if ring.outgoing_bytes(connection) > self.options.network.output_bytes_max {
+                ring.close(connection);
+            }
+        }
+    }
+
+    fn end(&mut self, ring: &mut TcpRing, connection: ConnectionId) {
+        let client = self.clients.get_mut(connection.index as usize).and_then(Option::as_mut);
+        if let Some(client) = client.filter(|client| client.id == connection) {
+            client.ending = true;
+            ring.close_after_send(connection);
+        }
+    }
+
+    /// Goes on receiving where the input budget had stopped it.
+    fn resume(&mut self, ring: &mut TcpRing) {
+        if self.paused.is_empty() || self.input_bytes() > self.options.network.input_bytes_max / 2 {
+            return;
+        }
+        for connection in self.paused.drain(..) {
+            let client = self.clients.get_mut(connection.index as usize).and_then(Option::as_mut);
+            if let Some(client) = client.filter(|client| client.id == connection) {
+                client.paused = false;
+                ring.receive_resume(connection);
+            }
+        }
+    }
+
+    fn tick(&mut self, ring: &mut TcpRing, now: u64) {
+        let patience = self.options.network.hello_timeout_ms * 1_000_000;
+        for client in self.clients.iter_mut().flatten() {
+            if client.first_frame && now.saturating_sub(client.opened_at_nanos) > patience {
+                client.ending = true;
+                ring.close(client.id);
+            }
+        }
+        self.root_step(now, RootInput::Tick);
+        self.apply(ring, now);
+    }
+
+    fn report(&self) -> message::StatusReport {
+        let sessions_open = match &self.options.root {
+            RootPlace::Here(shell) => shell.root.sessions_count() as u64,
+            RootPlace::There(_) => 0,
+        };
+        status::report(&StatusSources {
+            shard: &self.options.shard,
+            log: self.options.numbers.read(),
+            state: self.seen,
+            replay: self.options.replay,
+            handed_over: self.handed_over.len() as u64,
+            started_at_nanos: self.options.started_at_nanos,
+            input_bytes: self.input_bytes() as u64,
+            sessions_open,
+        })
+    }
+}
+
+/// Says why before closing: a client of another release should learn it.
+fn refuse(ring: &mut TcpRing, connection: ConnectionId, code: RefusalCode, error: &FrameError) {
+    if let Some(out) = ring.outgoing(connection) {
+        let refusal = Refusal { code: code as u16, message: error.to_string(), retry_after_ms: 0 };
+        message::write_frame(out, FrameKind::Refusal, 0, Lsn(0), &refusal);
+    }
+    ring.close_after_send(connection);
+}
+
+/// For tests and the compiler: the shell moves to its thread when it is made.
+#[expect(dead_code, reason = "asserts at compile time what the threads rely on")]
+fn shard_is_send(shard: Arc<std::sync::Mutex<Shard>>) -> impl Send {
+    shard
+}

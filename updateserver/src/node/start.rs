@@ -1,0 +1,592 @@
+//! Starting a node: recover, start the threads, serve, stop in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use spillway_net::ids::{Epoch, NodeId, ShardIndex};
+use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
+use spillway_runtime::clock;
+use spillway_runtime::device::DurableWriteMode;
+use spillway_runtime::direct::{DirectFile, DirectMode};
+use spillway_runtime::lock::DirectoryLock;
+use spillway_runtime::placement::{self, CpuId};
+use spillway_runtime::queue::park::WakeFlag;
+use spillway_runtime::queue::{mpsc, spsc, state};
+use spillway_runtime::shutdown::Shutdown;
+use spillway_runtime::tcp::{RingWaker, TcpRing, TcpRingOptions, Wait};
+use spillway_runtime::thread;
+
+use crate::config::{Config, LogThread};
+use crate::log::{DurableWrite, LogWriterOptions, Superblock, superblock_update};
+use crate::root::{Root, RootEffects};
+use crate::session::SessionDirectory;
+use crate::shard::{LogItem, ReplayCounts, RootOrder, Shard, ShardOptions};
+
+use super::NodeError;
+use super::core_loop::{CoreLoop, Shared};
+use super::files::{NodeFiles, superblock_read, superblock_write};
+use super::log_shell::{LogShell, LogShellOptions};
+use super::memory::{self, CHUNK_BYTES, RegionChunks};
+use super::recover::{self, ENTRIES_AHEAD, RecoveredLog, ReplayEntry};
+use super::shard_shell::{RootLink, RootPlace, RootShell, ShardShell, ShardShellOptions};
+use super::status::{LogNumbers, ReplayNumbers};
+
+/// Items that may wait for the log, per shard.
+const HANDOVERS_PER_SHARD_MAX: usize = 8;
+/// Answers that may wait for the log, per shard, bytes.
+const HELD_BYTES_MAX: usize = 64 << 20;
+/// Orders and acknowledgements between the root service and one shard.
+const ORDERS_MAX: usize = 256;
+/// Chunks of a shard's memory that transactions may not use: entering rows into the ordered index
+/// must never fail.
+const CHUNKS_WITHHELD: usize = 4;
+/// The term of a cluster of one node.
+const EPOCH_ONE: Epoch = Epoch(1);
+
+/// What the caller wants to hear.
+pub struct RunOptions<'a> {
+    /// Called once when all shards serve.
+    pub ready: &'a mut dyn FnMut(&Ready),
+}
+
+/// A node that serves.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Address of every shard.
+    pub addresses: Vec<SocketAddr>,
+    /// Records that were replayed.
+    pub replay_records: u64,
+    /// Time from the start, nanoseconds.
+    pub start_nanos: u64,
+    /// What the operator should know: torn tails, missing huge pages.
+    pub notes: Vec<String>,
+}
+
+struct Plan {
+    shards: u16,
+    threads: Vec<ThreadPlan>,
+    log_thread: usize,
+}
+
+#[derive(Clone, Copy)]
+struct ThreadPlan {
+    cpu: Option<CpuId>,
+    shard: Option<ShardIndex>,
+}
+
+enum ThreadNews {
+    Bound { thread: usize, address: Option<SocketAddr>, ring: i32, waker: RingWaker },
+    Replayed { thread: usize, counts: ReplayCounts },
+    Failed(NodeError),
+    Ended(String),
+}
+
+/// First message to a thread.
+struct Prepare {
+    options: Option<ShardOptions>,
+    directory: Arc<SessionDirectory>,
+    entries: Option<Receiver<Arc<ReplayEntry>>>,
+    budget_bytes: u64,
+}
+
+/// Second message to a thread.
+struct Go {
+    shared: Arc<Shared>,
+    shard: Option<ShardLinks>,
+    log: Option<LogShellOptions>,
+    replay: ReplayNumbers,
+}
+
+struct ShardLinks {
+    root: RootWires,
+    queue: mpsc::Producer<Box<LogItem>>,
+    recycle: spsc::Consumer<Box<LogItem>>,
+    state: state::StateCell<3>,
+    numbers: state::StateCell<{ LogNumbers::WORDS }>,
+}
+
+enum RootWires {
+    Here { orders: Vec<spsc::Producer<RootOrder>>, done: Vec<spsc::Consumer<u32>> },
+    There(RootLink),
+}
+
+enum Order {
+    Prepare(Box<Prepare>),
+    Go(Box<Go>),
+}
+
+struct Thread {
+    orders: Sender<Order>,
+    waker: Option<RingWaker>,
+    ring: i32,
+}
+
+/// Runs a node until SIGTERM or SIGINT. Returns after everything acknowledged - and everything
+/// handed over - is durable.
+///
+/// # Errors
+/// Whatever keeps the node from starting or going on; its text says what to do.
+pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> {
+    let started_at = clock::monotonic_now();
+    thread::install_abort_on_panic();
+    let shutdown = Shutdown::install()?;
+    let files = NodeFiles::new(config);
+    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
+    let _lock = DirectoryLock::acquire(&files.log)?;
+    fixed_check(config, &superblock)?;
+    let segments = (0..superblock.geometry.segments_count)
+        .map(|segment| DirectFile::open(&files.segment(segment), DirectMode::ReadWrite))
+        .collect::<Result<Vec<_>, _>>()?;
+    let plan = plan(config)?;
+    let budget = match config.memory.budget_bytes {
+        0 => memory::budget_default()?,
+        bytes => bytes,
+    };
+    let (news_out, news) = channel();
+    let mut threads = spawn_all(config, &plan, &news_out, started_at.0)?;
+    let addresses = bound_all(&plan, &mut threads, &news)?;
+
+    let directory = Arc::new(SessionDirectory::default());
+    let ports: Vec<u16> = addresses.iter().map(SocketAddr::port).collect();
+    let mut entries = Vec::new();
+    for (at, thread) in threads.iter().enumerate() {
+        let shard = plan.threads[at].shard;
+        let (sender, receiver) = sync_channel(ENTRIES_AHEAD);
+        if shard.is_some() {
+            entries.push(sender);
+        }
+        let prepare = Prepare {
+            options: shard.map(|index| shard_options(index, &plan, &superblock, &ports)),
+            directory: Arc::clone(&directory),
+            entries: shard.map(|_| receiver),
+            budget_bytes: budget / u64::from(plan.shards),
+        };
+        send(thread, Order::Prepare(Box::new(prepare)))?;
+    }
+    let log = scan_all(&superblock, &segments, entries, &news)?;
+    let replay_counts = replayed_all(&plan, &news)?;
+    let replay = ReplayNumbers {
+        records: replay_counts.records,
+        outcomes: replay_counts.outcomes,
+        nanos: clock::monotonic_now().saturating_nanos_since(started_at),
+        log_bytes: log.recovered.bytes,
+    };
+    let notes = notes(&log);
+    let next = log.recovered.superblock_next(
+        &superblock,
+        EPOCH_ONE.max(log.recovered.term),
+        NodeId(config.node.id),
+    );
+    superblock_write(&superblock_file, &superblock_update(&next))?;
+    let shared = go_all(config, &plan, &threads, log, &next, segments, &shutdown, replay)?;
+    (options.ready)(&Ready {
+        addresses,
+        replay_records: replay.records,
+        start_nanos: clock::monotonic_now().saturating_nanos_since(started_at),
+        notes,
+    });
+    run(&threads, &plan, &news, &shutdown, &shared)
+}
+
+/// Waits for a signal or for a thread that ends.
+fn run(
+    threads: &[Thread],
+    plan: &Plan,
+    news: &Receiver<ThreadNews>,
+    shutdown: &Shutdown,
+    shared: &Shared,
+) -> Result<(), NodeError> {
+    let mut ring = TcpRing::new(TcpRingOptions {
+        entries: 8,
+        receive_buffers: 8,
+        receive_buffer_bytes: 4096,
+        connections_max: 1,
+    })?;
+    ring.watch(shutdown.fd(), 1);
+    let mut events = Vec::new();
+    let mut ended = 0;
+    while ended < plan.threads.len() {
+        ring.turn(Wait::For(200_000_000), &mut events)?;
+        events.clear();
+        if shutdown.requested() {
+            for waker in threads.iter().filter_map(|thread| thread.waker.as_ref()) {
+                waker.wake();
+            }
+        }
+        while let Ok(news) = news.try_recv() {
+            match news {
+                ThreadNews::Failed(error) => return Err(error),
+                ThreadNews::Ended(_) if shared.stop.requested() => ended += 1,
+                ThreadNews::Ended(name) => return Err(NodeError::ThreadEnded(name)),
+                ThreadNews::Bound { .. } | ThreadNews::Replayed { .. } => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn notes(log: &RecoveredLog) -> Vec<String> {
+    match log.recovered.verdict {
+        crate::log::Verdict::Clean => Vec::new(),
+        crate::log::Verdict::TailTorn { sequence, frames, wiped_bytes } => vec![format!(
+            "the last writes before the crash were cut short and never acknowledged: dropped \
+             {frames} frame(s) from sequence {sequence} on, {wiped_bytes} bytes"
+        )],
+    }
+}
+
+fn fixed_check(config: &Config, superblock: &Superblock) -> Result<(), NodeError> {
+    let geometry = &superblock.geometry;
+    let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
+    for (key, configured, formatted) in [
+        ("node.id", u64::from(config.node.id), u64::from(superblock.node.0)),
+        ("node.partitions", config.node.partitions.into(), geometry.partitions.into()),
+        ("log.segment_bytes", config.log.segment_bytes, geometry.segment_bytes.into()),
+        ("log.bytes_total", config.log.bytes_total, total),
+    ] {
+        if configured != formatted {
+            return Err(NodeError::Fixed { key, configured, formatted });
+        }
+    }
+    Ok(())
+}
+
+/// Which thread carries what. With few CPUs one thread carries the log and shard 0: measured as
+/// good as two, and it leaves the other CPU to the kernel and to clients.
+fn plan(config: &Config) -> Result<Plan, NodeError> {
+    let cpus = placement::cpus_allowed()?;
+    let own_log = match config.threads.log {
+        LogThread::Own => true,
+        LogThread::Shared => false,
+        LogThread::Auto => cpus.len() >= 4,
+    };
+    let shards = match config.node.shards {
+        0 => {
+            let spare = if cpus.len() >= 4 { 2 } else { 1 };
+            (cpus.len().saturating_sub(spare)).clamp(1, usize::from(config.node.partitions)) as u16
+        }
+        shards => shards,
+    };
+    let mut threads: Vec<ThreadPlan> =
+        (0..shards).map(|shard| ThreadPlan { cpu: None, shard: Some(ShardIndex(shard)) }).collect();
+    if own_log {
+        threads.push(ThreadPlan { cpu: None, shard: None });
+    }
+    if config.threads.pin {
+        // The last CPUs: the first ones take the kernel's interrupts.
+        for (thread, cpu) in threads.iter_mut().zip(cpus.iter().rev().cycle()) {
+            thread.cpu = Some(*cpu);
+        }
+    }
+    let log_thread = if own_log { threads.len() - 1 } else { 0 };
+    Ok(Plan { shards, threads, log_thread })
+}
+
+fn shard_options(
+    index: ShardIndex,
+    plan: &Plan,
+    superblock: &Superblock,
+    ports: &[u16],
+) -> ShardOptions {
+    ShardOptions {
+        index,
+        shards: plan.shards,
+        partitions: superblock.geometry.partitions.into(),
+        cluster: superblock.cluster,
+        node: superblock.node,
+        epoch: EPOCH_ONE,
+        shard_ports: ports.to_vec(),
+        handovers_in_flight_max: HANDOVERS_PER_SHARD_MAX as u64,
+        held_bytes_max: HELD_BYTES_MAX,
+    }
+}
+
+fn send(thread: &Thread, order: Order) -> Result<(), NodeError> {
+    let ended = |_| NodeError::ThreadEnded("a thread that was being started".to_owned());
+    thread.orders.send(order).map_err(ended)
+}
+
+fn spawn_all(
+    config: &Config,
+    plan: &Plan,
+    news: &Sender<ThreadNews>,
+    started_at_nanos: u64,
+) -> Result<Vec<Thread>, NodeError> {
+    let mut threads = Vec::new();
+    for (at, thread_plan) in plan.threads.iter().copied().enumerate() {
+        let name = match thread_plan.shard {
+            Some(shard) => format!("shard-{shard}"),
+            None => "log".to_owned(),
+        };
+        let (orders_out, orders) = channel();
+        let (config, news, thread_name) = (config.clone(), news.clone(), name.clone());
+        thread::spawn(&name, thread_plan.cpu, move || {
+            let outcome = thread_run(at, thread_plan, &config, &orders, &news, started_at_nanos);
+            let last = match outcome {
+                Ok(()) => ThreadNews::Ended(thread_name),
+                Err(error) => ThreadNews::Failed(error),
+            };
+            // Nobody listens any more when the process ends.
+            drop(news.send(last));
+        })?;
+        threads.push(Thread { orders: orders_out, waker: None, ring: -1 });
+    }
+    Ok(threads)
+}
+
+fn bound_all(
+    plan: &Plan,
+    threads: &mut [Thread],
+    news: &Receiver<ThreadNews>,
+) -> Result<Vec<SocketAddr>, NodeError> {
+    let mut addresses = vec![None; usize::from(plan.shards)];
+    for _ in 0..threads.len() {
+        match next(news)? {
+            ThreadNews::Bound { thread, address, ring, waker } => {
+                threads[thread].ring = ring;
+                threads[thread].waker = Some(waker);
+                if let Some(shard) = plan.threads[thread].shard {
+                    addresses[usize::from(shard.0)] = address;
+                }
+            }
+            _ => return Err(NodeError::ThreadEnded("a shard".to_owned())),
+        }
+    }
+    Ok(addresses.into_iter().map(|address| address.expect("every shard is bound")).collect())
+}
+
+fn replayed_all(plan: &Plan, news: &Receiver<ThreadNews>) -> Result<ReplayCounts, NodeError> {
+    let mut total = ReplayCounts::default();
+    for _ in 0..plan.shards {
+        match next(news)? {
+            ThreadNews::Replayed { thread, counts } => {
+                assert!(plan.threads[thread].shard.is_some(), "only shards replay");
+                total.records += counts.records;
+                total.outcomes += counts.outcomes;
+            }
+            _ => return Err(NodeError::ThreadEnded("a shard".to_owned())),
+        }
+    }
+    Ok(total)
+}
+
+fn next(news: &Receiver<ThreadNews>) -> Result<ThreadNews, NodeError> {
+    match news.recv() {
+        Ok(ThreadNews::Failed(error)) => Err(error),
+        Ok(news) => Ok(news),
+        Err(_) => Err(NodeError::ThreadEnded("every core".to_owned())),
+    }
+}
+
+/// Scans the log; if a shard could not apply it, that is the error to report.
+fn scan_all(
+    superblock: &Superblock,
+    segments: &[DirectFile],
+    entries: Vec<SyncSender<Arc<ReplayEntry>>>,
+    news: &Receiver<ThreadNews>,
+) -> Result<RecoveredLog, NodeError> {
+    let scanned = recover::scan(superblock, segments, &entries);
+    drop(entries);
+    let scanned = scanned?;
+    match news.try_recv() {
+        Ok(ThreadNews::Failed(error)) => Err(error),
+        Ok(_) | Err(_) => Ok(scanned),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything that was found meets the threads here")]
+fn go_all(
+    config: &Config,
+    plan: &Plan,
+    threads: &[Thread],
+    log: RecoveredLog,
+    superblock: &Superblock,
+    segments: Vec<DirectFile>,
+    shutdown: &Shutdown,
+    replay: ReplayNumbers,
+) -> Result<Arc<Shared>, NodeError> {
+    let shared = Arc::new(Shared {
+        wake_flags: threads.iter().map(|_| WakeFlag::new()).collect(),
+        rings: threads.iter().map(|thread| thread.ring).collect(),
+        log_thread: plan.log_thread,
+        shards: plan.shards.into(),
+        stop: shutdown.flag(),
+        drained: AtomicU32::new(0),
+        quiet: AtomicBool::new(false),
+    });
+    let shards = usize::from(plan.shards);
+    let queue_items = (shards * HANDOVERS_PER_SHARD_MAX + 64).next_power_of_two();
+    let (producer, consumer) = mpsc::ring(queue_items);
+    let (state_out, state) = state::cell([log.recovered.last_lsn.0, 0, 0]);
+    let (numbers_out, numbers) = state::cell([0; LogNumbers::WORDS]);
+    let (mut recycle_out, mut recycle_in) = (Vec::new(), Vec::new());
+    for _ in 0..shards {
+        let (sender, receiver) = spsc::ring(32);
+        recycle_out.push(sender);
+        recycle_in.push(receiver);
+    }
+    let mut wires = root_wires(shards);
+    let mut log_options = Some(LogShellOptions {
+        writer: writer_options(config, superblock),
+        position: log.recovered.position,
+        digests: log.digests,
+        files: segments,
+        durability: match superblock.durable_write {
+            DurableWrite::SyncedWrite => DurableWriteMode::DataSync.durability(),
+            DurableWrite::WriteThenFlush => DurableWriteMode::WriteThenFlush.durability(),
+        },
+        queue: consumer,
+        recycle: recycle_out,
+        state: state_out,
+        numbers: numbers_out,
+        margin_bytes: margin_bytes(superblock, queue_items),
+    });
+    for (at, thread) in threads.iter().enumerate() {
+        let links = plan.threads[at].shard.map(|shard| ShardLinks {
+            root: wires[usize::from(shard.0)].take().expect("each shard is wired once"),
+            queue: producer.clone(),
+            recycle: recycle_in.remove(0),
+            state: state.clone(),
+            numbers: numbers.clone(),
+        });
+        let log = if at == plan.log_thread { log_options.take() } else { None };
+        let go = Go { shared: Arc::clone(&shared), shard: links, log, replay };
+        send(thread, Order::Go(Box::new(go)))?;
+    }
+    Ok(shared)
+}
+
+fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions {
+    LogWriterOptions {
+        cluster: superblock.cluster,
+        node: superblock.node,
+        term: superblock.term,
+        vote: superblock.vote,
+        boot: superblock.boot,
+        in_flight_max: config.log.writes_in_flight_max,
+        batch_bytes_wait: config.log.batch_bytes_wait,
+        watermark_idle_nanos: config.log.watermark_idle_us * 1000,
+        buffers: config.log.writes_in_flight_max as u16 + 3,
+    }
+}
+
+/// What may be handed over between the log counting as full and the last shard knowing it: every
+/// slot of the queue and every batch in flight, plus the reserve and a segment that is skipped.
+fn margin_bytes(superblock: &Superblock, queue_items: usize) -> u64 {
+    let geometry = &superblock.geometry;
+    let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
+    let wanted =
+        (queue_items + 8) as u64 * BATCH_BYTES_MAX as u64 + 3 * u64::from(geometry.segment_bytes);
+    wanted.min(total / 2)
+}
+
+fn root_wires(shards: usize) -> Vec<Option<RootWires>> {
+    let (mut orders, mut done) = (Vec::new(), Vec::new());
+    let mut wires = vec![None];
+    for _ in 1..shards {
+        let (orders_out, orders_in) = spsc::ring(ORDERS_MAX);
+        let (done_out, done_in) = spsc::ring(ORDERS_MAX);
+        orders.push(orders_out);
+        done.push(done_in);
+        let link = RootLink { orders: orders_in, done: done_out, done_waiting: 0 };
+        wires.push(Some(RootWires::There(link)));
+    }
+    wires[0] = Some(RootWires::Here { orders, done });
+    wires
+}
+
+/// A thread from its first ring to its end.
+fn thread_run(
+    thread: usize,
+    plan: ThreadPlan,
+    config: &Config,
+    orders: &Receiver<Order>,
+    news: &Sender<ThreadNews>,
+    started_at_nanos: u64,
+) -> Result<(), NodeError> {
+    let ended = || NodeError::ThreadEnded("the start".to_owned());
+    let (ring, listener, address) = thread_ring(plan, config)?;
+    let bound = ThreadNews::Bound { thread, address, ring: ring.ring_fd(), waker: ring.waker() };
+    news.send(bound).map_err(|_| ended())?;
+
+    let Ok(Order::Prepare(prepare)) = orders.recv() else { return Err(ended()) };
+    let prepare = *prepare;
+    let mut shard = None;
+    let mut root = None;
+    if let (Some(options), Some(entries)) = (prepare.options, prepare.entries) {
+        let (index, shards) = (options.index.0, options.shards);
+        let chunks = RegionChunks::new(&format!("shard-{index}"), prepare.budget_bytes)?;
+        let directory = Arc::clone(&prepare.directory);
+        let withheld = CHUNKS_WITHHELD * CHUNK_BYTES;
+        let mut made = Shard::new(options, directory, Box::new(chunks), withheld);
+        root = (index == 0).then(|| Root::new(prepare.directory, shards));
+        let counts = recover::replay(&mut made, index, shards, root.as_mut(), &entries)?;
+        news.send(ThreadNews::Replayed { thread, counts }).map_err(|_| ended())?;
+        shard = Some(made);
+    }
+    // An error of the main thread ends the start; this thread is not wanted any more.
+    let Ok(Order::Go(go)) = orders.recv() else { return Ok(()) };
+    let (state_of_replay, shared) = (go.replay, go.shared);
+    let shard = match (shard, go.shard) {
+        (Some(shard), Some(links)) => Some(ShardShell::new(ShardShellOptions {
+            shard,
+            root: root_place(links.root, root),
+            queue: links.queue,
+            recycle: links.recycle,
+            state: links.state,
+            numbers: links.numbers,
+            network: config.network.clone(),
+            replay: state_of_replay,
+            started_at_nanos,
+        })),
+        _ => None,
+    };
+    let log = go.log.map(LogShell::new).transpose()?;
+    CoreLoop { thread, ring, listener, shard, log, shared }.run()?;
+    Ok(())
+}
+
+fn root_place(wires: RootWires, root: Option<Root>) -> RootPlace {
+    match wires {
+        RootWires::There(link) => RootPlace::There(link),
+        RootWires::Here { orders, done } => RootPlace::Here(Box::new(RootShell {
+            root: root.expect("shard 0 has the root service"),
+            effects: RootEffects::default(),
+            orders_waiting: orders.iter().map(|_| Default::default()).collect(),
+            orders,
+            done,
+        })),
+    }
+}
+
+type BoundRing = (TcpRing, Option<spillway_runtime::tcp::ListenerId>, Option<SocketAddr>);
+
+fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError> {
+    let network = &config.network;
+    let Some(shard) = plan.shard else {
+        let options = TcpRingOptions {
+            entries: 64,
+            receive_buffers: 8,
+            receive_buffer_bytes: 4096,
+            connections_max: 1,
+        };
+        return Ok((TcpRing::new(options)?, None, None));
+    };
+    let mut ring = TcpRing::new(TcpRingOptions {
+        entries: 1024,
+        receive_buffers: network.receive_buffers,
+        receive_buffer_bytes: network.receive_buffer_bytes,
+        connections_max: network.connections_max,
+    })?;
+    let mut address = config.node.listen;
+    if address.port() != 0 {
+        address.set_port(address.port() + shard.0);
+    }
+    let backlog = network.connections_max.min(4096);
+    let (listener, address) = ring.listen(address, backlog as _)?;
+    Ok((ring, Some(listener), Some(address)))
+}
+
+const _: () = assert!(SESSIONS_MAX > 0 && HANDOVERS_PER_SHARD_MAX > 0);

@@ -1,0 +1,200 @@
+//! What a shard knows of its clients' connections.
+
+use std::collections::BTreeMap;
+
+use spillway_net::frame::FrameKind;
+use spillway_net::ids::{ClusterId, SessionId, TableId};
+use spillway_net::limits;
+use spillway_net::message::{
+    self, Hello, RefusalCode, Scan, SessionClose, SessionOpen, TableCreate, TableDrop, TableEntry,
+    TableListing, Welcome,
+};
+
+use super::{InboundFrame, RootCommand, RootOrigin, Shard, ShardEffects};
+
+/// One connection.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    greeted: bool,
+    pub session: Option<SessionId>,
+    pub frames_in_flight: usize,
+}
+
+/// All connections of the shard, by the number the shell gave them.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    by_number: BTreeMap<u64, Connection>,
+}
+
+impl Connections {
+    pub fn open(&mut self, connection: u64) {
+        let before = self.by_number.insert(connection, Connection::default());
+        assert!(before.is_none(), "connection numbers are not reused while open");
+    }
+
+    pub fn close(&mut self, connection: u64) -> Option<SessionId> {
+        self.by_number.remove(&connection)?.session
+    }
+
+    pub fn get_mut(&mut self, connection: u64) -> Option<&mut Connection> {
+        self.by_number.get_mut(&connection)
+    }
+
+    pub fn answered(&mut self, connection: u64) {
+        if let Some(connection) = self.by_number.get_mut(&connection) {
+            assert!(connection.frames_in_flight > 0, "an answer without a frame");
+            connection.frames_in_flight -= 1;
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.by_number.len()
+    }
+}
+
+impl Shard {
+    /// Serves one frame that carries no transactions. Whatever is wrong with it closes the
+    /// connection or gets a refusal, and concerns nobody else.
+    pub(super) fn frame_of_control(&mut self, frame: &InboundFrame<'_>, out: &mut ShardEffects) {
+        let (connection, request) = (frame.connection, frame.header.request);
+        let origin = RootOrigin { connection, request };
+        let greeted = self.connections.get_mut(connection).is_some_and(|c| c.greeted);
+        let kind = frame.header.kind;
+        if greeted == (kind == FrameKind::Hello) {
+            let text = if greeted { "a second hello" } else { "the first frame must be a hello" };
+            out.refuse_and_close(connection, request, RefusalCode::OutOfOrder, text.to_owned());
+            return;
+        }
+        let served = match kind {
+            FrameKind::Hello => message::decode::<Hello>(frame.payload)
+                .map(|hello| self.hello(connection, request, &hello, out)),
+            FrameKind::SessionOpen => message::decode::<SessionOpen>(frame.payload)
+                .map(|open| self.to_root(origin, session_open(open), out)),
+            FrameKind::SessionClose => {
+                message::decode::<SessionClose>(frame.payload).map(|close| {
+                    let command = RootCommand::SessionClose { session: SessionId(close.session) };
+                    self.to_root(origin, command, out);
+                })
+            }
+            FrameKind::TableCreate => message::decode::<TableCreate>(frame.payload).map(|create| {
+                let command = RootCommand::TableCreate { definition: create.definition };
+                self.to_root(origin, command, out);
+            }),
+            FrameKind::TableDrop => message::decode::<TableDrop>(frame.payload)
+                .map(|drop| self.to_root(origin, RootCommand::TableDrop { name: drop.name }, out)),
+            FrameKind::TableList => {
+                let listing = self.table_listing();
+                out.released.push(connection, FrameKind::TableListing, request, &listing);
+                Ok(())
+            }
+            FrameKind::Scan => message::access::<Scan>(frame.payload).map(|scan| {
+                self.scan_page(connection, request, scan, out);
+            }),
+            FrameKind::Status => {
+                out.status_requests.push(origin);
+                Ok(())
+            }
+            _ => {
+                let text = format!("{kind:?} is not a request");
+                out.refuse_and_close(connection, request, RefusalCode::OutOfOrder, text);
+                return;
+            }
+        };
+        if let Err(error) = served {
+            out.refuse_and_close(connection, request, RefusalCode::Malformed, error.to_string());
+        }
+    }
+
+    fn hello(&mut self, connection: u64, request: u64, hello: &Hello, out: &mut ShardEffects) {
+        let mismatch = if hello.limits_fingerprint != limits::fingerprint() {
+            Some("the client was built with other limits: install matching releases".to_owned())
+        } else if hello.cluster != 0 && ClusterId(hello.cluster) != self.options.cluster {
+            Some(format!("this is cluster {:032x}", self.options.cluster.0))
+        } else {
+            None
+        };
+        if let Some(text) = mismatch {
+            out.refuse_and_close(connection, request, RefusalCode::Mismatch, text);
+            return;
+        }
+        let session = SessionId(hello.session);
+        if session.0 != 0 {
+            if !self.directory.is_live(session) {
+                let text = format!("session {session} is not open: open a new one");
+                out.refuse_and_close(connection, request, RefusalCode::SessionUnknown, text);
+                return;
+            }
+            self.directory.touch(session, self.now_seconds);
+            let held = self.sessions.enter(session);
+            if let Some(fenced) = held.connection.replace(connection) {
+                let text = format!("a newer connection took over session {session}");
+                out.refuse_and_close(fenced, 0, RefusalCode::SessionFenced, text);
+                if let Some(fenced) = self.connections.get_mut(fenced) {
+                    fenced.session = None;
+                }
+            }
+        }
+        let state = self.connections.get_mut(connection).expect("frames come from connections");
+        state.greeted = true;
+        state.session = (session.0 != 0).then_some(session);
+        let options = &self.options;
+        let welcome = Welcome {
+            cluster: options.cluster.0,
+            node: options.node.0,
+            epoch: options.epoch.0,
+            leader: options.node.0,
+            partitions: options.partitions,
+            shard: options.index.0,
+            shard_ports: options.shard_ports.clone(),
+        };
+        out.released.push(connection, FrameKind::Welcome, request, &welcome);
+    }
+
+    fn to_root(&self, origin: RootOrigin, command: RootCommand, out: &mut ShardEffects) {
+        if self.options.index.0 == 0 {
+            out.root_commands.push((origin, command));
+            return;
+        }
+        let text = "the root service answers on shard 0".to_owned();
+        out.refuse(origin.connection, origin.request, RefusalCode::WrongShard, text);
+    }
+
+    fn table_listing(&self) -> TableListing {
+        let tables = self
+            .store
+            .tables()
+            .map(|table| TableEntry {
+                id: table.id.0,
+                definition: table.definition.clone(),
+                rows: self.store.slices(table).iter().map(|s| s.rows_count() as u64).sum(),
+            })
+            .collect();
+        TableListing { tables }
+    }
+
+    fn scan_page(
+        &mut self,
+        connection: u64,
+        request: u64,
+        scan: &<Scan as rkyv::Archive>::Archived,
+        out: &mut ShardEffects,
+    ) {
+        match self.store.scan(scan) {
+            Ok(Some(page)) => {
+                let stamp = self.stamp_to_wait_for();
+                self.held.hold(stamp, connection, FrameKind::ScanPage, request, &page);
+            }
+            Ok(None) => {
+                let text = format!("there is no table {}", TableId(scan.table.to_native()));
+                out.refuse(connection, request, RefusalCode::Schema, text);
+            }
+            Err(full) => {
+                out.refuse(connection, request, RefusalCode::LimitReached, full.to_string());
+            }
+        }
+    }
+}
+
+fn session_open(open: SessionOpen) -> RootCommand {
+    RootCommand::SessionOpen { client_name: open.client_name }
+}

@@ -1,0 +1,222 @@
+//! Applying redo to a shard's memtable: at a restart, and on followers.
+//!
+//! Replicas decide nothing: they write what the records say, and then prove it. The digest is
+//! computed from what the memtable holds after applying, row by row, and must lead to the
+//! running digest that the leader put into the log.
+
+use spillway_net::ids::{Lsn, PartitionId, SessionId, TableId};
+use spillway_net::patch;
+
+use crate::memtable::{RowRef, Stamp, VersionKind, WriteVersion, key_hash};
+use crate::redo::{FragmentReader, Record, RecordKind, RedoError, SystemCommand, record_digest};
+
+use super::Shard;
+use super::store::Store;
+
+/// Records applied together, so that their cache misses overlap.
+const GROUP: usize = 16;
+
+/// Why a section of the log could not be applied. The start stops with it: the memtable would
+/// not be what was acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The section's bytes.
+    #[error("partition {partition}, LSN {lsn}: {error}")]
+    Redo {
+        /// Where.
+        partition: PartitionId,
+        /// Where.
+        lsn: Lsn,
+        /// What.
+        error: RedoError,
+    },
+    /// A record names a table that the log never created.
+    #[error("partition {partition}, LSN {lsn}: a record names table {table}, which does not exist")]
+    UnknownTable {
+        /// Where.
+        partition: PartitionId,
+        /// Where.
+        lsn: Lsn,
+        /// The table's id.
+        table: TableId,
+    },
+    /// A patch without the row it changes.
+    #[error("partition {partition}, LSN {lsn}: a patch meets no row")]
+    PatchWithoutRow {
+        /// Where.
+        partition: PartitionId,
+        /// Where.
+        lsn: Lsn,
+    },
+    /// Row versions must rise.
+    #[error("partition {partition}, LSN {lsn}: row versions do not rise")]
+    NumbersFall {
+        /// Where.
+        partition: PartitionId,
+        /// Where.
+        lsn: Lsn,
+    },
+    /// What the memtable holds is not what the leader had.
+    #[error(
+        "partition {partition}, LSN {lsn}: the digest of the applied records differs from the \
+         one in the log; the node's memory or its release is faulty: test the memory, then start \
+         again with the release that wrote the log"
+    )]
+    Digest {
+        /// Where.
+        partition: PartitionId,
+        /// Where.
+        lsn: Lsn,
+    },
+    /// The budget is smaller than what the log holds.
+    #[error("the log holds more than the memory budget of this shard: raise memory.budget_bytes")]
+    MemoryFull,
+}
+
+/// What replay did on one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayCounts {
+    /// Records applied.
+    pub records: u64,
+    /// Outcomes noted.
+    pub outcomes: u64,
+}
+
+impl Shard {
+    /// Applies one section that belongs to this shard. `digest_before` is the partition's
+    /// running digest before it, `digest_after` the one the log gives behind it.
+    pub fn replay_section(
+        &mut self,
+        lsn: Lsn,
+        partition: PartitionId,
+        bytes: &[u8],
+        digest_before: u128,
+        digest_after: u128,
+    ) -> Result<ReplayCounts, ReplayError> {
+        assert_eq!(partition.0 % self.spread.shards, self.spread.index.0, "not this shard's");
+        let local = partition.0 / self.spread.shards;
+        let redo = |error| ReplayError::Redo { partition, lsn, error };
+        let reader = FragmentReader::new(bytes).map_err(redo)?;
+        if reader.next_number() < self.store.partitions[usize::from(local)].next_number {
+            return Err(ReplayError::NumbersFall { partition, lsn });
+        }
+        let mut group: Vec<(Record<'_>, u64, u32)> = Vec::with_capacity(GROUP);
+        let mut digest = 0u128;
+        let mut records = reader.records();
+        loop {
+            group.clear();
+            for record in records.by_ref().take(GROUP) {
+                let id = TableId(record.table);
+                let Some(table) = self.store.table(id) else {
+                    return Err(ReplayError::UnknownTable { partition, lsn, table: id });
+                };
+                let slice = (table.slice_base + usize::from(local)) as u32;
+                let hash = key_hash(record.key);
+                self.store.slice(slice).prefetch_slot(hash);
+                group.push((record, hash, slice));
+            }
+            if group.is_empty() {
+                break;
+            }
+            for (_, hash, slice) in &group {
+                self.store.slice(*slice).prefetch_head(*hash);
+            }
+            for (_, hash, slice) in &group {
+                self.store.slice(*slice).prefetch_version(*hash);
+            }
+            for (record, hash, slice) in &group {
+                let row = self
+                    .store
+                    .replay(record, *hash, *slice)?
+                    .ok_or(ReplayError::PatchWithoutRow { partition, lsn })?;
+                digest = digest.wrapping_add(self.store.digest(record.table, row));
+            }
+        }
+        if digest_before.wrapping_add(digest) != digest_after {
+            return Err(ReplayError::Digest { partition, lsn });
+        }
+        let state = &mut self.store.partitions[usize::from(local)];
+        state.next_number = reader.next_number();
+        state.first_number = state.next_number;
+        let mut outcomes = 0;
+        for outcome in reader.outcomes() {
+            let session = self.sessions.enter(SessionId(outcome.session));
+            session.replay(outcome.number, outcome.request_hash, outcome.results);
+            outcomes += 1;
+        }
+        Ok(ReplayCounts { records: reader.records_count() as u64, outcomes })
+    }
+
+    /// Applies a command of the root service.
+    pub fn replay_command(&mut self, command: &SystemCommand) {
+        match command {
+            SystemCommand::TableCreate { table, definition } => {
+                self.store.table_create(TableId(*table), definition.clone());
+            }
+            SystemCommand::TableDrop { table } => self.store.table_drop(TableId(*table)),
+            SystemCommand::SessionOpen { .. } => {}
+            SystemCommand::SessionClose { session } => {
+                self.sessions.close(SessionId(*session));
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Writes one record; `None` when a patch meets no row.
+    fn replay(
+        &mut self,
+        record: &Record<'_>,
+        hash: u64,
+        slice: u32,
+    ) -> Result<Option<RowRef>, ReplayError> {
+        let room = record.key.len() + record.value.len() + super::store::OPERATION_ARENA_BYTES;
+        if !self.arena.has_room(4 * room) {
+            return Err(ReplayError::MemoryFull);
+        }
+        let mut patched = std::mem::take(&mut self.row_next);
+        let (kind, value) = match record.kind {
+            RecordKind::Full => (VersionKind::Full, record.value),
+            RecordKind::Delete => (VersionKind::Delete, record.value),
+            RecordKind::Patch => {
+                let found = self.slice(slice).find(hash, record.key);
+                let table = self.table(TableId(record.table)).expect("looked up before");
+                let (mut row, mut spare) = (Vec::new(), Vec::new());
+                let base =
+                    found.and_then(|found| Self::resolve(table, found, &mut row, &mut spare));
+                patched.clear();
+                let applied = base.is_some_and(|(base, _)| {
+                    patch::patch_apply(&table.layout, base, record.value, &mut patched).is_ok()
+                });
+                if !applied {
+                    return Ok(None);
+                }
+                (VersionKind::Full, &patched[..])
+            }
+        };
+        let (arena, undo) = (&mut self.arena, &mut self.replay_undo);
+        let slice = &mut self.slices[slice as usize];
+        let (row, _) = slice.upsert_row(arena, hash, record.key, undo);
+        let version = WriteVersion {
+            stamp: Stamp::REPLAYED,
+            number: record.number,
+            kind,
+            floor: Stamp::REPLAYED,
+            value,
+        };
+        crate::memtable::write(arena, row, version, undo);
+        self.row_next = patched;
+        Ok(Some(row))
+    }
+
+    /// Digest of a row as the memtable holds it.
+    fn digest(&mut self, table: u16, row: RowRef) -> u128 {
+        let newest = row.newest().expect("the row was just written");
+        let value = match newest.kind() {
+            VersionKind::Delete => None,
+            VersionKind::Full => Some(newest.value()),
+            VersionKind::Patch => unreachable!("replay writes whole rows"),
+        };
+        record_digest(table, row.key(), newest.number(), value)
+    }
+}

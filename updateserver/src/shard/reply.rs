@@ -1,0 +1,190 @@
+//! Answers that wait for the log.
+//!
+//! Every answer waits for the hand-over that carries the newest effect it saw - an answer to a
+//! read or to a failed check too, or a client could see what a crash then takes back. Answers of
+//! one hand-over wait together; nobody waits in a thread.
+
+use std::collections::VecDeque;
+
+use spillway_net::frame::{self, FrameKind};
+use spillway_net::ids::Lsn;
+use spillway_net::message::{self, Payload};
+
+#[derive(Clone, Copy, Debug)]
+struct HeldReply {
+    connection: u64,
+    start: usize,
+    end: usize,
+    request: u64,
+    kind: FrameKind,
+}
+
+#[derive(Debug, Default)]
+struct HeldBatch {
+    stamp: u64,
+    replies: Vec<HeldReply>,
+    bytes: Vec<u8>,
+}
+
+/// A finished frame for a connection, within [`Released::bytes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where to.
+    pub connection: u64,
+    /// Where the frame begins.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+    /// Whether it answers a `Submit`, which counts against the frames in flight.
+    pub answers_submit: bool,
+}
+
+/// Frames that may leave now.
+#[derive(Debug, Default)]
+pub struct Released {
+    /// The frames in order.
+    pub frames: Vec<Outgoing>,
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Released {
+    /// Forgets all frames, keeping the memory.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.bytes.clear();
+    }
+
+    /// Adds a frame that waits for nothing.
+    pub fn push<T: Payload>(
+        &mut self,
+        connection: u64,
+        kind: FrameKind,
+        request: u64,
+        payload: &T,
+    ) {
+        let start = self.bytes.len();
+        message::write_frame(&mut self.bytes, kind, request, Lsn(0), payload);
+        let end = self.bytes.len();
+        self.frames.push(Outgoing { connection, start, end, answers_submit: false });
+    }
+}
+
+/// Answers by the hand-over they wait for, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct HeldReplies {
+    batches: VecDeque<HeldBatch>,
+    spare: Vec<HeldBatch>,
+    bytes: usize,
+}
+
+impl HeldReplies {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds an answer until hand-over `stamp` is committed.
+    pub fn hold<T: Payload>(
+        &mut self,
+        stamp: u64,
+        connection: u64,
+        kind: FrameKind,
+        request: u64,
+        payload: &T,
+    ) {
+        if self.batches.back().is_none_or(|batch| batch.stamp != stamp) {
+            assert!(
+                self.batches.back().is_none_or(|batch| batch.stamp < stamp),
+                "answers are held in the order of hand-overs"
+            );
+            let mut batch = self.spare.pop().unwrap_or_default();
+            batch.stamp = stamp;
+            self.batches.push_back(batch);
+        }
+        let batch = self.batches.back_mut().expect("pushed above");
+        let start = frame::begin(&mut batch.bytes);
+        message::archive(&mut batch.bytes, payload);
+        let end = batch.bytes.len();
+        self.bytes += end - start;
+        batch.replies.push(HeldReply { connection, start, end, request, kind });
+    }
+
+    /// Moves all answers that wait for `stamp` or less into `released`.
+    pub fn release(&mut self, stamp: u64, lsn: Lsn, released: &mut Released) {
+        while self.batches.front().is_some_and(|batch| batch.stamp <= stamp) {
+            let mut batch = self.batches.pop_front().expect("seen above");
+            for reply in batch.replies.drain(..) {
+                let frame = &mut batch.bytes[reply.start..reply.end];
+                frame::finish(frame, reply.kind, reply.request, lsn);
+                self.bytes -= frame.len();
+                let start = released.bytes.len();
+                released.bytes.extend_from_slice(frame);
+                released.frames.push(Outgoing {
+                    connection: reply.connection,
+                    start,
+                    end: released.bytes.len(),
+                    answers_submit: reply.kind == FrameKind::Outcomes,
+                });
+            }
+            batch.bytes.clear();
+            if self.spare.len() < 16 {
+                self.spare.push(batch);
+            }
+        }
+    }
+
+    /// Drops every answer: what they report will never be known to be durable. Returns the
+    /// connections that waited.
+    pub fn abandon(&mut self) -> Vec<u64> {
+        let mut connections: Vec<u64> = self
+            .batches
+            .drain(..)
+            .flat_map(|batch| batch.replies.into_iter().map(|reply| reply.connection))
+            .collect();
+        self.bytes = 0;
+        connections.sort_unstable();
+        connections.dedup();
+        connections
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spillway_net::message::Done;
+
+    use super::*;
+
+    fn hold(held: &mut HeldReplies, stamp: u64, connection: u64) {
+        held.hold(stamp, connection, FrameKind::Done, 5, &Done {});
+    }
+
+    #[test]
+    fn answers_leave_when_their_hand_over_is_committed_and_not_before() {
+        let mut held = HeldReplies::default();
+        hold(&mut held, 1, 10);
+        hold(&mut held, 1, 11);
+        hold(&mut held, 2, 12);
+        let mut released = Released::default();
+        held.release(0, Lsn(1), &mut released);
+        assert!(released.frames.is_empty());
+        held.release(1, Lsn(1), &mut released);
+        let to: Vec<_> = released.frames.iter().map(|f| f.connection).collect();
+        assert_eq!(to, [10, 11]);
+        assert!(held.bytes() > 0);
+        held.release(7, Lsn(2), &mut released);
+        assert_eq!(released.frames.len(), 3);
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn abandoned_answers_never_leave() {
+        let mut held = HeldReplies::default();
+        hold(&mut held, 1, 10);
+        hold(&mut held, 2, 10);
+        assert_eq!(held.abandon(), [10]);
+        let mut released = Released::default();
+        held.release(9, Lsn(2), &mut released);
+        assert!(released.frames.is_empty());
+    }
+}
