@@ -1,4 +1,4 @@
-//! What can be chosen about a burst.
+//! The command line of a burst.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,8 @@ use crate::schedule::Phases;
 use crate::workload::{WorkloadKind, WorkloadOptions};
 use spillway_net::limits::{FRAME_TRANSACTIONS_MAX, SESSION_FRAMES_IN_FLIGHT_MAX};
 
-/// Drives a burst of transactions at a node, kills the node, restarts it, and verifies.
-///
-/// Formats a node in a temporary directory, starts it as a child process, loads the workload's
-/// rows, raises the load, holds it, lets it fall, and stops the node with SIGKILL while frames are
-/// in flight. Then it starts the node again, has every unanswered transaction answered, and checks
-/// that every acknowledged one is there and that the books balance. Exits non-zero if not.
+/// What can be chosen about a burst.
 #[derive(Clone, Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
 pub struct BurstArguments {
     /// Nodes of the cluster under test.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1))]

@@ -30,7 +30,7 @@ impl NodeConfig<'_> {
         let mut line = |key: &str, value: String| {
             writeln!(text, "{key} = {value}").expect("writing to memory");
         };
-        line("shards", self.shards.to_string());
+        line("node.shards", self.shards.to_string());
         line("node.id", "1".to_owned());
         line("node.directory_log", quoted(self.directory_log));
         line("node.directory_data", quoted(self.directory_data));
@@ -75,7 +75,7 @@ mod tests {
             memory_bytes: 1 << 31,
         };
         let table: toml::Table = config.text().parse().expect("TOML");
-        assert_eq!(table["shards"].as_integer(), Some(2));
+        assert_eq!(table["node"]["shards"].as_integer(), Some(2));
         assert_eq!(table["node"]["directory_log"].as_str(), Some("/tmp/a \"b\"/log"));
         assert_eq!(table["node"]["directory_data"].as_str(), Some("/tmp/data\\"));
         assert_eq!(table["node"]["listen"].as_str(), Some("127.0.0.1:0"));

@@ -3,6 +3,7 @@
 
 pub mod arguments;
 mod burst;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod cpu;
@@ -28,5 +29,6 @@ pub mod zipf;
 
 pub use arguments::{BurstArguments, BurstOptions};
 pub use burst::burst;
+pub use command::PerfCommand;
 pub use error::PerfError;
 pub use report::BurstReport;

@@ -223,25 +223,7 @@ impl BurstReport {
 
     /// The result for machines.
     pub fn json(&self) -> Value {
-        let us = |name| self.status_end(name).map(|nanos| nanos as f64 / 1000.0);
-        let [leader, client] = self.cpu_ns_per_txn();
-        let restart = |name: &str| self.status_restart.as_ref()?.get(name).copied();
-        let replay_seconds = restart("replay_ns").map(|nanos| nanos as f64 / 1e9);
-        let replay_rate =
-            restart("replay_records").zip(replay_seconds).and_then(|(records, seconds)| {
-                (seconds > 0.0).then(|| (records as f64 / seconds).round())
-            });
-        let resolved = self.resolved.as_ref().map(|resolved| {
-            json!({
-                "frames": resolved.frames,
-                "transactions": resolved.transactions,
-                "committed": resolved.committed,
-                "wrong": resolved.wrong,
-                "unknown": resolved.unknown,
-            })
-        });
-        let log_per_txn = self.log_bytes_per_txn();
-        json!({
+        let mut all = json!({
             "nodes": self.nodes,
             "workload": self.workload,
             "batch": self.batch,
@@ -271,28 +253,58 @@ impl BurstReport {
                 "blocked_p99": self.lateness.blocked_p99_us,
                 "blocked_frames": self.lateness.blocked_frames,
             },
-            "cpu_ns_per_txn": { "leader": leader, "follower": null, "client": client },
-            "log": {
-                "bytes": self.status_difference("log_bytes"),
-                "batches": self.status_difference("log_batches"),
-                "write_p50_us": us("log_write_p50_ns"),
-                "write_p99_us": us("log_write_p99_ns"),
-                "bytes_per_txn": log_per_txn,
-                "bytes_per_payload_byte": log_per_txn.map(|bytes| bytes / self.payload_bytes),
-            },
             "device": self.device,
-            "memory": {
-                "rows": self.status_end("memtable_rows"),
-                "bytes": self.status_end("memtable_bytes"),
-            },
             "seconds": self.seconds,
-            "replay": {
-                "seconds": replay_seconds,
-                "records": restart("replay_records"),
-                "records_per_s": replay_rate,
-            },
-            "resent": resolved,
             "machine": self.machine,
+        });
+        all["cpu_ns_per_txn"] = self.json_cpu();
+        all["log"] = self.json_log();
+        all["memory"] = json!({
+            "rows": self.status_end("memtable_rows"),
+            "bytes": self.status_end("memtable_bytes"),
+        });
+        all["replay"] = self.json_replay();
+        all["resent"] = self.json_resent();
+        all
+    }
+
+    fn json_cpu(&self) -> Value {
+        let [leader, client] = self.cpu_ns_per_txn();
+        json!({ "leader": leader, "follower": null, "client": client })
+    }
+
+    fn json_log(&self) -> Value {
+        let us = |name| self.status_end(name).map(|nanos| nanos as f64 / 1000.0);
+        let per_txn = self.log_bytes_per_txn();
+        json!({
+            "bytes": self.status_difference("log_bytes"),
+            "batches": self.status_difference("log_batches"),
+            "write_p50_us": us("log_write_p50_ns"),
+            "write_p99_us": us("log_write_p99_ns"),
+            "bytes_per_txn": per_txn,
+            "bytes_per_payload_byte": per_txn.map(|bytes| bytes / self.payload_bytes),
+        })
+    }
+
+    fn json_replay(&self) -> Value {
+        let number = |name: &str| self.status_restart.as_ref()?.get(name).copied();
+        let records = number("replay_records");
+        let seconds = number("replay_ns").map(|nanos| nanos as f64 / 1e9);
+        let rate = records
+            .zip(seconds)
+            .filter(|(_, seconds)| *seconds > 0.0)
+            .map(|(records, seconds)| (records as f64 / seconds).round());
+        json!({ "seconds": seconds, "records": records, "records_per_s": rate })
+    }
+
+    fn json_resent(&self) -> Value {
+        let Some(resolved) = &self.resolved else { return Value::Null };
+        json!({
+            "frames": resolved.frames,
+            "transactions": resolved.transactions,
+            "committed": resolved.committed,
+            "wrong": resolved.wrong,
+            "unknown": resolved.unknown,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Where a burst takes place: directories, CPUs, sizes, the measured device.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use spillway_runtime::file;
@@ -13,8 +13,12 @@ use crate::machine::{DeviceWrite, Machine, measure_device, memory_available_byte
 use crate::node::{NodeHome, directories};
 use crate::workload::WorkloadKind;
 
-/// Bytes of a log segment.
+/// Bytes of a log segment, unless the log is small.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of the smallest segment.
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// Segments of a log at least.
+const SEGMENTS_MIN: u64 = 8;
 /// Room that must stay free on the log's file system.
 const DISK_RESERVE_BYTES: u64 = 256 << 20;
 
@@ -74,8 +78,7 @@ impl Site {
             device: measure_device(&root)?,
             directory,
         };
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        site.configure(any_port, arguments.shards)?;
+        site.configure(listen(arguments.shards)?, arguments.shards)?;
         Ok(site)
     }
 
@@ -88,7 +91,7 @@ impl Site {
             listen,
             shards,
             log_bytes: self.log_bytes,
-            segment_bytes: SEGMENT_BYTES.min(self.log_bytes / 4).next_multiple_of(1 << 20),
+            segment_bytes: segment_bytes(self.log_bytes),
             memory_bytes: self.memory_bytes,
         };
         self.home.configure(&config.text())
@@ -133,7 +136,7 @@ fn log_bytes(arguments: &BurstArguments) -> u64 {
     const BYTES_PER_SECOND_MAX: f64 = 400e6;
     const BYTES_MAX: f64 = 24.0 * GIB;
     if let Some(gib) = arguments.log_gib {
-        return ((gib * GIB) as u64).max(SEGMENT_BYTES).next_multiple_of(1 << 20);
+        return whole_segments((gib * GIB) as u64);
     }
     // What one transaction leaves in the log, and what loading does; on the high side.
     let payload = |default: usize| arguments.payload.unwrap_or(default) as f64;
@@ -155,8 +158,39 @@ fn log_bytes(arguments: &BurstArguments) -> u64 {
     };
     // One transaction per batch fills a block of its own at worst.
     let blocks = if arguments.batch < 32 { 2.0 } else { 1.0 };
-    let bytes = (rate * seconds * blocks + load).min(BYTES_MAX) as u64 + (256 << 20);
-    bytes.next_multiple_of(SEGMENT_BYTES)
+    whole_segments((rate * seconds * blocks + load).min(BYTES_MAX) as u64 + (256 << 20))
+}
+
+/// Bytes of a segment of a log of so many bytes.
+fn segment_bytes(log_bytes: u64) -> u64 {
+    let blocks = log_bytes / SEGMENTS_MIN / SEGMENT_BYTES_MIN;
+    (blocks * SEGMENT_BYTES_MIN).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES)
+}
+
+/// The next number of bytes that is a log of whole segments.
+fn whole_segments(bytes: u64) -> u64 {
+    let bytes = bytes.max(SEGMENTS_MIN * SEGMENT_BYTES_MIN);
+    bytes.next_multiple_of(segment_bytes(bytes))
+}
+
+/// Where the node is to listen. It must come back there after the kill. One shard can choose a
+/// port itself and be given the same one again; several need ports in a row, looked for here.
+fn listen(shards: u16) -> Result<SocketAddr, PerfError> {
+    const ATTEMPTS: usize = 100;
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    if shards == 1 {
+        return Ok(address(0));
+    }
+    let bind = |port| TcpListener::bind(address(port));
+    for _ in 0..ATTEMPTS {
+        let first = bind(0).and_then(|listener| listener.local_addr());
+        let first = first.map_err(PerfError::system("looking for free ports"))?.port();
+        let mut others = (0..shards).map(|shard| first.checked_add(shard).map(bind));
+        if others.all(|other| matches!(other, Some(Ok(_)))) {
+            return Ok(address(first));
+        }
+    }
+    Err(PerfError::Refused(format!("there are no {shards} free ports in a row on 127.0.0.1")))
 }
 
 fn memory_bytes(arguments: &BurstArguments) -> u64 {
@@ -176,4 +210,26 @@ fn check_disk(directory: &Path, log_bytes: u64) -> Result<(), PerfError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_whole_segments() {
+        for bytes in [1, 32 << 20, 100 << 20, 500 << 20, (1 << 30) + 1, 9 << 30] {
+            let log_bytes = whole_segments(bytes);
+            let segment = segment_bytes(log_bytes);
+            assert!(log_bytes >= bytes && log_bytes.is_multiple_of(segment), "{bytes}");
+            assert!((SEGMENT_BYTES_MIN..=SEGMENT_BYTES).contains(&segment));
+            assert!(segment.is_multiple_of(4096) && log_bytes / segment >= SEGMENTS_MIN);
+        }
+    }
+
+    #[test]
+    fn ports_in_a_row_are_found() {
+        assert_eq!(listen(1).expect("needs none").port(), 0);
+        assert!(listen(4).expect("there are some").port() > 0);
+    }
 }
