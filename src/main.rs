@@ -33,12 +33,23 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Measure and verify.
+    #[command(subcommand)]
+    Perf(spillway_perf::PerfCommand),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Format { config } => format(&config),
         Command::Start { config } => start(&config),
+        Command::Perf(command) => match std::env::current_exe() {
+            Ok(program) => match command.run(program) {
+                Ok(true) => Ok(()),
+                Ok(false) => return ExitCode::from(2),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
