@@ -1,5 +1,7 @@
 //! A real node in a directory of its own, as a child process.
 
+#![expect(clippy::disallowed_methods, reason = "tests lay out files as an operator would")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -392,7 +392,9 @@ mod tests {
         }
 
         #[test]
-        fn blocks_never_overlap(sizes in prop::collection::vec((1usize..5000, any::<bool>()), 1..300)) {
+        fn blocks_never_overlap(
+            sizes in prop::collection::vec((1usize..5000, any::<bool>()), 1..300),
+        ) {
             let mut arena = arena(64);
             let mut live: Vec<(NonNull<u8>, usize, u8)> = Vec::new();
             let mut used = 0;

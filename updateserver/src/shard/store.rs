@@ -357,7 +357,7 @@ impl Store {
         &mut self,
         operation: &PreparedOperation<'_>,
         found: Option<RowRef>,
-        row: &mut Vec<u8>,
+        row: &mut [u8],
         chain: usize,
     ) -> Result<(), OutcomeStatus> {
         let mut patch = std::mem::take(&mut self.patch);
@@ -379,7 +379,7 @@ impl Store {
         let mut writer = PatchWriter::new(&table.layout, &mut patch);
         writer
             .copy(column, &RowView::validated(&table.layout, row))
-            .and_then(|_| Ok(()))
+            .map(|_| ())
             .and_then(|()| writer.finish())
             .expect("a patch of one column of a valid row is valid");
         let outcome = self.write_patch(operation, found, &patch, row);

@@ -281,7 +281,10 @@ proptest! {
     #[test]
     fn a_slice_keeps_its_order_complete(
         before in 0u32..3000,
-        steps in prop::collection::vec((1u32..400, any::<bool>(), any::<bool>(), 1usize..2000), 1..25),
+        steps in prop::collection::vec(
+            (1u32..400, any::<bool>(), any::<bool>(), 1usize..2000),
+            1..25,
+        ),
         family in 0u8..8,
     ) {
         let mut arena = arena();
