@@ -56,7 +56,10 @@ impl TableSlice {
     #[inline]
     pub fn prefetch_head(&self, hash: u64) {
         if let Some(row) = self.rows.candidate(hash) {
-            prefetch(row.0.as_ptr());
+            let head = row.0.as_ptr().cast::<u8>();
+            prefetch(head);
+            // A head is aligned to 16 only: its key may lie in the next line.
+            prefetch(head.wrapping_add(47));
         }
     }
 
@@ -90,8 +93,7 @@ impl TableSlice {
         self.rows.find(hash, key)
     }
 
-    /// The row with this key, made if there is none (then `true`). A new row has no version and
-    /// must get one, or be rolled back. Room for [`row_insert_bytes_max`] must have been checked.
+    /// The row with this key, made if there is none (then `true`). See [`Self::create_row`].
     #[inline]
     pub fn upsert_row(
         &mut self,
@@ -100,9 +102,22 @@ impl TableSlice {
         key: &[u8],
         undo: &mut UndoLog,
     ) -> (RowRef, bool) {
-        if let Some(row) = self.rows.find(hash, key) {
-            return (row, false);
+        match self.rows.find(hash, key) {
+            Some(row) => (row, false),
+            None => (self.create_row(arena, hash, key, undo), true),
         }
+    }
+
+    /// Makes the row of a key that has none. It has no version and must get one, or be rolled
+    /// back. Room for [`row_insert_bytes_max`] must have been checked.
+    #[inline]
+    pub fn create_row(
+        &mut self,
+        arena: &mut Arena,
+        hash: u64,
+        key: &[u8],
+        undo: &mut UndoLog,
+    ) -> RowRef {
         let block = arena.alloc(SizeClass::of(row_bytes(key.len())));
         let block = block.expect("room was checked before the transaction began");
         // SAFETY: a fresh block of the size that the key needs.
@@ -113,7 +128,7 @@ impl TableSlice {
             order.row_created(row);
         }
         undo.push(UndoEntry::Created { slice: self.index, row, hash });
-        (row, true)
+        row
     }
 
     /// Takes out a row without versions.

@@ -198,7 +198,7 @@ fn prepare_operation<'a>(
         return Err(malformed);
     };
     let hash = key_hash(key);
-    let operation = PreparedOperation {
+    Ok(PreparedOperation {
         kind,
         table: id,
         partition: partition.0 / spread.shards,
@@ -207,9 +207,7 @@ fn prepare_operation<'a>(
         hash,
         key,
         value,
-    };
-    store.prefetch(super::store::PrefetchStage::Slot, &operation);
-    Ok(operation)
+    })
 }
 
 /// Checks an operation's value; returns the value column of an `Add`, else 0.

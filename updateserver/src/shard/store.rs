@@ -430,7 +430,7 @@ impl Store {
             Some(row) => row,
             None => {
                 let (hash, key) = (operation.hash, operation.key);
-                slice.upsert_row(&mut self.arena, hash, key, &mut self.undo).0
+                slice.create_row(&mut self.arena, hash, key, &mut self.undo)
             }
         };
         let version = WriteVersion { stamp: self.stamp, number, kind, floor: self.floor, value };
@@ -465,4 +465,8 @@ pub(super) enum PrefetchStage {
     Version,
     /// What a write will recycle and write next.
     Older,
+}
+
+impl PrefetchStage {
+    pub const ALL: [Self; 4] = [Self::Slot, Self::Head, Self::Version, Self::Older];
 }
