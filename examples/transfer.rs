@@ -1,6 +1,6 @@
 //! Moves money between two accounts, three times; the third time there is not enough.
 //!
-//! `cargo run --example transfer -- 127.0.0.1:7100`, with the address of a running node.
+//! `cargo run --example transfer -- 127.0.0.1:7400`, with the address of a running node.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ const ACCOUNTS: &str = "accounts(branch int8, id int8, balance int8, \
                         primary key (branch, id), partition key (branch))";
 
 fn main() {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7100".to_owned());
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7400".to_owned());
     if let Err(error) = run(&address) {
         eprintln!("{error}\nThis example needs a running node; the README says how to start one.");
         std::process::exit(1);
@@ -39,5 +39,5 @@ fn run(address: &str) -> Result<(), Box<dyn Error>> {
     for id in [1, 2] {
         println!("account {id}: {:?}", client.get(&accounts, &[Int8(1), Int8(id)])?);
     }
-    Ok(())
+    Ok(client.close()?)
 }

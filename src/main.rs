@@ -1,5 +1,7 @@
 //! The command line. It has no logic: every command is a function of a crate below.
 
+mod admin;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,12 +35,28 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Look at a running node, create tables, read rows.
+    Admin(admin::AdminArguments),
+    /// Measure and verify.
+    #[command(subcommand)]
+    Perf(spillway_perf::PerfCommand),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Format { config } => format(&config),
         Command::Start { config } => start(&config),
+        Command::Admin(arguments) => {
+            admin::run(&arguments, &mut std::io::stdout().lock()).map_err(Into::into)
+        }
+        Command::Perf(command) => match std::env::current_exe() {
+            Ok(program) => match command.run(program) {
+                Ok(true) => Ok(()),
+                Ok(false) => return ExitCode::from(2),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,7 +11,8 @@ use std::fmt::Write;
 pub const REFERENCE_CPUS: usize = 32;
 /// Memory of the reference machine, bytes. A machine sold with 192 GiB shows a little less.
 pub const REFERENCE_MEMORY_BYTES: u64 = 180 << 30;
-/// Locked memory that the rings and buffers of one thread need, bytes.
+/// Locked memory to allow for each CPU, bytes: twice the batches that the log keeps in flight
+/// and the receive buffers beside them, rounded up.
 pub const LOCKED_BYTES_PER_CPU: u64 = 16 << 20;
 
 /// Something that differs from the reference machine.
@@ -43,7 +44,7 @@ pub fn findings(machine: &Machine) -> Vec<Finding> {
     if let Some(locked) = machine.memory.locked_bytes_max.filter(|max| *max < locked_needed) {
         let (locked, needed) = (bytes(locked), bytes(locked_needed));
         let text = format!(
-            "{locked} of memory may be locked; rings and registered buffers take up to {needed}."
+            "{locked} of memory may be locked; {needed} leave room for all registered buffers."
         );
         add(false, text, Some("ulimit -l unlimited  (systemd: LimitMEMLOCK=infinity)"));
     }
@@ -90,7 +91,10 @@ fn storage_findings(name: &str, storage: &Storage) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if device.rotational {
-        found.push(note(format!("The {name} disk {} turns: commits wait for it.", device.name)));
+        found.push(note(format!(
+            "The {name} disk {} calls itself rotational (virtual ones may err): flash is wanted.",
+            device.name
+        )));
     }
     if name == "log" && !device.durable_by_itself() {
         found.push(note(format!(

@@ -79,20 +79,8 @@ fn transfer(
     batch.end().expect("it has operations");
 }
 
-fn main() {
-    let welcome = Welcome {
-        cluster: 1,
-        node: 1,
-        epoch: 1,
-        leader: 1,
-        partitions: 256,
-        shard: 0,
-        shard_ports: vec![1],
-    };
-    let router = Router::new(&welcome).expect("possible");
-    let key = "primary key (branch, id), partition key (branch)";
-    let accounts = table(1, &format!("a(branch int8, id int8, balance int8, {key})"), router);
-    let transfers = table(2, &format!("t(branch int8, id int8, note bytea, {key})"), router);
+/// A core whose connection stands.
+fn ready_core(welcome: &Welcome) -> (ClientCore, Sink) {
     let mut core = ClientCore::new(CoreOptions {
         connection: 0,
         session: 1,
@@ -110,9 +98,26 @@ fn main() {
     core.step(0, ClientInput::Start, &mut sink);
     core.step(0, ClientInput::Connected, &mut sink);
     let mut greeting = Vec::new();
-    message::write_frame(&mut greeting, FrameKind::Welcome, 0, Lsn(0), &welcome);
+    message::write_frame(&mut greeting, FrameKind::Welcome, 0, Lsn(0), welcome);
     core.step(0, ClientInput::Received(&greeting), &mut sink);
+    (core, sink)
+}
 
+fn main() {
+    let welcome = Welcome {
+        cluster: 1,
+        node: 1,
+        epoch: 1,
+        leader: 1,
+        partitions: 256,
+        shard: 0,
+        shard_ports: vec![1],
+    };
+    let router = Router::new(&welcome).expect("possible");
+    let key = "primary key (branch, id), partition key (branch)";
+    let accounts = table(1, &format!("a(branch int8, id int8, balance int8, {key})"), router);
+    let transfers = table(2, &format!("t(branch int8, id int8, note bytea, {key})"), router);
+    let (mut core, mut sink) = ready_core(&welcome);
     let outcome = OutcomeHead { status: 0, operation: 0, data_length: 0 };
     let outcomes = Outcomes { outcomes: vec![outcome; FRAME], ..Outcomes::default() };
     let mut batch = Batch::new();

@@ -17,7 +17,8 @@ macro_rules! id {
 }
 
 id!(
-    /// Log sequence number: the index of a batch in the log. The first batch has index 1; 0 means "none".
+    /// Log sequence number: the index of a batch in the log. The first batch has index 1; 0 means
+    /// "none".
     Lsn(u64)
 );
 id!(

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Errno, RuntimeError};
@@ -139,6 +139,13 @@ impl DirectFile {
     /// # Errors
     /// [`RuntimeError::DiskFull`] if there is none; else as the file system fails.
     pub fn allocate(&self, bytes: u64) -> Result<(), RuntimeError> {
+        // Asked first, because a file system may take all that is free before it refuses, and
+        // until that is given back nobody else can write.
+        let facts = self.file.metadata().map_err(|error| self.explain("stat", &error))?;
+        let missing = bytes.saturating_sub(facts.blocks() * 512);
+        if missing > file::free_bytes(&self.path)? {
+            return Err(file::disk_full(&self.path, missing));
+        }
         let length = libc::off_t::try_from(bytes).expect("a file size fits 63 bits");
         loop {
             // SAFETY: the descriptor is open; the call touches no memory of ours.
@@ -147,9 +154,7 @@ impl DirectFile {
             }
             return match Errno::last() {
                 Errno(libc::EINTR) => continue,
-                Errno(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
-                    Err(file::disk_full(&self.path, bytes))
-                }
+                Errno(libc::ENOSPC | libc::EDQUOT) => Err(file::disk_full(&self.path, bytes)),
                 // A file system without preallocation: the writes themselves allocate.
                 Errno(libc::EOPNOTSUPP) => self.resize(bytes),
                 errno => Err(RuntimeError::file("fallocate", &self.path, errno)),
@@ -228,8 +233,11 @@ mod tests {
         let root = tempfile::tempdir_in(".").expect("temp dir");
         let path = root.path().join("direct");
         let file = DirectFile::open(&path, DirectMode::Create).expect("create");
-        let error = file.allocate(1 << 43).expect_err("8 TiB");
-        assert!(matches!(error, RuntimeError::DiskFull { bytes_needed, .. }
-            if bytes_needed == 1 << 43));
+        let error = file.allocate(1 << 60).expect_err("an exbibyte");
+        assert!(
+            matches!(error, RuntimeError::DiskFull { bytes_needed, .. } if bytes_needed == 1 << 60),
+            "{error}"
+        );
+        assert_eq!(file.bytes().expect("stat"), 0);
     }
 }

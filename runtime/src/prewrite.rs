@@ -109,8 +109,8 @@ mod tests {
     fn no_room_is_typed_and_leaves_nothing() {
         let root = tempfile::tempdir_in(".").expect("temp dir");
         let path = root.path().join("segment");
-        let error = prewrite(&path, 1 << 43, &mut |_| {}).expect_err("8 TiB");
-        assert!(error.to_string().contains("8796093022208 bytes needed"), "{error}");
+        let error = prewrite(&path, 1 << 60, &mut |_| {}).expect_err("an exbibyte");
+        assert!(error.to_string().contains("1152921504606846976 bytes needed"), "{error}");
         assert!(!file::exists(&path));
     }
 

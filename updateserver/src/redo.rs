@@ -11,7 +11,6 @@
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Deserialize, Serialize};
 use spillway_net::message::{self, MessageError};
-use spillway_net::schema::TableDefinition;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The partition number of the section that carries [`SystemCommand`]s.
@@ -102,33 +101,42 @@ pub struct Fragment<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Changes of the replicated state that no partition owns.
-#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
-pub enum SystemCommand {
-    /// A table exists from here on.
-    TableCreate {
-        /// Its id, never used before.
-        table: u16,
-        /// Its columns and keys.
-        definition: TableDefinition,
-    },
-    /// A table and all its rows are gone.
-    TableDrop {
-        /// Its id.
-        table: u16,
-    },
-    /// A session may be used from here on.
-    SessionOpen {
-        /// Its id, never used before.
-        session: u64,
-        /// For lists.
-        client_name: String,
-    },
-    /// A session's outcomes are forgotten and its numbers refused.
-    SessionClose {
-        /// Its id.
-        session: u64,
-    },
+pub use system_command::{ArchivedSystemCommand, SystemCommand, SystemCommandResolver};
+
+mod system_command {
+    #![expect(missing_docs, reason = "the derive leaves the fields of the resolvers bare")]
+
+    use rkyv::{Archive, Deserialize, Serialize};
+    use spillway_net::schema::TableDefinition;
+
+    /// Changes of the replicated state that no partition owns.
+    #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+    pub enum SystemCommand {
+        /// A table exists from here on.
+        TableCreate {
+            /// Its id, never used before.
+            table: u16,
+            /// Its columns and keys.
+            definition: TableDefinition,
+        },
+        /// A table and all its rows are gone.
+        TableDrop {
+            /// Its id.
+            table: u16,
+        },
+        /// A session may be used from here on.
+        SessionOpen {
+            /// Its id, never used before.
+            session: u64,
+            /// For lists.
+            client_name: String,
+        },
+        /// A session's outcomes are forgotten and its numbers refused.
+        SessionClose {
+            /// Its id.
+            session: u64,
+        },
+    }
 }
 
 /// The system section of a batch.

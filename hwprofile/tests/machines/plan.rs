@@ -124,14 +124,15 @@ fn the_report_says_what_is_missing_and_what_mends_it() {
 /// offline, some not allowed, with or without a quota.
 fn machines() -> impl Strategy<Value = Machine> {
     let cpu = (any::<u8>(), 0u32..4);
+    let template_machine = Recorded::new(SMALL).discover("/a", "/b");
     (
         proptest::collection::vec(cpu, 1..96),
         any::<bool>(),
         proptest::option::of(0.1f64..80.0),
         proptest::option::of(0u32..6),
     )
-        .prop_map(|(cpus, threaded, quota, log_node)| {
-            let mut machine = Recorded::new(SMALL).discover("/a", "/b");
+        .prop_map(move |(cpus, threaded, quota, log_node)| {
+            let mut machine = template_machine.clone();
             let template = machine.cpus[0].clone();
             let count = cpus.len() as u32;
             machine.cpus = (0u32..)

@@ -18,8 +18,9 @@ use crate::client::transaction::Transaction;
 use crate::frame::FrameKind;
 use crate::ids::TableId;
 use crate::message::{
-    self, Done, Payload, SessionOpen, SessionOpened, Status, StatusReport, StatusValue,
-    TableCreate, TableCreated, TableDrop, TableEntry, TableList, TableListing, Welcome,
+    self, Done, Payload, SessionClose, SessionOpen, SessionOpened, Status, StatusReport,
+    StatusValue, TableCreate, TableCreated, TableDrop, TableEntry, TableList, TableListing,
+    Welcome,
 };
 use crate::schema::TableDefinition;
 use crate::value::Value;
@@ -299,6 +300,21 @@ impl Client {
         ScanRows::new(self, table, range)
     }
 
+    /// Ends the sessions that transactions have opened, so that the node can forget them at once
+    /// instead of when they expire.
+    pub fn close(mut self) -> Result<(), ClientError> {
+        let sessions = std::mem::take(&mut self.shards).into_iter();
+        let sessions: Vec<u64> =
+            sessions.filter_map(|links| Some(links.session?.core().session())).collect();
+        self.shards.resize_with(usize::from(self.router.shards()), ShardLinks::default);
+        for session in sessions {
+            let close = SessionClose { session };
+            let read = message::decode::<Done>;
+            let Done {} = self.request(0, FrameKind::SessionClose, &close, read)?;
+        }
+        Ok(())
+    }
+
     /// One page of a shard.
     pub(crate) fn scan_page(
         &mut self,
@@ -338,7 +354,7 @@ pub(crate) fn payload_of<'a>(
         FrameResult::Answer { kind, payload, .. } => Ok((kind, payload)),
         FrameResult::Outcomes { .. } => Err(ClientError::Protocol("outcomes answer no request")),
         FrameResult::Refused { code, message, retry_after_ms } => {
-            Err(ClientError::Refused { code, message: message.to_owned(), retry_after_ms })
+            Err(ClientError::refused(code, message, retry_after_ms))
         }
         FrameResult::Unknown(reason) => Err(ClientError::Unknown(reason)),
         FrameResult::NotSent(reason) => Err(ClientError::NotSent(reason)),

@@ -506,11 +506,11 @@ impl ClientCore {
     fn connection_refused(&mut self, now: u64, payload: &[u8], effects: &mut impl ClientEffects) {
         let Some((code, refusal)) = self.read_refusal(payload, effects) else { return };
         let retry_nanos = u64::from(refusal.retry_after_ms.to_native()) * NANOS_PER_MS;
-        let error = ClientError::Refused {
+        let error = ClientError::refused(
             code,
-            message: refusal.message.as_str().to_owned(),
-            retry_after_ms: refusal.retry_after_ms.to_native(),
-        };
+            refusal.message.as_str(),
+            refusal.retry_after_ms.to_native(),
+        );
         let reason = match code {
             RefusalCode::SessionUnknown => LossReason::SessionUnknown,
             RefusalCode::SessionFenced => LossReason::Fenced,
@@ -572,8 +572,7 @@ impl ClientCore {
             RefusalCode::SessionFenced => LossReason::Fenced,
             _ => return,
         };
-        let message = message.to_owned();
-        self.fail(ClientError::Refused { code, message, retry_after_ms }, reason, effects);
+        self.fail(ClientError::refused(code, message, retry_after_ms), reason, effects);
     }
 
     /// Sends the same frame again later: a refusal of a second attempt says nothing of the first.

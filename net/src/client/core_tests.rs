@@ -434,7 +434,8 @@ proptest! {
                 Action::Tick(nanos) => world.tick(nanos),
             }
             let deadline = world.core.deadline();
-            prop_assert_eq!(deadline.is_some(), !world.core.is_ready() || world.core.in_flight() > 0);
+            let is_waiting = !world.core.is_ready() || world.core.in_flight() > 0;
+            prop_assert_eq!(deadline.is_some(), is_waiting);
         }
         world.settle();
         world.check_all_committed();

@@ -89,3 +89,27 @@ pub enum ClientError {
     #[error(transparent)]
     System(#[from] spillway_runtime::RuntimeError),
 }
+
+/// Characters of a node's explanation that are kept.
+const EXPLANATION_CHARS_MAX: usize = 1000;
+
+impl ClientError {
+    /// A refusal as the node explains it, cut, and without what could steer a terminal.
+    pub(crate) fn refused(code: RefusalCode, message: &str, retry_after_ms: u32) -> Self {
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let message = message.chars().take(EXPLANATION_CHARS_MAX).map(plain).collect();
+        Self::Refused { code, message, retry_after_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn explanations_are_cut_and_cannot_steer_a_terminal() {
+        let message = format!("\x1b[2J{}", "x".repeat(5000));
+        let text = ClientError::refused(RefusalCode::Schema, &message, 0).to_string();
+        assert!(text.len() < EXPLANATION_CHARS_MAX + 100 && !text.contains('\x1b'), "{text}");
+    }
+}

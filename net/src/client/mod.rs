@@ -1,8 +1,8 @@
 //! The client: a batch builder, a core that decides, and two faces.
 //!
 //! ```text
-//! Batch ---> ClientCore (session, numbers, resend; pure) ---> Pipeline (many connections, one thread)
-//!                                                       \---> Client   (blocking, for people)
+//! Batch ---> ClientCore (session, numbers, resend) ---> Pipeline (many connections, one thread)
+//!            pure                                  \---> Client   (blocking, for people)
 //! ```
 //!
 //! Every connection has a session of its own and talks to one shard. A frame is kept until it is

@@ -143,7 +143,8 @@ mod tests {
 
         #[test]
         fn arbitrary_results_do_no_harm(data in prop::collection::vec(any::<u8>(), 0..60)) {
-            prop_assert!(GetResults::new(&data).count() <= data.len() / GET_RESULT_HEADER_BYTES + 1);
+            let results = GetResults::new(&data).count();
+            prop_assert!(results <= data.len() / GET_RESULT_HEADER_BYTES + 1);
         }
     }
 

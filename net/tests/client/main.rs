@@ -64,6 +64,9 @@ fn a_transfer_takes_effect_once_and_within_its_bound() {
     assert_eq!(balance(&mut client, 1), Value::Int8(20));
     assert_eq!(balance(&mut client, 2), Value::Int8(80));
     assert_eq!(client.get(&accounts, &key(1, 3)).expect("answered"), None);
+    assert_eq!(node.state().sessions.len(), 1);
+    client.close().expect("closed");
+    assert_eq!(node.state().sessions.len(), 0);
 }
 
 #[test]

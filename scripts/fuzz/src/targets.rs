@@ -5,7 +5,7 @@
 use crate::run::Target;
 use spillway_chunkserver::fuzz as chunk;
 use spillway_net::frame::{self, FrameKind, fuzz_frame};
-use spillway_net::ids::Lsn;
+use spillway_net::ids::{ClusterId, Lsn, NodeId};
 use spillway_net::key::key_write;
 use spillway_net::layout::TableLayout;
 use spillway_net::message::{Hello, Scan, archive, fuzz_message};
@@ -13,6 +13,9 @@ use spillway_net::row::row_write;
 use spillway_net::rows_fuzz::{TABLES, fuzz_key, fuzz_patch, fuzz_row};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
+use spillway_updateserver::log::{
+    DurableWrite, FormatPlan, Geometry, SUPERBLOCK_COPIES, fuzz_scan,
+};
 use spillway_updateserver::redo;
 use xtask::functions::{functions, test_ranges};
 use xtask::source::Source;
@@ -48,6 +51,12 @@ pub const TARGETS: &[Target] = &[
         about: "the house rules read any text",
         samples: || vec![include_bytes!("run.rs").to_vec(), include_bytes!("main.rs").to_vec()],
         run: house_source,
+    },
+    Target {
+        name: "log_scan",
+        about: "recovery reads any segments and names what is wrong with them",
+        samples: || vec![log()],
+        run: |bytes| assert!(fuzz_scan(bytes) <= 4 * bytes.len() + LOG.segments_count as usize),
     },
     Target {
         name: "net_frame",
@@ -149,6 +158,28 @@ fn row_sample(write: impl Fn(&TableLayout, &mut Vec<u8>) -> bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     assert!(write(&layout, &mut bytes), "the sample fits the first table");
     [vec![0], bytes].concat()
+}
+
+/// The sizes that the target reads its input with.
+const LOG: Geometry = Geometry {
+    block_bytes: 512,
+    segment_bytes: 64 << 10,
+    segments_count: 4,
+    partitions: 4,
+    batch_bytes_max: 8 << 10,
+};
+
+/// The superblocks of a log, and the start of its first segment.
+fn log() -> Vec<u8> {
+    let plan = FormatPlan::new(ClusterId(1), NodeId(1), LOG, DurableWrite::SyncedWrite);
+    let plan = plan.expect("a valid geometry");
+    let block_bytes = LOG.block_bytes as usize;
+    let mut out = vec![0; SUPERBLOCK_COPIES * block_bytes];
+    for (copy, block) in out.chunks_mut(block_bytes).enumerate() {
+        plan.superblock.encode(copy, block);
+    }
+    out.extend(plan.segment_start(0));
+    out
 }
 
 fn fragment() -> Vec<u8> {

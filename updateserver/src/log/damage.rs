@@ -22,6 +22,12 @@ pub enum DamageReason {
          restored from a copy, or lost a write"
     )]
     SegmentHeader,
+    /// The table of a segment's previous contents is damaged just where it is needed.
+    #[error(
+        "the segment's table of previous contents is damaged, and without it a write cut short \
+         by a crash cannot be told from damage at the end of the log"
+    )]
+    SegmentTable,
     /// A block where a frame header belongs is neither a header nor what was there before.
     #[error("a frame header is damaged ({0}): the disk returned wrong bytes")]
     LocalHeader(FrameFault),

@@ -23,6 +23,20 @@ pub(super) enum Finding {
     Damaged(DamageReason),
 }
 
+impl Finding {
+    /// True when a frame that continues the log begins here, good or not.
+    pub fn is_frame(self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Torn => true,
+            Self::Damaged(reason) => matches!(
+                reason,
+                DamageReason::SharedHeader(_) | DamageReason::Sector | DamageReason::OrderBroken
+            ),
+        }
+    }
+}
+
 /// Judgement on the bytes at the cursor.
 pub(super) enum Examined<'a> {
     /// A frame that continues the log.

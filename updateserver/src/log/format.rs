@@ -47,6 +47,7 @@ impl FormatPlan {
             boot: 0,
             floor: Floor { ordinal: 0, chain: ChainState::EMPTY },
             tail: Tail { ordinal: 0, offset, sequence: 1, wipe_end: offset },
+            durable_sequence: 0,
         };
         Ok(Self { geometry, superblock })
     }

@@ -8,6 +8,7 @@
 //! everything behind it is the same on all nodes. Offsets and rules: `docs/FORMAT.md`.
 
 use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, PartitionId, WallMicros};
+use spillway_net::limits::LOG_WRITES_IN_FLIGHT_MAX;
 
 use super::bytes::{
     CHECKSUM_OFFSET, COUNTER_LIMIT, align_up, block_checksum, get_u16, get_u32, get_u64, get_u128,
@@ -183,7 +184,9 @@ impl LocalHeader {
         require(header.term.0 < COUNTER_LIMIT, "term")?;
         require(header.commit_hint.0 < COUNTER_LIMIT, "commit hint")?;
         require((1..COUNTER_LIMIT).contains(&header.sequence), "sequence")?;
-        require(header.durable_sequence < header.sequence, "durable sequence")?;
+        let ahead = header.sequence.checked_sub(header.durable_sequence);
+        let window = 1..=LOG_WRITES_IN_FLIGHT_MAX as u64;
+        require(ahead.is_some_and(|ahead| window.contains(&ahead)), "durable sequence")?;
         Ok(header)
     }
 }
@@ -212,7 +215,7 @@ pub struct SharedHeader {
     pub timestamp: WallMicros,
     /// Entries of the section directory.
     pub section_count: u32,
-    /// Bytes of all sections, each rounded up to [`SECTION_ALIGN`].
+    /// Bytes of all sections, each rounded up to 16.
     pub payload_bytes: u32,
     /// Whole frame, all headers and padding included.
     pub frame_bytes: u32,

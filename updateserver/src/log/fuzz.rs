@@ -18,8 +18,8 @@ pub const FUZZ_GEOMETRY: Geometry = Geometry {
     batch_bytes_max: 8 << 10,
 };
 
-/// Reads `data` as a superblock file followed by segments, as far as it goes, and zeros behind. Must
-/// not panic, and must not allocate more than a small multiple of the log's size, whatever the
+/// Reads `data` as a superblock file followed by segments, as far as it goes, and zeros behind.
+/// Must not panic, and must not allocate more than a small multiple of the log's size, whatever the
 /// bytes are. Returns the number of entries found, so that the work cannot be optimised away.
 pub fn fuzz_scan(data: &[u8]) -> usize {
     let geometry = FUZZ_GEOMETRY;

@@ -2,8 +2,8 @@
 //!
 //! [`LogScanner`] is a pure core: it names the next read, is fed the result, and hands every good
 //! entry to a sink. It reads all segment headers, then the frames from the floor on, then - behind
-//! the first place without a good frame - the rest of that segment and the start of the next, in
-//! search of evidence that something acknowledged is missing.
+//! the first place without a good frame - the rest of that segment, the start of the next and the
+//! first block of the others, in search of evidence that something acknowledged is missing.
 //!
 //! A frame that goes back in the log (a conflict that a new leader resolved, rule R9) supersedes
 //! what it overwrites: the sink hears [`ScanItem::Truncated`] first. So a sink that applies entries
@@ -44,7 +44,7 @@ pub struct ReadRequest {
 #[derive(Clone, Copy, Debug)]
 pub enum ScanItem<'a> {
     /// The next entry of the log.
-    Entry(FrameView<'a>),
+    Entry(&'a FrameView<'a>),
     /// Entries behind this index are superseded.
     Truncated(Lsn),
 }
@@ -108,6 +108,7 @@ impl Recovered {
             sequence: last.sequence + 1,
             boot: last.boot + 1,
             tail: self.tail,
+            durable_sequence: self.tail.sequence - 1,
             term,
             vote,
             ..*last
@@ -137,6 +138,8 @@ enum Phase {
     NextFirst,
     /// Reading the start of the next segment.
     NextWindow(u64),
+    /// Reading the first block of a segment further ahead, by ordinal.
+    Ahead(u64),
     /// Reading a segment that must be prepared, by ordinal and offset.
     Free(u64, u64),
     Done,
@@ -153,6 +156,8 @@ struct End {
     lsn_last: Option<Lsn>,
     boot_unknown: bool,
     next_dirty: bool,
+    /// The first block of the next segment is neither a frame header nor what was there before.
+    next_damaged: Option<DamageReason>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +258,7 @@ impl LogScanner {
             Phase::NextWindow(offset) => {
                 request(ordinal + 1, offset, self.read_limit, self.window_end())
             }
+            Phase::Ahead(ordinal) => request(ordinal, geometry.data_offset(), block, end),
             Phase::Free(ordinal, offset) => request(ordinal, offset, self.read_limit, end),
             Phase::Done => None,
         }
@@ -298,6 +304,7 @@ impl LogScanner {
                 self.feed_next_window(offset, bytes);
                 self.settle()
             }
+            Phase::Ahead(ordinal) => self.feed_ahead(ordinal, bytes),
             Phase::Free(ordinal, offset) => {
                 self.feed_free(ordinal, offset, bytes);
                 self.settle()
@@ -310,7 +317,7 @@ impl LogScanner {
     fn read_failed(&mut self, request: &ReadRequest, errno: i32) -> Result<(), LogDamaged> {
         let block = self.geometry().block();
         let least = if self.phase == Phase::Frames { self.read_need } else { block };
-        let fixed = matches!(self.phase, Phase::Headers(_) | Phase::NextFirst);
+        let fixed = matches!(self.phase, Phase::Headers(_) | Phase::NextFirst | Phase::Ahead(_));
         if fixed || request.bytes <= least {
             return Err(self.damaged_at(request, DamageReason::ReadFailed { errno }));
         }
@@ -461,7 +468,7 @@ impl LogScanner {
         }
         let (term, timestamp) = (shared.entry_term, shared.timestamp);
         self.history.push_back(EntryName { shared: shared.checksum, term, timestamp });
-        sink(ScanItem::Entry(*view));
+        sink(ScanItem::Entry(view));
         Ok(())
     }
 
@@ -506,6 +513,7 @@ impl LogScanner {
             lsn_last: None,
             boot_unknown: false,
             next_dirty: false,
+            next_damaged: None,
         });
         self.phase = Phase::Rest(self.cursor.offset);
         self.read_limit = self.read_bytes;
@@ -545,7 +553,9 @@ impl LogScanner {
                     self.conclude()
                 }
             }
-            Phase::NextWindow(offset) if offset == self.window_end() => self.conclude(),
+            Phase::NextWindow(offset) if offset == self.window_end() => {
+                self.go_ahead(self.cursor.ordinal + 2)
+            }
             Phase::Free(ordinal, offset) if offset == end => self.next_free(ordinal + 1),
             _ => Ok(()),
         }
@@ -596,7 +606,8 @@ impl LogScanner {
     }
 
     /// The log goes on in the next segment if a frame that continues it stands there, or if the
-    /// superblock says that the current boot began there.
+    /// superblock says that the current boot began there. The chain of that frame proves that no
+    /// frame follows in this segment, whatever an earlier boot left or wiped behind its end.
     fn feed_next_first(&mut self, block: &[u8]) -> Result<(), LogDamaged> {
         let geometry = self.geometry();
         let chain = self.cursor.chain;
@@ -604,7 +615,11 @@ impl LogScanner {
             Cursor { ordinal: self.cursor.ordinal + 1, offset: geometry.data_offset(), chain };
         let slot = &self.slots[geometry.slot(next.ordinal) as usize];
         let examiner = Examiner { cursor: &next, before: &slot.before, ..self.examiner() };
-        let local = examiner.local_here(next.offset, block).ok();
+        let local = examiner.local_here(next.offset, block);
+        let known = slot.before != Contents::Unknown && self.header_fits(next.ordinal);
+        let old = slot.before.holds(0, block);
+        let next_damaged = local.err().filter(|_| known && !old);
+        let local = local.ok();
         let tail = &self.superblock.tail;
         let of_tail = chain.sequence >= tail.sequence;
         let continues = local.is_some_and(|local| {
@@ -617,15 +632,16 @@ impl LogScanner {
         if let Some(local) = local {
             self.note_evidence(&local);
         }
-        let end = self.end.expect("the end was found");
-        if finding == Finding::Nothing && (continues || forced) && !end.lost {
+        let end = self.end.as_mut().expect("the end was found");
+        end.next_damaged = next_damaged;
+        if !finding.is_frame() && (continues || forced) && !end.lost {
             self.cursor = next;
             self.end = None;
             self.held.push_back(HeldSegment { chain, lsn_max: chain.lsn });
             return self.enter_segment();
         }
         if !self.header_fits(next.ordinal) {
-            return self.conclude();
+            return self.go_ahead(next.ordinal + 1);
         }
         self.phase = Phase::NextWindow(next.offset);
         self.settle()
@@ -652,19 +668,56 @@ impl LogScanner {
         self.phase = Phase::NextWindow(from + bytes.len() as u64);
     }
 
+    /// Goes to the next segment ahead that may hold frames. A segment is entered only when all
+    /// before it is durable, so a frame there proves that a whole segment is missing.
+    fn go_ahead(&mut self, from: u64) -> Result<(), LogDamaged> {
+        match (from..self.ordinal_end()).find(|ordinal| self.header_fits(*ordinal)) {
+            Some(ordinal) => {
+                self.phase = Phase::Ahead(ordinal);
+                Ok(())
+            }
+            None => self.conclude(),
+        }
+    }
+
+    fn feed_ahead(&mut self, ordinal: u64, block: &[u8]) -> Result<(), LogDamaged> {
+        let offset = self.geometry().data_offset();
+        let ahead = Cursor { ordinal, offset, ..self.cursor };
+        let local = Examiner { cursor: &ahead, ..self.examiner() }.local_here(offset, block);
+        if let Ok(local) = local {
+            self.note_evidence(&local);
+        }
+        self.go_ahead(ordinal + 1)
+    }
+
+    /// True when the superblock says that the frame at the cursor was durable.
+    fn was_durable(&self) -> bool {
+        let sequence = self.cursor.chain.sequence;
+        let sb = &self.superblock;
+        sequence < sb.tail.sequence || sequence <= sb.durable_sequence
+    }
+
     /// Decides what the end of the log is.
     fn conclude(&mut self) -> Result<(), LogDamaged> {
         let end = self.end.expect("the end was found");
         if end.boot_unknown {
             return Err(self.damaged(DamageReason::SuperblockOld));
         }
-        let read_before = self.cursor.chain.sequence < self.superblock.tail.sequence;
+        let read_before = self.was_durable();
+        if let (Finding::Nothing, Some(reason)) = (end.finding, end.next_damaged) {
+            let (segment, offset) =
+                (self.geometry().slot(self.cursor.ordinal + 1), self.geometry().data_offset());
+            return Err(LogDamaged { segment, offset, ..self.damaged(reason) });
+        }
+        let slot = &self.slots[self.geometry().slot(self.cursor.ordinal) as usize];
+        let table_known = slot.before != Contents::Unknown;
         let reason = match end.finding {
+            Finding::Damaged(_) if !table_known && !end.lost => Some(DamageReason::SegmentTable),
             Finding::Damaged(reason) => Some(reason),
             _ if end.lost => Some(DamageReason::WriteLost),
             Finding::Torn if read_before => Some(DamageReason::WriteLost),
             Finding::Nothing if read_before => Some(DamageReason::TailMissed),
-            Finding::Torn | Finding::Nothing => None,
+            Finding::Torn | Finding::Nothing => end.next_damaged,
         };
         if let Some(reason) = reason {
             return Err(self.damaged(reason));

@@ -5,6 +5,8 @@
 //! area, taken before the present generation began. With it recovery tells a sector that was never
 //! written (it still has its old contents) from one that was damaged (rule R16).
 
+use std::fmt;
+
 use spillway_net::ids::{ClusterId, Lsn, NodeId};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -104,7 +106,7 @@ impl SegmentHeader {
 }
 
 /// What stands in the frame area of a segment, as far as it is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Contents {
     /// Zeros everywhere: fresh from format.
     Zeros,
@@ -112,6 +114,16 @@ pub enum Contents {
     Known(Vec<u64>),
     /// Not known: the table is damaged, or nobody has read the segment yet.
     Unknown,
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zeros => f.write_str("Zeros"),
+            Self::Known(table) => write!(f, "Known({} blocks)", table.len()),
+            Self::Unknown => f.write_str("Unknown"),
+        }
+    }
 }
 
 impl Contents {

@@ -58,6 +58,9 @@ pub struct Superblock {
     pub floor: Floor,
     /// Where the current boot began.
     pub tail: Tail,
+    /// Up to this frame sequence everything was durable when the superblock was written: a log
+    /// that ends earlier has lost something. As new as is cheap; never ahead.
+    pub durable_sequence: u64,
 }
 
 /// Why a copy, or the superblock as a whole, cannot be used.
@@ -142,6 +145,7 @@ impl Superblock {
         put_u64(block, 96, self.tail.offset);
         put_u64(block, 104, self.tail.sequence);
         put_u64(block, 112, self.tail.wipe_end);
+        put_u64(block, 120, self.durable_sequence);
         put_u64(block, 160, self.floor.ordinal);
         put_u64(block, AT_CHAIN, self.floor.chain.sequence);
         put_u64(block, AT_CHAIN + 8, self.floor.chain.local);
@@ -219,6 +223,7 @@ impl Superblock {
                 sequence: get_u64(block, 104),
                 wipe_end: get_u64(block, 112),
             },
+            durable_sequence: get_u64(block, 120),
             floor: Floor { ordinal: get_u64(block, 160), chain },
         })
     }
@@ -229,7 +234,7 @@ impl Superblock {
         };
         self.geometry.check()?;
         let node_max = limits::NODES_MAX as u16;
-        require(is_zero(&block[120..160]), "reserved")?;
+        require(is_zero(&block[128..160]), "reserved")?;
         require(is_zero(&block[AT_CHAIN + 48..]), "padding")?;
         require((1..=node_max).contains(&self.node.0), "node")?;
         require(self.vote.0 <= node_max, "vote")?;
@@ -239,6 +244,7 @@ impl Superblock {
             (self.term.0, "term"),
             (self.boot, "boot"),
             (self.tail.sequence, "tail sequence"),
+            (self.durable_sequence, "durable sequence"),
             (self.tail.ordinal, "tail segment"),
             (self.floor.ordinal, "floor segment"),
             (chain.sequence, "floor sequence"),

@@ -129,6 +129,8 @@ pub struct PendingWrite {
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     pub block: usize,
+    /// What a power loss leaves whole.
+    pub tear: usize,
     pub segments: Vec<Vec<u8>>,
     pub superblock: Vec<u8>,
     pub pending: Vec<PendingWrite>,
@@ -147,6 +149,7 @@ impl SimDisk {
         };
         let mut disk = Self {
             block: geometry.block(),
+            tear: geometry.block(),
             segments: (0..plan.segments()).map(segment).collect(),
             superblock: vec![0; SUPERBLOCK_COPIES * geometry.block()],
             pending: Vec::new(),
@@ -193,10 +196,10 @@ impl SimDisk {
     /// Loses power: pending writes land sector by sector.
     pub fn crash(&mut self, draw: &mut Draw) {
         for write in std::mem::take(&mut self.pending) {
-            let sectors = write.bytes.len() / self.block;
+            let sectors = write.bytes.len() / self.tear;
             let pattern = draw.below(5);
             let cut = draw.below(sectors + 1);
-            for (index, sector) in write.bytes.chunks(self.block).enumerate() {
+            for (index, sector) in write.bytes.chunks(self.tear).enumerate() {
                 let landed = match pattern {
                     0 => false,
                     1 => true,
@@ -205,7 +208,7 @@ impl SimDisk {
                     _ => draw.once_in(2),
                 };
                 if landed {
-                    let offset = write.offset + (index * self.block) as u64;
+                    let offset = write.offset + (index * self.tear) as u64;
                     self.write(write.file, offset, sector);
                 }
             }

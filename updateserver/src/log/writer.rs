@@ -303,6 +303,16 @@ impl LogWriter {
         }
     }
 
+    /// Changes the term and vote that frames repeat, and the term of new entries. The superblock
+    /// that says so is durable before.
+    pub fn hard_state_set(&mut self, term: Epoch, vote: NodeId) {
+        assert!(term >= self.options.term, "the term never falls");
+        let kept = term > self.options.term || vote == self.options.vote;
+        assert!(kept || self.options.vote == NodeId(0), "one vote in a term");
+        self.options.term = term;
+        self.options.vote = vote;
+    }
+
     /// Whether an item of this many sections and payload bytes (each section rounded up to 16)
     /// can be appended now. Data keeps off the reserve.
     pub fn room(&self, sections: usize, bytes: usize) -> Room {
@@ -368,6 +378,11 @@ impl LogWriter {
         self.durable
     }
 
+    /// Up to this frame everything is durable. Every superblock that is written repeats it.
+    pub fn durable_sequence(&self) -> u64 {
+        self.durable_sequence
+    }
+
     /// The running digest of every partition after everything appended so far.
     pub fn digests(&self) -> &[u128] {
         &self.digests
@@ -415,6 +430,7 @@ impl LogWriter {
         assert!(!self.shutting_down, "nothing is appended after the shutdown began");
         assert!(ticket > self.ticket, "tickets rise: {ticket} after {}", self.ticket);
         assert!(!item.is_empty(), "an item has sections");
+        assert_eq!(buffers.count(), self.options.buffers, "the buffers of the options");
         let bytes = sections_bytes(item);
         let full = self.open.take_if(|batch| !batch.has_room(&self.geometry, item.len(), bytes));
         self.closed.extend(full);
@@ -630,7 +646,8 @@ impl LogWriter {
         }
         frame.done = true;
         self.buffers_free.push(frame.buffer);
-        while let Some(frame) = self.in_flight.pop_front_if(|frame| frame.done) {
+        while self.in_flight.front().is_some_and(|frame| frame.done) {
+            let frame = self.in_flight.pop_front().expect("checked above");
             self.durable_sequence += 1;
             if frame.kind.is_entry() {
                 assert!(frame.committed.lsn > self.durable.lsn, "acknowledged in log order");

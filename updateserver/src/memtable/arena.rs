@@ -366,8 +366,35 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 64 }))]
+        /// What `room_bytes` promises holds whatever the sizes and their order are.
         #[test]
-        fn blocks_never_overlap(sizes in prop::collection::vec((1usize..5000, any::<bool>()), 1..300)) {
+        fn room_is_a_promise(
+            chunks in 1usize..4,
+            withheld in prop_oneof![Just(0usize), Just(100_000)],
+            sizes in prop::collection::vec(
+                prop_oneof![1usize..600, 600usize..20_000, Just(BLOCK_BYTES_MAX)], 1..400
+            ),
+        ) {
+            let source = Box::new(HeapChunks::new(2 * CHUNK_BYTES_MIN, chunks));
+            let mut arena = Arena::new(source, withheld);
+            let mut room = arena.room_bytes();
+            prop_assert!(room + withheld >= chunks * CHUNK_BYTES_MIN);
+            for (i, bytes) in sizes.into_iter().enumerate() {
+                if room < block_bytes_max(bytes) {
+                    continue;
+                }
+                room -= block_bytes_max(bytes);
+                let block = arena.alloc(SizeClass::of(bytes));
+                prop_assert!(block.is_ok(), "allocation {} of {} bytes", i, bytes);
+                prop_assert!(arena.room_bytes() >= room);
+                prop_assert!(arena.has_room(room));
+            }
+        }
+
+        #[test]
+        fn blocks_never_overlap(
+            sizes in prop::collection::vec((1usize..5000, any::<bool>()), 1..300),
+        ) {
             let mut arena = arena(64);
             let mut live: Vec<(NonNull<u8>, usize, u8)> = Vec::new();
             let mut used = 0;

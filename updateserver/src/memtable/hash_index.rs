@@ -435,7 +435,7 @@ impl HashIndex {
     /// first hash behind that segment, `None` after the last. Begun with 0 and gone on with what
     /// it returns, it stays right when the index grows between two calls.
     pub(super) fn visit(&self, from: u32, mut each: impl FnMut(RowRef)) -> Option<u32> {
-        let Some(segment) = self.segment(from) else { return None };
+        let segment = self.segment(from)?;
         for position in 1..segment.slots() {
             if let Some(row) = slot_row(segment.get(position)) {
                 each(row);

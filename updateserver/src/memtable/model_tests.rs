@@ -26,12 +26,12 @@ enum Outcome {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum Action {
     Transaction(Vec<Write>, Outcome),
     NextFragment,
     /// The floor moves to this many fragments below the open one.
     Floor(u64),
-    StepDown,
+    DropUncommitted,
 }
 
 fn write_strategy() -> impl Strategy<Value = Write> {
@@ -49,7 +49,7 @@ fn write_strategy() -> impl Strategy<Value = Write> {
     })
 }
 
-fn step_strategy() -> impl Strategy<Value = Step> {
+fn action_strategy() -> impl Strategy<Value = Action> {
     let outcome = prop_oneof![
         3 => Just(Outcome::Commit),
         1 => Just(Outcome::RollbackAll),
@@ -57,10 +57,10 @@ fn step_strategy() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         8 => (prop::collection::vec(write_strategy(), 1..8), outcome)
-            .prop_map(|(writes, outcome)| Step::Transaction(writes, outcome)),
-        4 => Just(Step::NextFragment),
-        3 => (1u64..12).prop_map(Step::Floor),
-        1 => Just(Step::StepDown)
+            .prop_map(|(writes, outcome)| Action::Transaction(writes, outcome)),
+        4 => Just(Action::NextFragment),
+        3 => (1u64..12).prop_map(Action::Floor),
+        1 => Just(Action::DropUncommitted)
     ]
 }
 
@@ -140,7 +140,7 @@ impl Rig {
         self.check_bytes();
     }
 
-    fn step_down(&mut self) {
+    fn drop_uncommitted(&mut self) {
         for (slice, model) in self.slices.iter_mut().zip(&mut self.models) {
             let mut rows = Vec::new();
             for key in model.keys() {
@@ -206,17 +206,17 @@ impl Rig {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
     #[test]
-    fn equals_the_model(steps in prop::collection::vec(step_strategy(), 1..60)) {
+    fn equals_the_model(actions in prop::collection::vec(action_strategy(), 1..60)) {
         let mut rig = Rig::new();
-        for step in steps {
-            match step {
-                Step::Transaction(writes, outcome) => rig.transaction(&writes, outcome),
-                Step::NextFragment => rig.open = Stamp(rig.open.0 + 1),
-                Step::Floor(distance) => {
+        for action in actions {
+            match action {
+                Action::Transaction(writes, outcome) => rig.transaction(&writes, outcome),
+                Action::NextFragment => rig.open = Stamp(rig.open.0 + 1),
+                Action::Floor(distance) => {
                     let floor = Stamp(rig.open.0.saturating_sub(distance));
                     rig.floor = rig.floor.max(floor);
                 }
-                Step::StepDown => rig.step_down(),
+                Action::DropUncommitted => rig.drop_uncommitted(),
             }
         }
     }

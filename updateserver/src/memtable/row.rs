@@ -1,7 +1,8 @@
 //! Row heads: where the hash index and the ordered index point to.
 
-use super::arena::SizeClass;
+use super::arena::{BLOCK_BYTES_MAX, SizeClass};
 use super::version::{VersionHead, VersionRef, Versions};
+use spillway_net::limits::KEY_BYTES_MAX;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU16, Ordering};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -42,6 +43,8 @@ const _: () = assert!(ROW_HEAD_BYTES == 16);
 pub const fn row_bytes(key_bytes: usize) -> usize {
     ROW_HEAD_BYTES + key_bytes
 }
+
+const _: () = assert!(row_bytes(KEY_BYTES_MAX) <= BLOCK_BYTES_MAX);
 
 /// A row in the memtable.
 ///

@@ -70,6 +70,20 @@ impl TableSlice {
         prefetch(head.wrapping_add(128));
     }
 
+    /// Fourth stage, for writes: reads the newest version, starts on the next older one, which
+    /// the write will probably recycle.
+    #[inline]
+    pub fn prefetch_older(&self, hash: u64) {
+        let Some(version) = self.rows.candidate(hash).and_then(|row| row.newest()) else { return };
+        if let Some(older) = version.next() {
+            // All of it: a recycled block is the next to be written.
+            let head = older.0.as_ptr().cast::<u8>();
+            prefetch(head);
+            prefetch(head.wrapping_add(64));
+            prefetch(head.wrapping_add(128));
+        }
+    }
+
     /// The row with this key; `hash` is the key's [`super::key_hash`].
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<RowRef> {

@@ -1,6 +1,7 @@
 //! Versions of a row: newest first, each in one block of the arena, value behind the header.
 
-use super::arena::SizeClass;
+use super::arena::{BLOCK_BYTES_MAX, SizeClass};
+use spillway_net::limits::ROW_BYTES_MAX;
 use std::ptr::{self, NonNull};
 
 /// The fragment that wrote a version: its id on a leader, its LSN on a follower. Along the
@@ -51,6 +52,8 @@ pub(super) fn kind_patches(kind: VersionKind, patches: u8) -> u8 {
 pub const fn version_bytes(value_bytes: usize) -> usize {
     VERSION_HEAD_BYTES + value_bytes
 }
+
+const _: () = assert!(version_bytes(ROW_BYTES_MAX) <= BLOCK_BYTES_MAX);
 
 /// A version in the memtable.
 ///

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 
 use spillway_net::ids::{Epoch, NodeId, ShardIndex};
 use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
@@ -165,7 +165,10 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
         };
         send(thread, Order::Prepare(Box::new(prepare)))?;
     }
-    let log = scan_all(&superblock, &segments, entries, &news)?;
+    // A shard that cannot apply an entry says so below.
+    let scanned = recover::scan(&superblock, &segments, &entries);
+    drop(entries);
+    let log = scanned?;
     let replay_counts = replayed_all(&plan, &news)?;
     let replay = ReplayNumbers {
         records: replay_counts.records,
@@ -377,22 +380,6 @@ fn next(news: &Receiver<ThreadNews>) -> Result<ThreadNews, NodeError> {
         Ok(ThreadNews::Failed(error)) => Err(error),
         Ok(news) => Ok(news),
         Err(_) => Err(NodeError::ThreadEnded("every core".to_owned())),
-    }
-}
-
-/// Scans the log; if a shard could not apply it, that is the error to report.
-fn scan_all(
-    superblock: &Superblock,
-    segments: &[DirectFile],
-    entries: Vec<SyncSender<Arc<ReplayEntry>>>,
-    news: &Receiver<ThreadNews>,
-) -> Result<RecoveredLog, NodeError> {
-    let scanned = recover::scan(superblock, segments, &entries);
-    drop(entries);
-    let scanned = scanned?;
-    match news.try_recv() {
-        Ok(ThreadNews::Failed(error)) => Err(error),
-        Ok(_) | Err(_) => Ok(scanned),
     }
 }
 

@@ -33,11 +33,14 @@ pub(super) struct Scratch {
 struct Group<'a> {
     transactions: Vec<PreparedTransaction>,
     operations: Vec<PreparedOperation<'a>>,
+    /// The session of each frame that has transactions in the group, by the frame's position;
+    /// a frame is prepared only while its connection holds the session.
+    sessions: Vec<SessionId>,
 }
 
 impl Shard {
     pub(super) fn frames(&mut self, frames: &[InboundFrame<'_>], out: &mut ShardEffects) {
-        let mut group = Group::default();
+        let mut group = Group { sessions: vec![SessionId(0); frames.len()], ..Group::default() };
         for (at, frame) in frames.iter().enumerate() {
             if self.connections.get_mut(frame.connection).is_none() {
                 continue;
@@ -48,7 +51,10 @@ impl Shard {
                 continue;
             }
             let walk = match self.submit_checked(frame, at as u32) {
-                Ok(walk) => walk,
+                Ok((walk, session)) => {
+                    group.sessions[at] = session;
+                    walk
+                }
                 Err((code, text)) => {
                     self.execute_group(&mut group, frames, out);
                     let request = frame.header.request;
@@ -69,7 +75,7 @@ impl Shard {
         &mut self,
         frame: &InboundFrame<'a>,
         at: u32,
-    ) -> Result<FrameWalk<'a>, (RefusalCode, String)> {
+    ) -> Result<(FrameWalk<'a>, SessionId), (RefusalCode, String)> {
         let connection = self.connections.get_mut(frame.connection).expect("looked up before");
         let Some(session) = connection.session else {
             let text = "transactions need a session: say it in the hello";
@@ -88,7 +94,7 @@ impl Shard {
         self.directory.touch(session, self.now_seconds);
         let held = self.sessions.get_mut(session).expect("an attached session has state");
         held.acknowledge_below(submit.acknowledged_below.to_native());
-        Ok(walk)
+        Ok((walk, session))
     }
 
     fn walk<'a>(
@@ -112,7 +118,7 @@ impl Shard {
         frames: &[InboundFrame<'_>],
         out: &mut ShardEffects,
     ) {
-        for stage in [PrefetchStage::Head, PrefetchStage::Version] {
+        for stage in [PrefetchStage::Head, PrefetchStage::Version, PrefetchStage::Older] {
             for operation in &group.operations {
                 self.store.prefetch(stage, operation);
             }
@@ -121,7 +127,8 @@ impl Shard {
             let operations = &group.operations
                 [transaction.operations.0 as usize..transaction.operations.1 as usize];
             let frame = &frames[transaction.frame as usize];
-            self.execute_transaction(transaction, operations, frame);
+            let session = group.sessions[transaction.frame as usize];
+            self.execute_transaction(transaction, operations, session);
             if transaction.last_of_frame {
                 self.answer(frame);
             }
@@ -138,11 +145,11 @@ impl Shard {
         &mut self,
         transaction: &PreparedTransaction,
         operations: &[PreparedOperation<'_>],
-        frame: &InboundFrame<'_>,
+        session: SessionId,
     ) {
         let mut results = std::mem::take(&mut self.scratch.results);
         results.clear();
-        let (status, operation) = self.outcome_of(transaction, operations, frame, &mut results);
+        let (status, operation) = self.outcome_of(transaction, operations, session, &mut results);
         self.count(status);
         let outcomes = &mut self.scratch.outcomes;
         if status.is_transient() {
@@ -178,18 +185,16 @@ impl Shard {
         &mut self,
         transaction: &PreparedTransaction,
         operations: &[PreparedOperation<'_>],
-        frame: &InboundFrame<'_>,
+        session: SessionId,
         results: &mut Vec<u8>,
     ) -> (OutcomeStatus, u16) {
         if self.log.failed {
             return (OutcomeStatus::LogFailed, 0);
         }
-        let attached = self.connections.get_mut(frame.connection).and_then(|c| c.session);
-        let Some(session) = attached.and_then(|session| self.sessions.get_mut(session)) else {
+        let Some(held) = self.sessions.get_mut(session) else {
             return (OutcomeStatus::SessionUnknown, 0);
         };
-        let id = session.id();
-        match session.lookup(transaction.number, transaction.request_hash) {
+        match held.lookup(transaction.number, transaction.request_hash) {
             Lookup::New => {}
             Lookup::Committed(kept) => {
                 results.extend_from_slice(kept);
@@ -214,7 +219,7 @@ impl Shard {
                 return (OutcomeStatus::MemoryFull, 0);
             }
         }
-        self.run(transaction, operations, id, results)
+        self.run(transaction, operations, session, results)
     }
 
     fn run(

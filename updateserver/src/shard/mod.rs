@@ -235,6 +235,7 @@ pub struct Shard {
     held: HeldReplies,
     sealer: Sealer,
     scratch: Scratch,
+    #[expect(clippy::vec_box, reason = "items travel through rings as boxes and come back so")]
     items_spare: Vec<Box<LogItem>>,
     log: LogState,
     counters: ShardCounters,

@@ -142,22 +142,28 @@ impl<'a> FrameWalk<'a> {
         }
         prepared.operations.1 = operations.len() as u32;
         prepared.request_hash = request_hash(heads, &start[..start.len() - self.bytes.len()]);
-        if let (None, Some(shard)) = (prepared.refused, other_shard) {
-            let (status, detail) = if own_shard {
-                (OutcomeStatus::CrossShard, 0)
-            } else {
-                (OutcomeStatus::WrongShard, shard)
-            };
-            prepared.refused = Some((status, detail));
-        }
-        if count == 0 || self.last_offset.is_some_and(|last| last >= offset) {
-            prepared.refused = Some((OutcomeStatus::Malformed, 0));
-        }
-        if count > TRANSACTION_OPERATIONS_MAX {
-            prepared.refused = Some((OutcomeStatus::TooLarge, 0));
+        let offset_falls = self.last_offset.is_some_and(|last| last >= offset);
+        if let Some(refused) = refusal_of_form(count, offset_falls) {
+            prepared.refused = Some(refused);
+        } else if let (None, Some(shard)) = (prepared.refused, other_shard) {
+            prepared.refused = Some(match own_shard {
+                true => (OutcomeStatus::CrossShard, 0),
+                false => (OutcomeStatus::WrongShard, shard),
+            });
         }
         self.last_offset = Some(offset);
         Some(prepared)
+    }
+}
+
+/// What is wrong with a transaction whatever its operations say.
+fn refusal_of_form(operations: usize, offset_falls: bool) -> Option<(OutcomeStatus, u16)> {
+    if operations == 0 || offset_falls {
+        Some((OutcomeStatus::Malformed, 0))
+    } else if operations > TRANSACTION_OPERATIONS_MAX {
+        Some((OutcomeStatus::TooLarge, 0))
+    } else {
+        None
     }
 }
 

@@ -159,7 +159,7 @@ impl Store {
         }
     }
 
-    /// The three stages of fetching an operation's row into the cache; each reads what the one
+    /// The stages of fetching an operation's row into the cache; each reads what the one
     /// before asked for. Groups of transactions go through a stage together.
     pub fn prefetch(&self, stage: PrefetchStage, operation: &PreparedOperation<'_>) {
         let slice = &self.slices[operation.slice as usize];
@@ -167,6 +167,7 @@ impl Store {
             PrefetchStage::Slot => slice.prefetch_slot(operation.hash),
             PrefetchStage::Head => slice.prefetch_head(operation.hash),
             PrefetchStage::Version => slice.prefetch_version(operation.hash),
+            PrefetchStage::Older => slice.prefetch_older(operation.hash),
         }
     }
 
@@ -356,7 +357,7 @@ impl Store {
         &mut self,
         operation: &PreparedOperation<'_>,
         found: Option<RowRef>,
-        row: &mut Vec<u8>,
+        row: &mut [u8],
         chain: usize,
     ) -> Result<(), OutcomeStatus> {
         let mut patch = std::mem::take(&mut self.patch);
@@ -378,7 +379,7 @@ impl Store {
         let mut writer = PatchWriter::new(&table.layout, &mut patch);
         writer
             .copy(column, &RowView::validated(&table.layout, row))
-            .and_then(|_| Ok(()))
+            .map(|_| ())
             .and_then(|()| writer.finish())
             .expect("a patch of one column of a valid row is valid");
         let outcome = self.write_patch(operation, found, &patch, row);
@@ -462,4 +463,6 @@ pub(super) enum PrefetchStage {
     Slot,
     Head,
     Version,
+    /// What a write will recycle and write next.
+    Older,
 }

@@ -37,12 +37,14 @@ pub struct Model {
 }
 
 /// A frame that was issued, to aim damage at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Issued {
     pub write: LogWrite,
     pub durable_sequence: u64,
     pub lsn: u64,
     pub entry: bool,
+    /// What stood there before.
+    pub before: Vec<u8>,
 }
 
 pub struct Boot {
@@ -218,6 +220,9 @@ impl Node {
                     durable_sequence: local.durable_sequence,
                     lsn: shared.index.0,
                     entry: shared.kind.is_entry(),
+                    before: self.disk.segments[write.segment as usize][write.offset as usize..]
+                        [..write.bytes as usize]
+                        .to_vec(),
                 },
             );
             self.disk.submit(write.sequence, File::Segment(write.segment), write.offset, bytes);
@@ -355,6 +360,7 @@ impl Node {
         let mut superblock = boot.superblock;
         superblock.sequence += 1;
         superblock.floor = floor;
+        superblock.durable_sequence = boot.writer.durable_sequence();
         let mut rounds = superblock_update(&superblock).to_vec();
         rounds.reverse();
         boot.update = Some(Update { superblock, floor, rounds, open: 1 });
@@ -391,7 +397,7 @@ impl Node {
     /// One random event.
     pub fn event(&mut self, boot: &mut Boot) {
         self.advance(boot);
-        match self.draw.below(16) {
+        match self.draw.below(18) {
             0..=5 => {
                 for _ in 0..self.draw.range(1, 6) {
                     self.append(boot);

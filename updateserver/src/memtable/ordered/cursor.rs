@@ -1,7 +1,7 @@
 //! The readers' side of the ordered index.
 
 use super::super::row::{RowRef, prefetch};
-use super::node::{ENTRIES_MAX, NodeRef, Stale};
+use super::node::{ENTRIES_MAX, NodeRef, Stale, interleave};
 use super::tree::TreeHead;
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -115,12 +115,14 @@ impl OrderedCursor {
             (self.leaf, self.place, self.count) = (None, 0, 0);
             return Ok(());
         };
+        interleave();
         let height = head.height();
         let common = head.common();
         let sample = head.sample().ok_or(Stale)?;
         let way = way(start, sample.key(), common);
         let mut node = root;
         let mut node_word = node.node().lock.read();
+        // Before the way down: a height that is not the root's would take a leaf for an inner node.
         head.lock.validate(word)?;
         for _ in 0..height {
             let i = child_on(&way, node)?;
@@ -145,8 +147,8 @@ impl OrderedCursor {
             self.leaf = None;
             return Ok(false);
         };
+        // Should the next leaf be split now, its left half is still what comes next.
         let next_word = next.node().lock.read();
-        leaf.node().lock.validate(word)?;
         self.copy(next, next_word, 0, None)?;
         Ok(true)
     }
@@ -164,6 +166,7 @@ impl OrderedCursor {
         assert!(self.place == self.count, "a page is copied over one that is done");
         for i in 0..count {
             self.page[i] = Some(node.row(first + i).ok_or(Stale)?);
+            interleave();
         }
         let next = node.next();
         node.lock.validate(word)?;

@@ -18,6 +18,26 @@ const SPINS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Stale;
 
+#[cfg(test)]
+thread_local! {
+    /// What a test does to the tree while a reader of the same thread is under way.
+    pub(super) static INTERLEAVED: std::cell::RefCell<Option<Box<dyn FnMut()>>> =
+        const { std::cell::RefCell::new(None) };
+}
+
+/// A point at which a writer may get between a reader's steps.
+#[inline(always)]
+pub(super) fn interleave() {
+    #[cfg(test)]
+    {
+        let taken = INTERLEAVED.with(|hook| hook.borrow_mut().take());
+        if let Some(mut hook) = taken {
+            hook();
+            INTERLEAVED.with(|place| *place.borrow_mut() = Some(hook));
+        }
+    }
+}
+
 /// A sequence lock of one writer.
 #[derive(Default)]
 pub(super) struct SequenceLock(AtomicU64);
@@ -26,10 +46,12 @@ impl SequenceLock {
     /// Waits until no write is going on; the result goes into `validate`.
     #[inline]
     pub(super) fn read(&self) -> u64 {
+        interleave();
         let mut spins = 0;
         loop {
             let word = self.0.load(Ordering::Acquire);
             if word.is_multiple_of(2) {
+                interleave();
                 return word;
             }
             spins += 1;
@@ -41,6 +63,7 @@ impl SequenceLock {
     /// Whether nothing was written since `read` returned the word.
     #[inline]
     pub(super) fn validate(&self, word: u64) -> Result<(), Stale> {
+        interleave();
         fence(Ordering::Acquire);
         if self.0.load(Ordering::Relaxed) == word { Ok(()) } else { Err(Stale) }
     }
@@ -233,7 +256,13 @@ impl Node {
     /// The key belongs into the node. Equal prefixes are decided by the rows' keys.
     #[inline]
     pub(super) fn bound(&self, count: usize, key: &[u8], or_equal: bool) -> Result<usize, Stale> {
-        let wanted = prefix_at(key, self.skip());
+        let first = self.prefix_bound(count, prefix_at(key, self.skip()));
+        self.bound_from(first, count, key, or_equal)
+    }
+
+    /// How many prefixes lie below the wanted one.
+    #[inline]
+    pub(super) fn prefix_bound(&self, count: usize, wanted: u64) -> usize {
         let mut first = 0;
         let mut rest = count;
         while rest > 0 {
@@ -242,24 +271,24 @@ impl Node {
             first = if below { first + half + 1 } else { first };
             rest = if below { rest - half - 1 } else { half };
         }
-        if first == count || self.prefix(first) != wanted {
-            return Ok(first);
-        }
-        self.bound_in_tie(first, count, wanted, key, or_equal)
+        first
     }
 
-    fn bound_in_tie(
+    /// `bound`, when `first` is the bound of the key's prefix.
+    #[inline]
+    pub(super) fn bound_from(
         &self,
-        mut first: usize,
+        first: usize,
         count: usize,
-        wanted: u64,
         key: &[u8],
         or_equal: bool,
     ) -> Result<usize, Stale> {
-        let mut end = first + 1;
-        while end < count && self.prefix(end) == wanted {
-            end += 1;
+        let wanted = prefix_at(key, self.skip());
+        if first >= count || self.prefix(first) != wanted {
+            return Ok(first);
         }
+        let mut first = first;
+        let mut end = self.tie_end(first, count, wanted);
         while first < end {
             let middle = first + (end - first) / 2;
             let row = self.row(middle).ok_or(Stale)?;
@@ -271,6 +300,27 @@ impl Node {
             }
         }
         Ok(first)
+    }
+
+    fn tie_end(&self, first: usize, count: usize, wanted: u64) -> usize {
+        let mut end = first;
+        while end < count && self.prefix(end) == wanted {
+            end += 1;
+        }
+        end
+    }
+
+    /// The bound of the key's prefix; starts to load the rows that decide a tie.
+    #[inline]
+    pub(super) fn prefetch_bound(&self, key: &[u8]) -> usize {
+        let count = self.count();
+        let wanted = prefix_at(key, self.skip());
+        let first = self.prefix_bound(count, wanted);
+        if first < count && self.prefix(first) == wanted {
+            let end = self.tie_end(first, count, wanted);
+            (first..end).filter_map(|i| self.row(i)).for_each(|row| prefetch(row.0.as_ptr()));
+        }
+        first
     }
 
     /// Whether two neighbours have the same prefix.

@@ -3,12 +3,17 @@
 use super::super::arena::{Arena, HeapChunks, SizeClass};
 use super::super::row::{RowRef, key_hash, row_bytes};
 use super::super::{OrderState, SliceIndex, TableSlice, UndoLog};
-use super::OrderedTree;
+use super::node::INTERLEAVED;
+use super::{OrderedReader, OrderedTree};
 use crossbeam_skiplist::SkipMap;
 use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn arena() -> Arena {
     Arena::new(Box::new(HeapChunks::new(1 << 20, 512)), 0)
@@ -135,63 +140,136 @@ fn a_full_arena_leaves_rows_waiting() {
     assert_eq!(found.len(), 20_000);
 }
 
-/// One writer enters rows in batches and takes every third back out; the readers see order, and
-/// every row that was in before they began and stays.
-#[test]
-fn readers_see_all_settled_rows_in_order() {
-    let rounds: u32 = if cfg!(miri) { 6 } else { 300 };
-    for family in [0, 1, 4] {
+/// A tree with rows that stay and others that come and go.
+struct Restless {
+    arena: Arena,
+    tree: OrderedTree,
+    /// Rows with whether they are in the tree.
+    moving: Vec<(RowRef, bool)>,
+    random: SmallRng,
+}
+
+impl Restless {
+    /// Of the numbers below `count` the even ones stay.
+    fn new(family: u8, count: u32, seed: u64) -> (Restless, Vec<Vec<u8>>) {
         let mut arena = arena();
         let mut tree = OrderedTree::new();
-        let settled = AtomicU64::new(0);
+        let mut settled = BTreeMap::new();
+        let mut moving = BTreeMap::new();
+        for number in 0..count {
+            // Some that move share nothing with the others: what all share narrows meanwhile.
+            let is_stranger = number % 2 == 1 && number % 41 == 1;
+            let key = key(if is_stranger { 0 } else { family }, number);
+            if !settled.contains_key(&key) && !moving.contains_key(&key) {
+                let row = row(&mut arena, &key);
+                let map = if number % 2 == 0 { &mut settled } else { &mut moving };
+                map.insert(key, row);
+            }
+        }
+        tree.insert(&mut arena, &mut settled.values().copied().collect()).unwrap();
+        let moving = moving.into_values().map(|row| (row, false)).collect();
+        let random = SmallRng::seed_from_u64(seed);
+        (Restless { arena, tree, moving, random }, settled.into_keys().collect())
+    }
+
+    /// Enters or takes out some rows that are neighbours.
+    fn change(&mut self) {
+        if self.moving.is_empty() {
+            return;
+        }
+        let first = self.random.random_range(0..self.moving.len());
+        let end = (first + self.random.random_range(1..60)).min(self.moving.len());
+        let mut entering = Vec::new();
+        for (row, is_in) in &mut self.moving[first..end] {
+            if *is_in {
+                self.tree.remove(*row);
+            } else {
+                entering.push(*row);
+            }
+            *is_in = !*is_in;
+        }
+        self.tree.insert(&mut self.arena, &mut entering).unwrap();
+    }
+}
+
+/// Scans and checks: rows rise from the start on, and those that stay are all met. Returns how
+/// many rows there were.
+fn check_scan(reader: &OrderedReader, settled: &[Vec<u8>], start: &[u8], rows_max: usize) -> usize {
+    let first = settled.partition_point(|key| &key[..] < start);
+    let mut expected = settled[first..].iter().peekable();
+    let mut last: Option<RowRef> = None;
+    let mut count = 0;
+    for row in reader.seek(Bound::Included(start)).take(rows_max) {
+        assert!(row.key() >= start, "a row before the start");
+        assert!(last.is_none_or(|last| last.key() < row.key()), "rows out of order");
+        assert!(expected.peek().is_none_or(|key| row.key() <= &key[..]), "a row was missed");
+        expected.next_if(|key| row.key() == &key[..]);
+        last = Some(row);
+        count += 1;
+    }
+    assert!(count == rows_max || expected.peek().is_none(), "rows missed at the end");
+    count
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 100 }))]
+    /// The writer gets in between any two steps of a reader, on one thread.
+    #[test]
+    fn a_reader_survives_changes_between_its_steps(
+        family in 0u8..8,
+        count in 10u32..2500,
+        one_in in 1u32..40,
+        seed: u64,
+        starts in prop::collection::vec((any::<bool>(), 0u8..8, 0u32..2500), 1..6),
+    ) {
+        let (restless, settled) = Restless::new(family, count, seed);
+        let reader = restless.tree.reader();
+        let restless = Rc::new(RefCell::new(restless));
+        let changes = Rc::new(Cell::new(0));
+        let (hook_restless, left) = (Rc::clone(&restless), Rc::clone(&changes));
+        INTERLEAVED.set(Some(Box::new(move || {
+            let mut restless = hook_restless.borrow_mut();
+            if left.get() > 0 && restless.random.random_ratio(1, one_in) {
+                left.set(left.get() - 1);
+                restless.change();
+            }
+        })));
+        for (is_of_family, other_family, number) in starts {
+            let start = key(if is_of_family { family } else { other_family }, number);
+            // Bounded, since a reader begins again at every change of where it is.
+            changes.set(200);
+            check_scan(&reader, &settled, &start, usize::MAX);
+            restless.borrow().tree.check();
+        }
+        INTERLEAVED.set(None);
+    }
+}
+
+/// The same on several threads, so that readers also meet nodes in the middle of a change.
+#[test]
+fn readers_on_other_threads_see_all_settled_rows_in_order() {
+    let changes = if cfg!(miri) { 20 } else { 20_000 };
+    for family in [0, 1, 4] {
+        let (mut restless, settled) = Restless::new(family, 3000, 7);
         let done = AtomicBool::new(false);
-        let batch_rows = 64;
         std::thread::scope(|scope| {
-            for _ in 0..2 {
-                let reader = tree.reader();
+            for thread in 0..2usize {
+                let reader = restless.tree.reader();
                 let (settled, done) = (&settled, &done);
                 scope.spawn(move || {
-                    let mut scans = 0;
-                    while scans < 3 || !done.load(Ordering::Acquire) {
-                        let rounds = settled.load(Ordering::Acquire) as u32;
-                        let mut must: Vec<Vec<u8>> = (0..rounds * batch_rows)
-                            .filter(|n| n % 3 != 0)
-                            .map(|n| key(family, n))
-                            .collect();
-                        must.sort();
-                        let from = must.get(scans * 37 % must.len().max(1)).cloned();
-                        let start = from.as_deref().map_or(Bound::Unbounded, Bound::Included);
-                        let mut must =
-                            must.iter().skip_while(|k| from.as_ref().is_some_and(|f| *k < f));
-                        let mut wanted = must.next();
-                        let mut last: Option<Vec<u8>> = None;
-                        for row in reader.seek(start) {
-                            let found = row.key().to_vec();
-                            assert!(last.as_ref().is_none_or(|last| *last < found));
-                            assert!(wanted.is_none_or(|wanted| found <= *wanted), "a row missed");
-                            if wanted == Some(&found) {
-                                wanted = must.next();
-                            }
-                            last = Some(found);
-                        }
-                        assert!(wanted.is_none(), "rows missed at the end");
+                    let mut scans = thread;
+                    while scans < 10 || !done.load(Ordering::Acquire) {
+                        let met =
+                            check_scan(&reader, settled, &settled[scans * 37 % settled.len()], 150);
+                        assert!(met > 0);
                         scans += 1;
                     }
                 });
             }
-            for round in 0..rounds {
-                let numbers = round * batch_rows..(round + 1) * batch_rows;
-                let batch: Vec<RowRef> =
-                    numbers.clone().map(|n| row(&mut arena, &key(family, n))).collect();
-                tree.insert(&mut arena, &mut batch.clone()).unwrap();
-                for (n, row) in numbers.zip(batch) {
-                    if n % 3 == 0 {
-                        tree.remove(row);
-                    }
-                }
-                settled.store(u64::from(round) + 1, Ordering::Release);
+            for _ in 0..changes {
+                restless.change();
             }
-            tree.check();
+            restless.tree.check();
             done.store(true, Ordering::Release);
         });
     }
@@ -203,7 +281,10 @@ proptest! {
     #[test]
     fn a_slice_keeps_its_order_complete(
         before in 0u32..3000,
-        steps in prop::collection::vec((1u32..400, any::<bool>(), any::<bool>(), 1usize..2000), 1..25),
+        steps in prop::collection::vec(
+            (1u32..400, any::<bool>(), any::<bool>(), 1usize..2000),
+            1..25,
+        ),
         family in 0u8..8,
     ) {
         let mut arena = arena();

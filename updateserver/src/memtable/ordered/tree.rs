@@ -118,16 +118,26 @@ impl OrderedTree {
     }
 
     /// Walks a group of keys down the tree, a level at a time for all, so that the misses of a
-    /// level overlap.
+    /// level overlap: first on the nodes, then on the rows that decide ties.
     fn prefetch_ways(&self, group: &[(u64, RowRef)]) {
         assert!(group.len() <= PREFETCH_GROUP, "a prefetch group of bounded size");
         let Some(root) = self.head.root() else { return };
         let mut nodes = [root; PREFETCH_GROUP];
+        let mut firsts = [0; PREFETCH_GROUP];
         let height = self.head.height();
-        for level in 0..height {
+        for level in 0..=height {
+            for ((first, node), (_, row)) in firsts.iter_mut().zip(&nodes).zip(group) {
+                *first = node.node().prefetch_bound(row.key());
+            }
+            if level == height {
+                return;
+            }
             let mut last = None;
-            for (node, (_, row)) in nodes.iter_mut().zip(group) {
-                *node = child_for(*node, row.key()).1;
+            for ((first, node), (_, row)) in firsts.iter().zip(&mut nodes).zip(group) {
+                let count = node.node().count();
+                let i = node.node().bound_from(*first, count, row.key(), true);
+                let i = i.expect(NEVER_STALE);
+                *node = node.child(i).expect("an inner node has all its children");
                 if last != Some(*node) {
                     node.prefetch(level + 1 == height);
                     last = Some(*node);
