@@ -45,7 +45,7 @@ shapes=(
     "--workload transfer --batch 100 --connections 8 --in-flight 2 --any-account"
     "--workload cluster31 --batch 50 --connections 8 --in-flight 4 --rows 5000"
 )
-common="--accounts 10000 --ramp 0.2 --hold 1 --fall 0.2 --log-gib 0.5 --memory-gib 2"
+common="--accounts 10000 --ramp 0.2 --hold 0.6 --fall 0.2 --log-gib 1 --memory-gib 2"
 if [ -n "$directory" ]; then
     common="$common --dir $directory"
 fi
@@ -61,7 +61,7 @@ for ((run = 1; run <= times; run++)); do
     run_seed=$((seed + run))
     shape=${shapes[$((run % ${#shapes[@]}))]}
     # From the very beginning of the load to its end; the seed decides.
-    moment=$(awk -v seed="$run_seed" 'BEGIN { srand(seed); rand(); printf "%.4f", rand() * 1.4 }')
+    moment=$(awk -v seed="$run_seed" 'BEGIN { srand(seed); rand(); printf "%.4f", rand() * 1.0 }')
     line="$shape $common --seed $run_seed --kill-after $moment"
     status=0
     rm -f "$scratch/result.json"
