@@ -22,7 +22,7 @@ use crate::recorder::{Counts, Latency};
 use crate::report::{BurstReport, Lateness, Sample, Seconds, thousands};
 use crate::schedule::{SECOND_NS, Schedule};
 use crate::shape::Shape;
-use crate::site::Site;
+use crate::site::{Site, wait_until_free};
 use crate::verification::Verification;
 use crate::workload::{self, Workload};
 
@@ -328,6 +328,7 @@ impl<'a> Stage<'a> {
             generator.open_frames()
         ));
         self.site.configure(address, self.arguments.shards)?;
+        wait_until_free(address, self.arguments.shards)?;
         self.node = self.site.home.start()?;
         self.seconds.restart = Some(self.node.ready_seconds());
         self.control = Control::connect(self.node.address())?;

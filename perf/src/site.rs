@@ -2,8 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use spillway_runtime::file;
+use spillway_runtime::{file, thread};
 
 use crate::arguments::{BurstArguments, BurstOptions};
 use crate::config::NodeConfig;
@@ -158,7 +159,7 @@ fn log_bytes(arguments: &BurstArguments) -> u64 {
     };
     // One transaction per batch fills a block of its own at worst.
     let blocks = if arguments.batch < 32 { 2.0 } else { 1.0 };
-    whole_segments((rate * seconds * blocks + load).min(BYTES_MAX) as u64 + (256 << 20))
+    whole_segments((rate * seconds * blocks + load).min(BYTES_MAX) as u64 + (512 << 20))
 }
 
 /// Bytes of a segment of a log of so many bytes.
@@ -208,6 +209,26 @@ fn check_disk(directory: &Path, log_bytes: u64) -> Result<(), PerfError> {
             free_mib: free >> 20,
             needed_mib: (log_bytes + DISK_RESERVE_BYTES) >> 20,
         });
+    }
+    Ok(())
+}
+
+/// Waits until the ports of a killed node are free again: the kernel takes an io_uring apart, and
+/// with it the listening socket that a multishot accept holds, some milliseconds after the process
+/// is gone.
+pub(crate) fn wait_until_free(listen: SocketAddr, shards: u16) -> Result<(), PerfError> {
+    const ATTEMPTS: usize = 5_000;
+    for shard in 0..shards {
+        let address = SocketAddr::new(listen.ip(), listen.port().saturating_add(shard));
+        let mut attempts = 0;
+        while let Err(error) = TcpListener::bind(address) {
+            attempts += 1;
+            if attempts == ATTEMPTS || error.kind() != std::io::ErrorKind::AddrInUse {
+                let doing = format!("waiting for {address} to be free after the kill");
+                return Err(PerfError::system(doing)(error));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
     Ok(())
 }

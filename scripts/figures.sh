@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# Takes the figures of one node: every figure several times, interleaved, so that a slow minute of
+# the machine hits all of them; prints median, lowest, highest, and the target.
+#
+#   scripts/figures.sh [--rounds N] [--hold SECONDS] [--dir DIRECTORY] [--only PATTERN]
+#
+# If redis-server is installed, SET of 100 bytes with appendfsync always is measured in the same
+# rounds on the same disk, with the same connections and pipeline. SPILLWAY names the binary; by
+# default the release build is used.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rounds=5 hold=5 directory="" only=.
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --rounds) rounds=$2; shift 2 ;;
+        --hold) hold=$2; shift 2 ;;
+        --dir) directory=$2; shift 2 ;;
+        --only) only=$2; shift 2 ;;
+        *) sed -n '2,9p' "$0" >&2; exit 64 ;;
+    esac
+done
+spillway=${SPILLWAY:-target/release/spillway}
+if [ -z "${SPILLWAY:-}" ]; then
+    cargo build --release --quiet
+fi
+scratch=$(mktemp -d "${directory:-${TMPDIR:-/tmp}}/spillway-figures-XXXXXX")
+redis_process=""
+cleanup() {
+    if [ -n "$redis_process" ]; then
+        kill "$redis_process" 2>/dev/null || true
+        wait "$redis_process" 2>/dev/null || true
+    fi
+    rm -rf "$scratch"
+}
+trap cleanup EXIT
+cp "$spillway" "$scratch/spillway"
+failed=0
+
+# json POINTER FILE: a number of the result, such as committed_tps or log.bytes_per_txn.
+json() {
+    awk -v want="$1" '
+        /^ *"[^"]*": *\{/ { split($0, part, "\""); depth++; path[depth] = part[2]; next }
+        /^ *\},?$/ { depth--; next }
+        /^ *"[^"]*": / {
+            split($0, part, "\""); name = part[2]
+            for (at = depth; at > 0; at--) name = path[at] "." name
+            if (name == want) {
+                value = $0; sub(/^[^:]*: */, "", value); sub(/,$/, "", value); print value; exit
+            }
+        }' "$2"
+}
+
+# burst NAME ARGUMENTS...: one run; its result becomes $scratch/NAME.json.
+burst() {
+    local name=$1
+    shift
+    rm -f "$scratch/$name.json"
+    if ! "$scratch/spillway" perf burst "$@" --ramp 1 --hold "$hold" --fall 1 --dir "$scratch" \
+        --json "$scratch/$name.json" >"$scratch/output" 2>&1; then
+        failed=$((failed + 1))
+        echo "  $name FAILED: perf burst $*"
+        tail -n 12 "$scratch/output" | sed 's/^/    /'
+    fi
+    [ -f "$scratch/$name.json" ]
+}
+
+# take FIGURE VALUE: adds a value to a figure.
+take() {
+    if [ -n "$2" ] && [ "$2" != null ]; then
+        echo "$2" >>"$scratch/values.$1"
+    fi
+}
+
+# redis ROUND CONNECTIONS PIPELINE: SET of 100 bytes, every write on disk before its answer.
+redis() {
+    local connections=$1 pipeline=$2 home=$scratch/redis port count rate
+    mkdir -p "$home"
+    port=$((20000 + RANDOM % 20000))
+    cat >"$home/redis.conf" <<CONF
+bind 127.0.0.1
+port $port
+dir $home
+appendonly yes
+appendfsync always
+save ""
+auto-aof-rewrite-percentage 0
+daemonize no
+logfile $home/log
+CONF
+    local pin_server=() pin_client=()
+    if [ "$(nproc)" -ge 2 ] && command -v taskset >/dev/null; then
+        pin_server=(taskset -c 0)
+        pin_client=(taskset -c 1)
+    fi
+    "${pin_server[@]}" redis-server "$home/redis.conf" >/dev/null 2>&1 &
+    redis_process=$!
+    for _ in $(seq 100); do
+        redis-cli -p "$port" ping >/dev/null 2>&1 && break
+        sleep 0.05
+    done
+    # About as many as it does in the time of a hold phase.
+    count=$((pipeline >= 64 ? 300000 : pipeline >= 16 ? 240000 : 65000))
+    count=$(awk -v rate="$count" -v hold="$hold" 'BEGIN { printf "%d", rate * hold }')
+    rate=$("${pin_client[@]}" redis-benchmark -p "$port" -t set -d 100 -r 1000000 \
+        -c "$connections" -P "$pipeline" -n "$count" --csv 2>/dev/null |
+        awk -F'"' '$2 == "SET" { print $4 }')
+    kill "$redis_process"
+    wait "$redis_process" 2>/dev/null || true
+    redis_process=""
+    rm -rf "$home"
+    echo "$rate"
+}
+
+wanted() {
+    [[ $1 =~ $only ]]
+}
+
+has_redis=0
+if command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null; then
+    has_redis=1
+else
+    echo "redis is not installed (apt-get install redis-server): no comparison"
+fi
+echo "figures: $rounds rounds of ${hold} s, $(nproc) CPUs, Linux $(uname -r)"
+for ((round = 1; round <= rounds; round++)); do
+    echo "round $round"
+    if wanted transfer-1000 &&
+        burst transfer-1000 --workload transfer --batch 1000 --connections 8 --in-flight 2; then
+        result=$scratch/transfer-1000.json
+        take transfer-1000 "$(json committed_tps "$result")"
+        take transfer-1000-p50 "$(json latency_us.p50 "$result")"
+        take transfer-1000-node-ns "$(json cpu_ns_per_txn.leader "$result")"
+        take replay "$(json replay.records_per_s "$result")"
+    fi
+    if wanted insert-1000 &&
+        burst insert-1000 --workload insert --batch 1000 --connections 8 --in-flight 2; then
+        result=$scratch/insert-1000.json
+        take insert-1000 "$(json committed_tps "$result")"
+        take insert-log-ratio "$(json log.bytes_per_payload_byte "$result")"
+        rows=$(json memory.rows "$result") bytes=$(json memory.bytes "$result")
+        if [ "${rows:-null}" != null ] && [ "$rows" -gt 0 ]; then
+            # The row's own bytes: a key of 8, a value of 100.
+            take insert-overhead "$(awk -v r="$rows" -v b="$bytes" \
+                'BEGIN { printf "%.1f", b / r - 108 }')"
+        fi
+    fi
+    if wanted hot-1000 &&
+        burst hot-1000 --workload hot --batch 1000 --connections 8 --in-flight 2; then
+        take hot-1000 "$(json committed_tps "$scratch/hot-1000.json")"
+    fi
+    for pipeline in 1 16 64; do
+        name=transfer-1-64x$pipeline
+        if wanted "$name"; then
+            ours="" theirs=""
+            if burst "$name" --workload transfer --batch 1 --connections 64 \
+                --in-flight "$pipeline"; then
+                ours=$(json committed_tps "$scratch/$name.json")
+                take "$name" "$ours"
+            fi
+            if [ "$has_redis" -eq 1 ]; then
+                theirs=$(redis 64 "$pipeline")
+                take "redis-64x$pipeline" "$theirs"
+            fi
+            if [ -n "$ours" ] && [ -n "$theirs" ]; then
+                take "ratio-64x$pipeline" "$(awk -v a="$ours" -v b="$theirs" \
+                    'BEGIN { printf "%.2f", a / b }')"
+            fi
+        fi
+    done
+    # Commit latency at a tenth of the peak of the same round.
+    if wanted latency && [ -f "$scratch/transfer-1-64x16.json" ]; then
+        peak=$(json committed_tps "$scratch/transfer-1-64x16.json")
+        rate=$(awk -v peak="$peak" 'BEGIN { printf "%d", peak / 10 }')
+        if burst latency --workload transfer --batch 1 --connections 64 --in-flight 16 \
+            --rate "$rate"; then
+            p50=$(json latency_us.p50 "$scratch/latency.json")
+            device=$(json device.write_p50_us "$scratch/latency.json")
+            take latency-p50 "$p50"
+            take device-p50 "$device"
+            take latency-above-device "$(awk -v a="$p50" -v b="$device" \
+                'BEGIN { printf "%.0f", a - b }')"
+        fi
+    fi
+done
+
+# line FIGURE TARGET TEXT: median, lowest and highest of a figure.
+line() {
+    local file=$scratch/values.$1
+    [ -f "$file" ] || return 0
+    sort -g "$file" | awk -v text="$3" -v target="$2" '
+        { value[NR] = $1 }
+        END {
+            middle = NR % 2 ? value[(NR + 1) / 2] : (value[NR / 2] + value[NR / 2 + 1]) / 2
+            verdict = ""
+            if (target != "-") {
+                number = substr(target, 3) + 0
+                good = substr(target, 1, 2) == ">=" ? middle >= number : middle <= number
+                verdict = good ? "met" : "MISSED"
+            }
+            printf "%-46s %12s %12s %12s  %-11s %s\n", text, middle, value[1], value[NR], target,
+                verdict
+        }'
+}
+
+printf '\n%-46s %12s %12s %12s  %-11s\n' figure median lowest highest target
+line transfer-1000 ">=900000" "transfer, 1,000 per frame, /s"
+line insert-1000 ">=1200000" "insert of 100 bytes, 1,000 per frame, /s"
+line hot-1000 ">=4000000" "hot, 1,000 per frame, /s"
+line transfer-1-64x16 ">=500000" "transfer, one per frame, 64 x 16, /s"
+line transfer-1-64x1 "-" "transfer, one per frame, 64 x 1, /s"
+line transfer-1-64x64 "-" "transfer, one per frame, 64 x 64, /s"
+for pipeline in 1 16 64; do
+    line "redis-64x$pipeline" "-" "redis SET, appendfsync always, 64 x $pipeline, /s"
+    line "ratio-64x$pipeline" ">=1.5" "transfer / redis, 64 x $pipeline"
+done
+line latency-p50 "-" "commit latency p50 at 10 % of peak, us"
+line device-p50 "-" "idle device, durable 4 KiB write p50, us"
+line latency-above-device "<=150" "latency above the device, us"
+line insert-log-ratio "<=1.5" "log bytes per payload byte, insert"
+line insert-overhead "<=128" "memory per row beside its bytes, insert"
+line replay ">=3000000" "replay, records/s"
+line transfer-1000-p50 "-" "transfer, 1,000 per frame: latency p50, us"
+line transfer-1000-node-ns "-" "transfer, 1,000 per frame: node CPU, ns"
+[ "$failed" -eq 0 ]
