@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::catalog::ShardTable;
 use crate::memtable::key_hash;
 
-use super::store::{OPERATION_ARENA_BYTES, PreparedOperation, Store};
+use super::store::{PreparedOperation, Store, arena_bytes_max};
 
 /// How partitions are spread over shards.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +129,7 @@ impl<'a> FrameWalk<'a> {
                     prepared.writes |= operation.kind.writes();
                     prepared.outcome_partition =
                         prepared.outcome_partition.min(operation.partition);
-                    prepared.arena_bytes += key.len() + value.len() + OPERATION_ARENA_BYTES;
+                    prepared.arena_bytes += operation.arena_bytes as usize;
                     operations.push(operation);
                 }
                 Err(Misfit::Shard(shard)) => {
@@ -204,6 +204,7 @@ fn prepare_operation<'a>(
         partition: partition.0 / spread.shards,
         slice: (table.slice_base + usize::from(partition.0 / spread.shards)) as u32,
         column,
+        arena_bytes: arena_bytes_max(&table.layout, kind, key.len(), value.len()) as u32,
         hash,
         key,
         value,

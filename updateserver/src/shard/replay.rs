@@ -7,7 +7,10 @@
 use spillway_net::ids::{Lsn, PartitionId, SessionId, TableId};
 use spillway_net::patch;
 
-use crate::memtable::{RowRef, Stamp, VersionKind, WriteVersion, key_hash};
+use crate::memtable::{
+    RowRef, Stamp, VersionKind, WriteVersion, block_bytes_max, key_hash, row_insert_bytes_max,
+    version_bytes,
+};
 use crate::redo::{FragmentReader, Record, RecordKind, RedoError, SystemCommand, record_digest};
 
 use super::Shard;
@@ -170,10 +173,6 @@ impl Store {
         hash: u64,
         slice: u32,
     ) -> Result<Option<RowRef>, ReplayError> {
-        let room = record.key.len() + record.value.len() + super::store::OPERATION_ARENA_BYTES;
-        if !self.arena.has_room(4 * room) {
-            return Err(ReplayError::MemoryFull);
-        }
         let mut patched = std::mem::take(&mut self.row_next);
         let (kind, value) = match record.kind {
             RecordKind::Full => (VersionKind::Full, record.value),
@@ -195,6 +194,10 @@ impl Store {
             }
         };
         let (arena, undo) = (&mut self.arena, &mut self.replay_undo);
+        let created = row_insert_bytes_max(record.key.len());
+        if !arena.has_room(created + block_bytes_max(version_bytes(value.len()))) {
+            return Err(ReplayError::MemoryFull);
+        }
         let slice = &mut self.slices[slice as usize];
         let (row, _) = slice.upsert_row(arena, hash, record.key, undo);
         let version = WriteVersion {

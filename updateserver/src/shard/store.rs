@@ -6,7 +6,8 @@
 
 use spillway_net::add::{AddArgument, AddError, row_add};
 use spillway_net::ids::{PartitionId, TableId};
-use spillway_net::limits::TRANSACTION_REDO_BYTES_MAX;
+use spillway_net::layout::TableLayout;
+use spillway_net::limits::{ROW_BYTES_MAX, TRANSACTION_REDO_BYTES_MAX};
 use spillway_net::message::{OperationKind, OutcomeStatus};
 use spillway_net::patch::{self, PatchWriter};
 use spillway_net::row::RowView;
@@ -15,7 +16,7 @@ use spillway_net::schema::TableDefinition;
 use crate::catalog::ShardTable;
 use crate::memtable::{
     Arena, ChunkSource, RowRef, SliceIndex, Stamp, TableSlice, UndoLog, UndoMark, VersionKind,
-    WriteVersion, Wrote,
+    WriteVersion, Wrote, block_bytes_max, row_insert_bytes_max, version_bytes,
 };
 
 use super::partition::{Partition, Touched};
@@ -27,9 +28,29 @@ const ROW_WHOLE_BYTES_MAX: usize = 128;
 const PATCH_CHAIN_MAX: usize = 4;
 /// What a record costs in the log beside its key and value: its head and row version, bytes.
 const RECORD_OVERHEAD_BYTES: usize = 16;
-/// What an operation may take from the arena beside its key and value: row head, version header,
-/// rounding to a size class, index slots. Bytes, generous.
-pub(super) const OPERATION_ARENA_BYTES: usize = 256;
+/// The most that one operation takes from the arena: a row head with its place in the index, and
+/// a version. Summed before a transaction runs, so that no allocation within it can fail.
+pub(super) fn arena_bytes_max(
+    layout: &TableLayout,
+    kind: OperationKind,
+    key_bytes: usize,
+    value_bytes: usize,
+) -> usize {
+    let row_bytes = match kind {
+        OperationKind::Insert | OperationKind::Upsert => value_bytes,
+        // What comes of a row of unknown length is known only when it is met.
+        OperationKind::Update | OperationKind::Add => {
+            layout.row_bytes_fixed().unwrap_or(ROW_BYTES_MAX)
+        }
+        OperationKind::Delete => 0,
+        _ => return 0,
+    };
+    let created = match kind {
+        OperationKind::Insert | OperationKind::Upsert => row_insert_bytes_max(key_bytes),
+        _ => 0,
+    };
+    created + block_bytes_max(version_bytes(row_bytes))
+}
 
 /// An operation whose table, key, value and partition were checked.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +63,8 @@ pub(super) struct PreparedOperation<'a> {
     pub slice: u32,
     /// Value column of an `Add`.
     pub column: u16,
+    /// The most it takes from the arena.
+    pub arena_bytes: u32,
     pub hash: u64,
     pub key: &'a [u8],
     pub value: &'a [u8],
