@@ -295,8 +295,11 @@ pub struct Scan {
 /// Answer to [`Scan`].
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanPage {
-    /// Whether rows follow: ask again from the last key with a zero byte appended.
+    /// Whether rows may follow: ask again from `next`. A page may hold few rows or none although
+    /// more follow: what a shard does for one page is bounded.
     pub more: bool,
+    /// The encoded key to go on from; not below the page's last key.
+    pub next: Vec<u8>,
     /// One entry per row.
     pub rows: Vec<RowHead>,
     /// Per row its key and then its value.

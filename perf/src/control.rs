@@ -206,10 +206,10 @@ fn page_rows(
     if !page.more {
         return Ok(None);
     }
-    if page.rows.is_empty() {
-        return Err(unreadable("an empty page that is not the last"));
+    if page.next.as_slice() < last {
+        return Err(unreadable("a scan goes back"));
     }
-    Ok(Some([last, &[0]].concat()))
+    Ok(Some(page.next.to_vec()))
 }
 
 impl RowSource for NodeRows<'_> {

@@ -72,8 +72,8 @@ pub struct NodeConfig {
     /// ports. Default 127.0.0.1:7400.
     #[serde(default = "listen")]
     pub listen: SocketAddr,
-    /// Shards, each a thread with its share of the partitions. 0: one per allowed CPU, less the
-    /// log's. Default 0.
+    /// Shards, each a thread with its share of the partitions. 0: by the number of allowed CPUs,
+    /// one less, from four on two less (for the log and for the kernel). Default 0.
     #[serde(default)]
     pub shards: u16,
     /// Partitions, a power of two up to 1,024. Fixed at format. Default 256.
@@ -220,8 +220,8 @@ impl Config {
         let good = node.shards <= node.partitions;
         range(good, "node.shards", node.shards.into(), "not more than there are partitions")?;
         let good =
-            (4 << 20..=1 << 30).contains(&log.segment_bytes) && log.segment_bytes % 4096 == 0;
-        range(good, "log.segment_bytes", log.segment_bytes, "from 4 MiB to 1 GiB, in 4 KiB")?;
+            (8 << 20..=1 << 30).contains(&log.segment_bytes) && log.segment_bytes % 4096 == 0;
+        range(good, "log.segment_bytes", log.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;
         let segments = log.bytes_total / log.segment_bytes;
         let good = (8..=65_536).contains(&segments) && log.bytes_total % log.segment_bytes == 0;
         range(good, "log.bytes_total", log.bytes_total, "8 to 65,536 whole segments")?;

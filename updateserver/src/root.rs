@@ -27,7 +27,7 @@ use crate::shard::{
 /// A session that has not done anything for this long is closed when its slot is wanted, or at
 /// the latest by the sweep. Seconds.
 pub const SESSION_IDLE_SECONDS_MAX: u32 = 3600;
-/// Slots that one tick's sweep looks at: all of them in about two minutes of ticks per second.
+/// Slots that one tick's sweep looks at: all of them in 128 ticks, about a minute.
 const SWEEP_SLOTS: usize = 1024;
 /// Commands that may wait for shards or the log at a time; more are refused.
 const PENDING_MAX: usize = 4096;

@@ -89,10 +89,11 @@ impl<'a> ScanRows<'a> {
         let page = self.client.scan_page(shard as u16, &scan)?;
         let rows = read_page(&scan, &page)?;
         if page.more {
-            let last = rows.back().ok_or(ClientError::Protocol("more follow an empty page"))?;
-            let mut next = last.key.clone();
-            next.push(0);
-            self.shards[shard].next = Some(next);
+            let last = rows.back().map_or(scan.start.as_slice(), |last| &last.key);
+            if page.next.as_slice() < last {
+                return Err(ClientError::Protocol("a scan goes back"));
+            }
+            self.shards[shard].next = Some(page.next);
         }
         self.shards[shard].rows = rows;
         Ok(())

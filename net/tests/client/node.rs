@@ -256,6 +256,7 @@ impl Connection {
             }
             if page.rows.len() == PAGE_ROWS.min(scan.rows_max as usize) {
                 page.more = true;
+                page.next.clone_from(key);
                 break;
             }
             page.rows.push(RowHead {

@@ -57,6 +57,23 @@ pub enum NodeError {
         /// On disk.
         formatted: u64,
     },
+    /// Every shard needs some memory.
+    #[error(
+        "a memory budget of {budget} bytes is too small for {shards} shards: raise \
+         memory.budget_bytes to 128 MiB per shard, or lower node.shards"
+    )]
+    BudgetSmall {
+        /// Shards.
+        shards: u16,
+        /// The node's budget.
+        budget: u64,
+    },
+    /// Shard n listens n ports above shard 0.
+    #[error("node.listen has port {first}: the shards' ports would go beyond 65535")]
+    PortsEnd {
+        /// Port of shard 0.
+        first: u16,
+    },
     /// The log is damaged.
     #[error("{0}")]
     Damaged(#[from] LogDamaged),

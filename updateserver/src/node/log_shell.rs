@@ -27,8 +27,8 @@ use super::status::LogNumbers;
 
 /// Marks tokens of writes that are no frames.
 const TOKEN_RAW: u64 = 1 << 63;
-/// Largest content of one raw write: header and table of the largest segment.
-const RAW_BYTES_MAX: usize = 4 << 20;
+/// Largest raw write of zeros, bytes.
+const ZEROS_BYTES_MAX: usize = 1 << 20;
 
 /// What the log tells everybody: see [`super::core_loop`] for who reads it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,7 +114,10 @@ impl LogShell {
             name: "log".to_owned(),
         })?;
         let frame_bytes = batch_buffer_bytes(&geometry);
-        let pool = BufferPool::new(options.writer.buffers + 1, frame_bytes.max(RAW_BYTES_MAX))?;
+        // A raw write is zeros, or header and table of a segment.
+        let raw_bytes = (geometry.data_offset() as usize).max(ZEROS_BYTES_MAX);
+        let buffer_bytes = frame_bytes.max(raw_bytes).next_multiple_of(4096);
+        let pool = BufferPool::new(options.writer.buffers + 1, buffer_bytes)?;
         if let Some(warning) = disk.register_buffers(pool)? {
             eprintln!("warning: {warning}");
         }

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use spillway_runtime::error::RuntimeError;
@@ -25,23 +27,36 @@ const CHUNKS_AHEAD: usize = 16;
 pub(super) struct RegionChunks {
     ready: Receiver<Region>,
     taken: BTreeMap<usize, Region>,
+    /// Chunks that may still be made, by whoever claims them first.
+    unclaimed: Arc<AtomicUsize>,
     chunks_max: usize,
+}
+
+/// Claims the right to make one chunk, so that maker and shard together keep to the budget.
+fn claim(unclaimed: &AtomicUsize) -> bool {
+    let less = |left: usize| left.checked_sub(1);
+    unclaimed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
 }
 
 impl RegionChunks {
     /// A source of up to `budget_bytes`, with a thread that prepares chunks.
     pub fn new(name: &str, budget_bytes: u64) -> Result<Self, RuntimeError> {
         let chunks_max = (budget_bytes / CHUNK_BYTES as u64) as usize;
-        let (sender, ready) = sync_channel(CHUNKS_AHEAD.min(chunks_max.saturating_sub(1)).max(1));
+        let (sender, ready) = sync_channel(CHUNKS_AHEAD);
+        let unclaimed = Arc::new(AtomicUsize::new(chunks_max));
+        let claims = Arc::clone(&unclaimed);
         thread::spawn(&format!("{name}-memory"), None, move || {
-            // Ends when the shard does; a failure shows where the chunk is needed.
-            while let Ok(mut region) = Region::new(CHUNK_BYTES, HugePages::Try) {
-                if region.populate(0..CHUNK_BYTES).is_err() || sender.send(region).is_err() {
+            // Ends with the budget or with the shard. What it claimed it delivers, touched or not.
+            while claim(&claims) {
+                let mut region = Region::new(CHUNK_BYTES, HugePages::Try)
+                    .expect("address space within the budget is there");
+                let untouched = region.populate(0..CHUNK_BYTES).is_err();
+                if sender.send(region).is_err() || untouched {
                     return;
                 }
             }
         })?;
-        Ok(Self { ready, taken: BTreeMap::new(), chunks_max })
+        Ok(Self { ready, taken: BTreeMap::new(), unclaimed, chunks_max })
     }
 }
 
@@ -60,8 +75,10 @@ impl ChunkSource for RegionChunks {
         }
         let region = match self.ready.try_recv() {
             Ok(region) => region,
-            Err(_) => Region::new(CHUNK_BYTES, HugePages::Try)
+            Err(_) if claim(&self.unclaimed) => Region::new(CHUNK_BYTES, HugePages::Try)
                 .expect("address space within the budget is there"),
+            // The maker has claimed the last ones and is about to deliver.
+            Err(_) => self.ready.recv().expect("what is claimed is delivered"),
         };
         let base = NonNull::new(region.as_ptr()).expect("a mapping is never at address 0");
         self.taken.insert(base.addr().get(), region);
@@ -73,13 +90,19 @@ impl ChunkSource for RegionChunks {
     fn give_back(&mut self, chunk: Chunk) {
         let region = self.taken.remove(&chunk.base().addr().get());
         assert!(region.is_some(), "only chunks of this source come back");
+        self.unclaimed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Half of the machine's memory, for a budget that was left open.
+/// Half of the memory that the machine or its control group has, for a budget left open.
 pub(super) fn budget_default() -> Result<u64, RuntimeError> {
     let text = file::read_to_string(Path::new("/proc/meminfo"))?;
-    Ok(total_bytes(&text).unwrap_or(2 << 30) / 2)
+    let machine = total_bytes(&text).unwrap_or(2 << 30);
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = limits
+        .iter()
+        .filter_map(|path| file::read_to_string(Path::new(path)).ok()?.trim().parse::<u64>().ok());
+    Ok(limits.fold(machine, u64::min) / 2)
 }
 
 fn total_bytes(meminfo: &str) -> Option<u64> {

@@ -42,6 +42,8 @@ const ORDERS_MAX: usize = 256;
 /// Chunks of a shard's memory that transactions may not use: entering rows into the ordered index
 /// must never fail.
 const CHUNKS_WITHHELD: usize = 4;
+/// The least memory of a shard: what is withheld and as much again.
+const SHARD_BUDGET_BYTES_MIN: u64 = (2 * CHUNKS_WITHHELD * CHUNK_BYTES) as u64;
 /// The term of a cluster of one node.
 const EPOCH_ONE: Epoch = Epoch(1);
 
@@ -144,6 +146,10 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
         0 => memory::budget_default()?,
         bytes => bytes,
     };
+    let shard_budget = budget / u64::from(plan.shards);
+    if shard_budget < SHARD_BUDGET_BYTES_MIN {
+        return Err(NodeError::BudgetSmall { shards: plan.shards, budget });
+    }
     let (news_out, news) = channel();
     let mut threads = spawn_all(config, &plan, &news_out, started_at.0)?;
     let addresses = bound_all(&plan, &mut threads, &news)?;
@@ -161,7 +167,7 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
             options: shard.map(|index| shard_options(index, &plan, &superblock, &ports)),
             directory: Arc::clone(&directory),
             entries: shard.map(|_| receiver),
-            budget_bytes: budget / u64::from(plan.shards),
+            budget_bytes: shard_budget,
         };
         send(thread, Order::Prepare(Box::new(prepare)))?;
     }
@@ -569,7 +575,8 @@ fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError
     })?;
     let mut address = config.node.listen;
     if address.port() != 0 {
-        address.set_port(address.port() + shard.0);
+        let port = address.port().checked_add(shard.0);
+        address.set_port(port.ok_or(NodeError::PortsEnd { first: address.port() })?);
     }
     let backlog = network.connections_max.min(4096);
     let (listener, address) = ring.listen(address, backlog as _)?;

@@ -151,6 +151,10 @@ impl Shard {
     }
 
     fn to_root(&self, origin: RootOrigin, command: RootCommand, out: &mut ShardEffects) {
+        if self.log.failed {
+            out.refuse_log_failed(origin.connection, origin.request);
+            return;
+        }
         if self.options.index.0 == 0 {
             out.root_commands.push((origin, command));
             return;
@@ -179,6 +183,11 @@ impl Shard {
         scan: &<Scan as rkyv::Archive>::Archived,
         out: &mut ShardEffects,
     ) {
+        if self.log.failed {
+            // What the scan would see may never have become durable.
+            out.refuse_log_failed(connection, request);
+            return;
+        }
         match self.store.scan(scan) {
             Ok(Some(page)) => {
                 let stamp = self.stamp_to_wait_for();

@@ -3,19 +3,28 @@
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::SessionId;
 use spillway_net::limits::{
-    FRAGMENT_BYTES_CLOSE, OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
+    ANSWER_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES_CLOSE, FRAME_TRANSACTIONS_MAX,
+    OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
 };
 use spillway_net::message::{self, OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit};
 
 use crate::session::Lookup;
 
 use super::prepare::{FrameWalk, PreparedTransaction};
-use super::store::{PrefetchStage, PreparedOperation};
+use super::store::{PrefetchStage, PreparedOperation, RESULTS_BYTES_MAX};
 use super::{InboundFrame, Shard, ShardEffects};
 
 /// Transactions whose rows are fetched together. Measured: halves the cost of one
 /// (hot-path measurement, groups of 16); more only fill the cache's queue of misses.
 const GROUP_TRANSACTIONS: usize = 16;
+
+/// What an outcome takes in the log beside its results, with a session run of its own: 7 + 20
+/// bytes.
+const OUTCOME_BYTES_MAX: usize = 27;
+/// What the data of all outcomes of a frame may take: an answer's payload less the heads of the
+/// largest frame.
+const ANSWER_DATA_BYTES_MAX: usize = ANSWER_PAYLOAD_BYTES_MAX - FRAME_TRANSACTIONS_MAX * 8 - 4096;
+const _: () = assert!(RESULTS_BYTES_MAX <= ANSWER_DATA_BYTES_MAX);
 
 /// The retry hint for refusals that end by themselves, milliseconds.
 const RETRY_AFTER_MS: u32 = 50;
@@ -131,7 +140,7 @@ impl Shard {
             let session = group.sessions[transaction.frame as usize];
             self.execute_transaction(transaction, operations, session);
             if transaction.last_of_frame {
-                self.answer(frame);
+                self.answer(frame, out);
             }
             if self.store.open_bytes >= FRAGMENT_BYTES_CLOSE {
                 self.hand_over(out);
@@ -237,10 +246,18 @@ impl Shard {
                 return (status, at as u16);
             }
         }
+        if self.scratch.outcomes.bytes.len() + results.len() > ANSWER_DATA_BYTES_MAX {
+            // The answer has no room for these results: in a frame of its own it will.
+            self.store.transaction_rollback();
+            return (OutcomeStatus::Overloaded, 0);
+        }
         if transaction.writes {
             let local = transaction.outcome_partition;
             self.store.open_written(local);
             let kept = (results.len() <= OUTCOME_RESULT_BYTES_MAX).then_some(&results[..]);
+            // A run and an outcome at their largest, or many small transactions would overfill the
+            // item.
+            self.store.open_bytes += OUTCOME_BYTES_MAX + kept.map_or(0, <[u8]>::len);
             self.store.partitions[usize::from(local)].push_outcome(
                 session.0,
                 transaction.number,
@@ -256,11 +273,19 @@ impl Shard {
     }
 
     /// Ends a frame's answer: it waits for the newest effect it may have seen.
-    fn answer(&mut self, frame: &InboundFrame<'_>) {
-        let stamp = self.stamp_to_wait_for();
+    fn answer(&mut self, frame: &InboundFrame<'_>, out: &mut ShardEffects) {
         let outcomes = &mut self.scratch.outcomes;
         let (connection, request) = (frame.connection, frame.header.request);
-        self.held.hold(stamp, connection, FrameKind::Outcomes, request, outcomes);
+        if self.log.failed {
+            // Nothing was looked at, and no hand-over will ever be committed again.
+            out.released.push(connection, FrameKind::Outcomes, request, outcomes);
+            self.connections.answered(connection);
+        } else {
+            let stamp = self.stamp_to_wait_for();
+            let outcomes = &mut self.scratch.outcomes;
+            self.held.hold(stamp, connection, FrameKind::Outcomes, request, outcomes);
+        }
+        let outcomes = &mut self.scratch.outcomes;
         outcomes.retry_after_ms = 0;
         outcomes.outcomes.clear();
         outcomes.bytes.clear();

@@ -195,6 +195,11 @@ impl ShardEffects {
         self.released.push(connection, FrameKind::Refusal, request, &refusal);
     }
 
+    fn refuse_log_failed(&mut self, connection: u64, request: u64) {
+        let text = "the log device failed: repair it and start the node again".to_owned();
+        self.refuse(connection, request, RefusalCode::LogUnavailable, text);
+    }
+
     fn refuse_and_close(
         &mut self,
         connection: u64,
@@ -292,6 +297,10 @@ impl Shard {
     /// Whether frames may be given to the shard: not while too many hand-overs or answers wait.
     /// Control inputs are always taken.
     pub fn accepts_frames(&self) -> bool {
+        if self.log.failed {
+            // Nothing will be handed over again; what comes is refused at once.
+            return true;
+        }
         let in_flight = self.store.stamp.0 - 1 - self.store.floor.0;
         in_flight < self.options.handovers_in_flight_max
             && self.held.bytes() < self.options.held_bytes_max

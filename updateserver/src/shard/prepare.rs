@@ -6,7 +6,7 @@
 use spillway_net::add::AddArgument;
 use spillway_net::ids::{ShardIndex, TableId};
 use spillway_net::key::{key_validate, partition_of};
-use spillway_net::limits::{KEY_BYTES_MAX, TRANSACTION_OPERATIONS_MAX};
+use spillway_net::limits::{FRAME_TRANSACTIONS_MAX, KEY_BYTES_MAX, TRANSACTION_OPERATIONS_MAX};
 use spillway_net::message::{ArchivedOperationHead, ArchivedSubmit, OperationKind, OutcomeStatus};
 use spillway_net::patch::patch_validate;
 use spillway_net::row::row_validate;
@@ -63,6 +63,9 @@ impl<'a> FrameWalk<'a> {
             submit.transactions.iter().map(|head| usize::from(head.operations.to_native())).sum();
         if submit.transactions.is_empty() {
             return Err(FrameInconsistent("a frame carries at least one transaction"));
+        }
+        if submit.transactions.len() > FRAME_TRANSACTIONS_MAX {
+            return Err(FrameInconsistent("too many transactions in one frame"));
         }
         if operations != submit.operations.len() {
             return Err(FrameInconsistent("transactions and operations differ in count"));

@@ -11,8 +11,13 @@ use crate::memtable::{ArenaFull, OrderState, OrderedCursor, RowRef};
 
 use super::store::Store;
 
-/// Rows of one page at most: what a scan may hold the shard up with, some 100 us.
+/// Rows of one page at most: with their look-ups some hundred microseconds.
 const PAGE_ROWS_MAX: u32 = 4096;
+/// Rows of one page that are looked at, deleted ones included.
+const PAGE_VISITED_MAX: u32 = 2 * PAGE_ROWS_MAX;
+/// Rows that one page may enter into the order of a table that was not scanned before: some
+/// milliseconds.
+const PAGE_ORDER_ROWS_MAX: usize = 32 << 10;
 /// A page ends behind the row that fills it, bytes.
 const PAGE_BYTES_CLOSE: usize = 512 << 10;
 
@@ -64,26 +69,45 @@ impl Store {
         }
     }
 
-    /// Brings the order of a table's rows up to date. The first scan of a table builds it.
-    fn order_complete(&mut self, id: TableId) -> Result<(), ArenaFull> {
+    /// Brings the order of a table's rows nearer to complete. The first scan of a table builds it,
+    /// some rows per page, so that no page stalls the shard. Returns whether it is complete.
+    fn order_complete(&mut self, id: TableId) -> Result<bool, ArenaFull> {
         if !self.ordered.contains(&id) {
             self.ordered.push(id);
         }
-        let Some((slices, arena)) = self.slices_mut(id) else { return Ok(()) };
+        let Some((slices, arena)) = self.slices_mut(id) else { return Ok(true) };
+        let mut room = PAGE_ORDER_ROWS_MAX;
         for slice in slices {
-            let state = slice.flush_order(arena, usize::MAX)?;
-            assert!(state == OrderState::Complete, "a flush without limit leaves no row out");
+            if slice.order_state() == Some(OrderState::Complete) {
+                continue;
+            }
+            let rows = slice.rows_count();
+            if slice.flush_order(arena, room)? != OrderState::Complete {
+                return Ok(false);
+            }
+            room = room.saturating_sub(rows);
+            if room == 0 {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads one page; `None` when the table does not exist. Rows are those the shard holds now,
     /// committed or not: the page's answer waits for what it saw.
     pub fn scan(&mut self, scan: &ArchivedScan) -> Result<Option<ScanPage>, ArenaFull> {
         let id = TableId(scan.table.to_native());
-        self.order_complete(id)?;
-        let Some(table) = self.table(id) else { return Ok(None) };
-        let rows_max = scan.rows_max.to_native().clamp(1, PAGE_ROWS_MAX);
+        if self.table(id).is_none() {
+            return Ok(None);
+        }
+        let mut page = ScanPage::default();
+        if !self.order_complete(id)? {
+            page.more = true;
+            page.next.extend_from_slice(&scan.start);
+            return Ok(Some(page));
+        }
+        let table = self.table(id).expect("looked up above");
+        let rows_max = scan.rows_max.to_native().clamp(1, PAGE_ROWS_MAX) as usize;
         let (start, end): (&[u8], &[u8]) = (&scan.start, &scan.end);
         let mut cursors: Vec<OrderedCursor> =
             self.slices(table).iter().map(|slice| slice.seek(Bound::Included(start))).collect();
@@ -91,17 +115,20 @@ impl Store {
         for (at, cursor) in cursors.iter_mut().enumerate() {
             heads.extend(cursor.next().map(|row| Reverse(Head { row, cursor: at })));
         }
-        let mut page = ScanPage::default();
         let (mut scratch, mut spare) = (Vec::new(), Vec::new());
+        let mut visited = 0;
         while let Some(Reverse(head)) = heads.pop() {
             let row = head.row;
             if !end.is_empty() && row.key() >= end {
                 break;
             }
-            if page.rows.len() >= rows_max as usize || page.bytes.len() >= PAGE_BYTES_CLOSE {
+            let is_full = page.rows.len() >= rows_max || page.bytes.len() >= PAGE_BYTES_CLOSE;
+            if is_full || visited >= PAGE_VISITED_MAX {
                 page.more = true;
+                page.next.extend_from_slice(row.key());
                 break;
             }
+            visited += 1;
             if let Some(next) = cursors[head.cursor].next() {
                 heads.push(Reverse(Head { row: next, cursor: head.cursor }));
             }
