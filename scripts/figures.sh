@@ -198,8 +198,9 @@ line() {
                 good = substr(target, 1, 2) == ">=" ? middle >= number : middle <= number
                 verdict = good ? "met" : "MISSED"
             }
-            printf "%-46s %12s %12s %12s  %-11s %s\n", text, middle, value[1], value[NR], target,
-                verdict
+            form = middle >= 1000 ? "%.0f" : "%.4g"
+            printf "%-46s %12s %12s %12s  %-11s %s\n", text, sprintf(form, middle),
+                sprintf(form, value[1]), sprintf(form, value[NR]), target, verdict
         }'
 }
 

@@ -90,5 +90,6 @@ for ((run = 1; run <= times; run++)); do
         echo "    repeat: $spillway perf burst $line --keep"
     fi
 done
-echo "kill9: $times kills, $acknowledged acknowledged, $lost lost, $wrong wrong, $failed failed runs"
+echo "kill9: $times kills, $acknowledged acknowledged, $lost lost, $wrong wrong," \
+    "$failed failed runs"
 [ "$failed" -eq 0 ] && [ "$lost" -eq 0 ] && [ "$wrong" -eq 0 ]

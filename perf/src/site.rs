@@ -164,8 +164,7 @@ fn log_bytes(arguments: &BurstArguments) -> u64 {
 
 /// Bytes of a segment of a log of so many bytes.
 fn segment_bytes(log_bytes: u64) -> u64 {
-    let blocks = log_bytes / SEGMENTS_MIN / SEGMENT_BYTES_MIN;
-    (blocks * SEGMENT_BYTES_MIN).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES)
+    if log_bytes >= SEGMENTS_MIN * SEGMENT_BYTES { SEGMENT_BYTES } else { SEGMENT_BYTES_MIN }
 }
 
 /// The next number of bytes that is a log of whole segments.
