@@ -78,7 +78,7 @@ pub struct BurstArguments {
     /// Shards of the node.
     #[arg(long, default_value_t = 1)]
     pub shards: u16,
-    /// Bind the generator to one CPU and the node to the others. Default: if there are two or more.
+    /// Bind the generator to one CPU and the node to the others. Default: with three or more.
     #[arg(long, overrides_with = "no_pin")]
     pub pin: bool,
     /// Let the kernel place node and generator.

@@ -60,7 +60,9 @@ impl Site {
         let log_bytes = log_bytes(arguments);
         check_disk(&root, log_bytes)?;
         let allowed = cpu::allowed();
-        let is_pinned = !arguments.no_pin && allowed.len() >= 2;
+        // On two CPUs the node's memory and disk workers need the generator's idle time.
+        let is_pinned =
+            allowed.len() >= 2 && (arguments.pin || (!arguments.no_pin && allowed.len() > 2));
         // The generator takes the last CPU: interrupts and the node's first shard like the first.
         let split = if is_pinned { allowed.len() - 1 } else { 0 };
         let (server_cpus, generator_cpus) = allowed.split_at(split);

@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::time::Duration;
 
 use spillway_net::ids::{Epoch, NodeId, ShardIndex};
 use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
 use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
 use spillway_runtime::direct::{DirectFile, DirectMode};
+use spillway_runtime::error::RuntimeError;
 use spillway_runtime::lock::DirectoryLock;
 use spillway_runtime::placement::{self, CpuId};
 use spillway_runtime::queue::park::WakeFlag;
 use spillway_runtime::queue::{mpsc, spsc, state};
 use spillway_runtime::shutdown::Shutdown;
-use spillway_runtime::tcp::{RingWaker, TcpRing, TcpRingOptions, Wait};
+use spillway_runtime::tcp::{ListenerId, RingWaker, TcpRing, TcpRingOptions, Wait};
 use spillway_runtime::thread;
 
 use crate::config::{Config, LogThread};
@@ -44,6 +46,9 @@ const ORDERS_MAX: usize = 256;
 const CHUNKS_WITHHELD: usize = 4;
 /// The least memory of a shard: what is withheld and as much again.
 const SHARD_BUDGET_BYTES_MIN: u64 = (2 * CHUNKS_WITHHELD * CHUNK_BYTES) as u64;
+/// How often and how far apart a port that is taken is tried again: two seconds in all.
+const LISTEN_RETRIES: u32 = 40;
+const LISTEN_RETRY: Duration = Duration::from_millis(50);
 /// The term of a cluster of one node.
 const EPOCH_ONE: Epoch = Epoch(1);
 
@@ -434,7 +439,7 @@ fn go_all(
         recycle: recycle_out,
         state: state_out,
         numbers: numbers_out,
-        margin_bytes: margin_bytes(superblock, queue_items),
+        margin_bytes: margin_bytes(superblock, shards),
     });
     for (at, thread) in threads.iter().enumerate() {
         let links = plan.threads[at].shard.map(|shard| ShardLinks {
@@ -465,13 +470,14 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
     }
 }
 
-/// What may be handed over between the log counting as full and the last shard knowing it: every
-/// slot of the queue and every batch in flight, plus the reserve and a segment that is skipped.
-fn margin_bytes(superblock: &Superblock, queue_items: usize) -> u64 {
+/// What may be handed over between the log counting as full and the last shard knowing it - every
+/// hand-over in flight at its largest, some commands of the root service - plus the reserve and
+/// the rest of a segment that is left because a batch does not fit it.
+fn margin_bytes(superblock: &Superblock, shards: usize) -> u64 {
     let geometry = &superblock.geometry;
     let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
-    let wanted =
-        (queue_items + 8) as u64 * BATCH_BYTES_MAX as u64 + 3 * u64::from(geometry.segment_bytes);
+    let items = (shards * (HANDOVERS_PER_SHARD_MAX + 1) + 4) as u64;
+    let wanted = items * BATCH_BYTES_MAX as u64 + 2 * u64::from(geometry.segment_bytes);
     wanted.min(total / 2)
 }
 
@@ -554,7 +560,7 @@ fn root_place(wires: RootWires, root: Option<Root>) -> RootPlace {
     }
 }
 
-type BoundRing = (TcpRing, Option<spillway_runtime::tcp::ListenerId>, Option<SocketAddr>);
+type BoundRing = (TcpRing, Option<ListenerId>, Option<SocketAddr>);
 
 fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError> {
     let network = &config.network;
@@ -579,8 +585,24 @@ fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError
         address.set_port(port.ok_or(NodeError::PortsEnd { first: address.port() })?);
     }
     let backlog = network.connections_max.min(4096);
-    let (listener, address) = ring.listen(address, backlog as _)?;
+    let (listener, address) = listen_patiently(&mut ring, address, backlog)?;
     Ok((ring, Some(listener), Some(address)))
+}
+
+/// The kernel takes the sockets of a killed process back a moment after the process is gone, so
+/// a node that is started again at once may find its own port still taken.
+fn listen_patiently(
+    ring: &mut TcpRing,
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<(ListenerId, SocketAddr), NodeError> {
+    for _ in 0..LISTEN_RETRIES {
+        match ring.listen(address, backlog as _) {
+            Err(RuntimeError::AddressInUse { .. }) => thread::sleep(LISTEN_RETRY),
+            other => return Ok(other?),
+        }
+    }
+    Ok(ring.listen(address, backlog as _)?)
 }
 
 const _: () = assert!(SESSIONS_MAX > 0 && HANDOVERS_PER_SHARD_MAX > 0);
