@@ -361,6 +361,7 @@ impl Shard {
             RootOrder::SessionClose { session } => {
                 self.hand_over(out);
                 if let Some(connection) = self.sessions.close(*session) {
+                    self.connection_closed(connection);
                     out.refuse_and_close(
                         connection,
                         0,
