@@ -47,7 +47,12 @@ impl Shard {
             }
             if frame.header.kind != FrameKind::Submit {
                 self.execute_group(&mut group, frames, out);
+                let closes = out.closes.len();
                 self.frame_of_control(frame, out);
+                // Frames behind it on a refused or fenced connection are not to be served.
+                for connection in &out.closes[closes..] {
+                    self.connection_closed(*connection);
+                }
                 continue;
             }
             let walk = match self.submit_checked(frame, at as u32) {
