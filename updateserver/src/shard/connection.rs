@@ -179,6 +179,11 @@ impl Shard {
         scan: &<Scan as rkyv::Archive>::Archived,
         out: &mut ShardEffects,
     ) {
+        if self.log.failed {
+            let text = "the log device failed: repair it and restart this node".to_owned();
+            out.refuse(connection, request, RefusalCode::LogUnavailable, text);
+            return;
+        }
         match self.store.scan(scan) {
             Ok(Some(page)) => {
                 let stamp = self.stamp_to_wait_for();
