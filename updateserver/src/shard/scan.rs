@@ -81,6 +81,9 @@ impl Store {
     /// committed or not: the page's answer waits for what it saw.
     pub fn scan(&mut self, scan: &ArchivedScan) -> Result<Option<ScanPage>, ArenaFull> {
         let id = TableId(scan.table.to_native());
+        if self.table(id).is_none() {
+            return Ok(None);
+        }
         self.order_complete(id)?;
         let Some(table) = self.table(id) else { return Ok(None) };
         let rows_max = scan.rows_max.to_native().clamp(1, PAGE_ROWS_MAX);
