@@ -245,7 +245,7 @@ impl Shard {
             let local = transaction.outcome_partition;
             self.store.open_written(local);
             let kept = (results.len() <= OUTCOME_RESULT_BYTES_MAX).then_some(&results[..]);
-            self.store.partitions[usize::from(local)].push_outcome(
+            self.store.open_bytes += self.store.partitions[usize::from(local)].push_outcome(
                 session.0,
                 transaction.number,
                 transaction.request_hash,
