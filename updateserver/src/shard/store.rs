@@ -15,7 +15,7 @@ use spillway_net::schema::TableDefinition;
 use crate::catalog::ShardTable;
 use crate::memtable::{
     Arena, ChunkSource, RowRef, SliceIndex, Stamp, TableSlice, UndoLog, UndoMark, VersionKind,
-    WriteVersion, Wrote,
+    WriteVersion, Wrote, block_bytes_max, row_insert_bytes_max, version_bytes,
 };
 
 use super::partition::{Partition, Touched};
@@ -420,6 +420,12 @@ impl Store {
         self.transaction_bytes += operation.key.len() + value.len() + RECORD_OVERHEAD_BYTES;
         if self.transaction_bytes > TRANSACTION_REDO_BYTES_MAX {
             return Err(OutcomeStatus::TooLarge);
+        }
+        // What the transaction announced does not bound this: a small change may write a large
+        // row whole, and blocks are rounded up.
+        let row_bytes = if found.is_none() { row_insert_bytes_max(operation.key.len()) } else { 0 };
+        if !self.arena.has_room(row_bytes + block_bytes_max(version_bytes(value.len()))) {
+            return Err(OutcomeStatus::MemoryFull);
         }
         self.mark_partition(operation.partition);
         let partition = &mut self.partitions[usize::from(operation.partition)];
