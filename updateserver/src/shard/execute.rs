@@ -3,9 +3,13 @@
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::SessionId;
 use spillway_net::limits::{
-    FRAGMENT_BYTES_CLOSE, OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
+    ANSWER_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES_CLOSE, FRAME_PAYLOAD_BYTES_MAX,
+    OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
 };
-use spillway_net::message::{self, OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit};
+use spillway_net::message::{
+    self, ArchivedOperationHead, ArchivedOutcomeHead, ArchivedOutcomes, ArchivedTransactionHead,
+    OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit,
+};
 
 use crate::session::Lookup;
 
@@ -19,6 +23,19 @@ const GROUP_TRANSACTIONS: usize = 16;
 
 /// The retry hint for refusals that end by themselves, milliseconds.
 const RETRY_AFTER_MS: u32 = 50;
+
+/// What an outcome takes in an answer without results that are too large to be kept, bytes.
+const OUTCOME_ANSWER_BYTES_MAX: usize =
+    size_of::<ArchivedOutcomeHead>() + OUTCOME_RESULT_BYTES_MAX;
+// A frame as full of transactions as can be has an answer within the limit: each of them takes
+// a head, an operation's head and a byte of key.
+const _: () = assert!(
+    FRAME_PAYLOAD_BYTES_MAX
+        / (size_of::<ArchivedTransactionHead>() + size_of::<ArchivedOperationHead>() + 1)
+        * OUTCOME_ANSWER_BYTES_MAX
+        + size_of::<ArchivedOutcomes>()
+        <= ANSWER_PAYLOAD_BYTES_MAX
+);
 
 /// Buffers that live from frame to frame.
 #[derive(Debug, Default)]
@@ -36,6 +53,30 @@ struct Group<'a> {
     /// The session of each frame that has transactions in the group, by the frame's position;
     /// a frame is prepared only while its connection holds the session.
     sessions: Vec<SessionId>,
+}
+
+/// Whether a transaction's results fit the answer of its frame beside what is there already and
+/// what the frame's other transactions need at least. If not, it is not executed: worth another
+/// attempt in a smaller frame, unless they fit no answer.
+fn answer_fits(
+    transaction: &PreparedTransaction,
+    answer_bytes: usize,
+    results: &[u8],
+) -> Result<(), OutcomeStatus> {
+    if results.len() <= OUTCOME_RESULT_BYTES_MAX {
+        return Ok(());
+    }
+    let room = |transactions: usize| {
+        (ANSWER_PAYLOAD_BYTES_MAX - size_of::<ArchivedOutcomes>())
+            .saturating_sub(transactions * OUTCOME_ANSWER_BYTES_MAX)
+    };
+    if results.len() > room(1) {
+        return Err(OutcomeStatus::TooLarge);
+    }
+    if answer_bytes + results.len() > room(transaction.frame_transactions as usize) {
+        return Err(OutcomeStatus::Overloaded);
+    }
+    Ok(())
 }
 
 impl Shard {
@@ -235,8 +276,11 @@ impl Shard {
         results: &mut Vec<u8>,
     ) -> (OutcomeStatus, u16) {
         self.store.transaction_begin();
+        let answer_bytes = self.scratch.outcomes.bytes.len();
         for (at, operation) in operations.iter().enumerate() {
-            if let Err(status) = self.store.execute(operation, results) {
+            let executed = self.store.execute(operation, results);
+            let told = executed.and_then(|()| answer_fits(transaction, answer_bytes, results));
+            if let Err(status) = told {
                 self.store.transaction_rollback();
                 return (status, at as u16);
             }
