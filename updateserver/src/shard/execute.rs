@@ -3,31 +3,38 @@
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::SessionId;
 use spillway_net::limits::{
-    ANSWER_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES_CLOSE, FRAME_TRANSACTIONS_MAX,
+    ANSWER_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES_CLOSE, FRAME_PAYLOAD_BYTES_MAX,
     OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
 };
-use spillway_net::message::{self, OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit};
+use spillway_net::message::{
+    self, ArchivedOperationHead, ArchivedOutcomeHead, ArchivedOutcomes, ArchivedTransactionHead,
+    OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit,
+};
 
 use crate::session::Lookup;
 
 use super::prepare::{FrameWalk, PreparedTransaction};
-use super::store::{PrefetchStage, PreparedOperation, RESULTS_BYTES_MAX};
+use super::store::{PrefetchStage, PreparedOperation};
 use super::{InboundFrame, Shard, ShardEffects};
 
 /// Transactions whose rows are fetched together. Measured: halves the cost of one
 /// (hot-path measurement, groups of 16); more only fill the cache's queue of misses.
 const GROUP_TRANSACTIONS: usize = 16;
 
-/// What an outcome takes in the log beside its results, with a session run of its own: 7 + 20
-/// bytes.
-const OUTCOME_BYTES_MAX: usize = 27;
-/// What the data of all outcomes of a frame may take: an answer's payload less the heads of the
-/// largest frame.
-const ANSWER_DATA_BYTES_MAX: usize = ANSWER_PAYLOAD_BYTES_MAX - FRAME_TRANSACTIONS_MAX * 8 - 4096;
-const _: () = assert!(RESULTS_BYTES_MAX <= ANSWER_DATA_BYTES_MAX);
-
 /// The retry hint for refusals that end by themselves, milliseconds.
 const RETRY_AFTER_MS: u32 = 50;
+
+/// What an outcome takes in an answer without results that are too large to be kept, bytes.
+const OUTCOME_ANSWER_BYTES_MAX: usize = size_of::<ArchivedOutcomeHead>() + OUTCOME_RESULT_BYTES_MAX;
+// A frame as full of transactions as can be has an answer within the limit: each of them takes
+// a head, an operation's head and a byte of key.
+const _: () = assert!(
+    FRAME_PAYLOAD_BYTES_MAX
+        / (size_of::<ArchivedTransactionHead>() + size_of::<ArchivedOperationHead>() + 1)
+        * OUTCOME_ANSWER_BYTES_MAX
+        + size_of::<ArchivedOutcomes>()
+        <= ANSWER_PAYLOAD_BYTES_MAX
+);
 
 /// Buffers that live from frame to frame.
 #[derive(Debug, Default)]
@@ -47,6 +54,30 @@ struct Group<'a> {
     sessions: Vec<SessionId>,
 }
 
+/// Whether a transaction's results fit the answer of its frame beside what is there already and
+/// what the frame's other transactions need at least. If not, it is not executed: worth another
+/// attempt in a smaller frame, unless they fit no answer.
+fn answer_fits(
+    transaction: &PreparedTransaction,
+    answer_bytes: usize,
+    results: &[u8],
+) -> Result<(), OutcomeStatus> {
+    if results.len() <= OUTCOME_RESULT_BYTES_MAX {
+        return Ok(());
+    }
+    let room = |transactions: usize| {
+        (ANSWER_PAYLOAD_BYTES_MAX - size_of::<ArchivedOutcomes>())
+            .saturating_sub(transactions * OUTCOME_ANSWER_BYTES_MAX)
+    };
+    if results.len() > room(1) {
+        return Err(OutcomeStatus::TooLarge);
+    }
+    if answer_bytes + results.len() > room(transaction.frame_transactions as usize) {
+        return Err(OutcomeStatus::Overloaded);
+    }
+    Ok(())
+}
+
 impl Shard {
     pub(super) fn frames(&mut self, frames: &[InboundFrame<'_>], out: &mut ShardEffects) {
         let mut group = Group { sessions: vec![SessionId(0); frames.len()], ..Group::default() };
@@ -56,7 +87,12 @@ impl Shard {
             }
             if frame.header.kind != FrameKind::Submit {
                 self.execute_group(&mut group, frames, out);
+                let closes = out.closes.len();
                 self.frame_of_control(frame, out);
+                // Frames behind it on a refused or fenced connection are not to be served.
+                for connection in &out.closes[closes..] {
+                    self.connection_closed(*connection);
+                }
                 continue;
             }
             let walk = match self.submit_checked(frame, at as u32) {
@@ -140,7 +176,7 @@ impl Shard {
             let session = group.sessions[transaction.frame as usize];
             self.execute_transaction(transaction, operations, session);
             if transaction.last_of_frame {
-                self.answer(frame, out);
+                self.answer(frame);
             }
             if self.store.open_bytes >= FRAGMENT_BYTES_CLOSE {
                 self.hand_over(out);
@@ -240,25 +276,20 @@ impl Shard {
         results: &mut Vec<u8>,
     ) -> (OutcomeStatus, u16) {
         self.store.transaction_begin();
+        let answer_bytes = self.scratch.outcomes.bytes.len();
         for (at, operation) in operations.iter().enumerate() {
-            if let Err(status) = self.store.execute(operation, results) {
+            let executed = self.store.execute(operation, results);
+            let told = executed.and_then(|()| answer_fits(transaction, answer_bytes, results));
+            if let Err(status) = told {
                 self.store.transaction_rollback();
                 return (status, at as u16);
             }
-        }
-        if self.scratch.outcomes.bytes.len() + results.len() > ANSWER_DATA_BYTES_MAX {
-            // The answer has no room for these results: in a frame of its own it will.
-            self.store.transaction_rollback();
-            return (OutcomeStatus::Overloaded, 0);
         }
         if transaction.writes {
             let local = transaction.outcome_partition;
             self.store.open_written(local);
             let kept = (results.len() <= OUTCOME_RESULT_BYTES_MAX).then_some(&results[..]);
-            // A run and an outcome at their largest, or many small transactions would overfill the
-            // item.
-            self.store.open_bytes += OUTCOME_BYTES_MAX + kept.map_or(0, <[u8]>::len);
-            self.store.partitions[usize::from(local)].push_outcome(
+            self.store.open_bytes += self.store.partitions[usize::from(local)].push_outcome(
                 session.0,
                 transaction.number,
                 transaction.request_hash,
@@ -273,19 +304,11 @@ impl Shard {
     }
 
     /// Ends a frame's answer: it waits for the newest effect it may have seen.
-    fn answer(&mut self, frame: &InboundFrame<'_>, out: &mut ShardEffects) {
+    fn answer(&mut self, frame: &InboundFrame<'_>) {
+        let stamp = self.stamp_to_wait_for();
         let outcomes = &mut self.scratch.outcomes;
         let (connection, request) = (frame.connection, frame.header.request);
-        if self.log.failed {
-            // Nothing was looked at, and no hand-over will ever be committed again.
-            out.released.push(connection, FrameKind::Outcomes, request, outcomes);
-            self.connections.answered(connection);
-        } else {
-            let stamp = self.stamp_to_wait_for();
-            let outcomes = &mut self.scratch.outcomes;
-            self.held.hold(stamp, connection, FrameKind::Outcomes, request, outcomes);
-        }
-        let outcomes = &mut self.scratch.outcomes;
+        self.held.hold(stamp, connection, FrameKind::Outcomes, request, outcomes);
         outcomes.retry_after_ms = 0;
         outcomes.outcomes.clear();
         outcomes.bytes.clear();

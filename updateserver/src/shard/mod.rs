@@ -296,9 +296,10 @@ impl Shard {
 
     /// Whether frames may be given to the shard: not while too many hand-overs or answers wait.
     /// Control inputs are always taken.
+    ///
+    /// With a failed log nothing is committed any more, and frames are taken to say so.
     pub fn accepts_frames(&self) -> bool {
         if self.log.failed {
-            // Nothing will be handed over again; what comes is refused at once.
             return true;
         }
         let in_flight = self.store.stamp.0 - 1 - self.store.floor.0;
@@ -328,8 +329,12 @@ impl Shard {
     }
 
     /// The hand-over that an answer given now has to wait for: the one that will carry the open
-    /// fragments, or the last one.
+    /// fragments, or the last one. With a failed log answers report no effects, only the failure,
+    /// and wait for nothing.
     fn stamp_to_wait_for(&self) -> u64 {
+        if self.log.failed {
+            return self.store.floor.0;
+        }
         if self.store.open.is_empty() { self.store.stamp.0 - 1 } else { self.store.stamp.0 }
     }
 
@@ -343,7 +348,10 @@ impl Shard {
         if state.failed {
             // What these answers report may or may not be durable: the client must hear
             // "unknown", and only a lost connection says that.
-            out.closes.extend(self.held.abandon());
+            for connection in self.held.abandon() {
+                self.connection_closed(connection);
+                out.closes.push(connection);
+            }
         }
     }
 
@@ -370,6 +378,7 @@ impl Shard {
             RootOrder::SessionClose { session } => {
                 self.hand_over(out);
                 if let Some(connection) = self.sessions.close(*session) {
+                    self.connection_closed(connection);
                     out.refuse_and_close(
                         connection,
                         0,

@@ -3,7 +3,9 @@
 use spillway_net::ids::PartitionId;
 
 use crate::memtable::RowRef;
-use crate::redo::{OutcomeRecord, RESULTS_NOT_KEPT, SessionRun};
+use crate::redo::{
+    ArchivedOutcomeRecord, ArchivedSessionRun, OutcomeRecord, RESULTS_NOT_KEPT, SessionRun,
+};
 
 /// A row that the open fragment changed. Its newest version is the record to log.
 #[derive(Clone, Copy, Debug)]
@@ -50,14 +52,15 @@ impl Partition {
         }
     }
 
-    /// Adds the outcome of a committed transaction to the open fragment.
+    /// Adds the outcome of a committed transaction to the open fragment. Returns the bytes that
+    /// it adds to the fragment.
     pub fn push_outcome(
         &mut self,
         session: u64,
         number: u64,
         request_hash: u32,
         results: Option<&[u8]>,
-    ) {
+    ) -> usize {
         assert!(self.open, "an outcome stands beside its transaction's records");
         let delta = match self.runs.last() {
             Some(run) if run.session == session && number >= run.base_number => {
@@ -65,10 +68,12 @@ impl Partition {
             }
             _ => None,
         };
+        let mut bytes = size_of::<ArchivedOutcomeRecord>() + results.map_or(0, <[u8]>::len);
         let number_delta = match delta {
             Some(delta) => delta,
             None => {
                 self.runs.push(SessionRun { session, base_number: number, outcomes: 0 });
+                bytes += size_of::<ArchivedSessionRun>();
                 0
             }
         };
@@ -76,6 +81,7 @@ impl Partition {
         let result_length = results.map_or(RESULTS_NOT_KEPT, |results| results.len() as u8);
         self.results.extend_from_slice(results.unwrap_or(&[]));
         self.outcomes.push(OutcomeRecord { number_delta, request_hash, result_length });
+        bytes
     }
 
     /// Forgets the open fragment once it is sealed.

@@ -31,6 +31,8 @@ pub(super) struct PreparedTransaction {
     /// Position of its frame among the frames of the step.
     pub frame: u32,
     pub last_of_frame: bool,
+    /// Transactions of its frame.
+    pub frame_transactions: u32,
     pub number: u64,
     pub request_hash: u32,
     /// Its operations in the group's list.
@@ -108,6 +110,7 @@ impl<'a> FrameWalk<'a> {
         let mut prepared = PreparedTransaction {
             frame: self.frame,
             last_of_frame: self.transaction == self.submit.transactions.len(),
+            frame_transactions: self.submit.transactions.len() as u32,
             number,
             request_hash: 0,
             operations: (begin, begin),

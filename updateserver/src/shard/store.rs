@@ -8,7 +8,7 @@ use spillway_net::add::{AddArgument, AddError, row_add};
 use spillway_net::ids::{PartitionId, TableId};
 use spillway_net::layout::TableLayout;
 use spillway_net::limits::{ROW_BYTES_MAX, TRANSACTION_REDO_BYTES_MAX};
-use spillway_net::message::{GET_RESULT_HEADER_BYTES, OperationKind, OutcomeStatus};
+use spillway_net::message::{OperationKind, OutcomeStatus};
 use spillway_net::patch::{self, PatchWriter};
 use spillway_net::row::RowView;
 use spillway_net::schema::TableDefinition;
@@ -26,8 +26,6 @@ use super::partition::{Partition, Touched};
 const ROW_WHOLE_BYTES_MAX: usize = 128;
 /// Patches a read may have to resolve before a write replaces them by a whole row.
 const PATCH_CHAIN_MAX: usize = 4;
-/// What one transaction may read, bytes.
-pub(super) const RESULTS_BYTES_MAX: usize = 2 << 20;
 /// What a record costs in the log beside its key and value: its head and row version, bytes.
 const RECORD_OVERHEAD_BYTES: usize = 16;
 /// The most that one operation takes from the arena: a row head with its place in the index, and
@@ -317,7 +315,8 @@ impl Store {
         let current = found.and_then(|row| Self::current(table, row, &mut scratch, &mut spare));
         let outcome = match (operation.kind, current) {
             (OperationKind::Get, current) => {
-                get_result(results, current.map(|(row, number, _)| (row, number)))
+                get_result(results, current.map(|(row, number, _)| (row, number)));
+                Ok(())
             }
             (OperationKind::CheckAbsent, None) => Ok(()),
             (OperationKind::CheckExists, Some(_)) => Ok(()),
@@ -473,16 +472,12 @@ const fn whole(row_bytes: usize, patch_bytes: usize, chain: usize) -> bool {
     row_bytes <= ROW_WHOLE_BYTES_MAX || patch_bytes * 2 >= row_bytes || chain >= PATCH_CHAIN_MAX
 }
 
-fn get_result(results: &mut Vec<u8>, row: Option<(&[u8], u64)>) -> Result<(), OutcomeStatus> {
+fn get_result(results: &mut Vec<u8>, row: Option<(&[u8], u64)>) {
     let (present, (row, number)) = (u8::from(row.is_some()), row.unwrap_or((&[], 0)));
-    if results.len() + GET_RESULT_HEADER_BYTES + row.len() > RESULTS_BYTES_MAX {
-        return Err(OutcomeStatus::TooLarge);
-    }
     results.push(present);
     results.extend_from_slice(&number.to_le_bytes());
     results.extend_from_slice(&(row.len() as u32).to_le_bytes());
     results.extend_from_slice(row);
-    Ok(())
 }
 
 /// See [`Store::prefetch`].
