@@ -219,7 +219,7 @@ impl ShardShell {
             let frames = self.inbound.frames(ring, count);
             self.options.shard.step(now, ShardInput::Frames(&frames), &mut self.effects);
             drop(frames);
-            self.inbound.done(ring, count);
+            self.inbound.done(ring, self.effects.frames_taken);
             self.options.shard.step(now, ShardInput::TurnEnd, &mut self.effects);
             self.apply(ring, now);
         }

@@ -3,7 +3,8 @@
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::SessionId;
 use spillway_net::limits::{
-    FRAGMENT_BYTES_CLOSE, OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
+    ANSWER_PAYLOAD_BYTES_MAX, FRAGMENT_BYTES_CLOSE, FRAME_TRANSACTIONS_MAX,
+    OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
 };
 use spillway_net::message::{self, OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit};
 
@@ -19,6 +20,11 @@ const GROUP_TRANSACTIONS: usize = 16;
 
 /// The retry hint for refusals that end by themselves, milliseconds.
 const RETRY_AFTER_MS: u32 = 50;
+
+/// What all transactions of one frame may return together: an answer with as many outcomes as a
+/// frame has transactions still has room for it.
+const RESULTS_BYTES_MAX: usize =
+    ANSWER_PAYLOAD_BYTES_MAX - FRAME_TRANSACTIONS_MAX * size_of::<OutcomeHead>() - 64;
 
 /// Buffers that live from frame to frame.
 #[derive(Debug, Default)]
@@ -38,7 +44,13 @@ struct Group<'a> {
 impl Shard {
     pub(super) fn frames(&mut self, frames: &[InboundFrame<'_>], out: &mut ShardEffects) {
         let mut group = Group::default();
+        out.frames_taken = frames.len();
         for (at, frame) in frames.iter().enumerate() {
+            if at > 0 && self.held.bytes() >= self.options.held_bytes_max {
+                // A few bytes may ask for a large answer: the rest waits until these have left.
+                out.frames_taken = at;
+                break;
+            }
             if self.connections.get_mut(frame.connection).is_none() {
                 continue;
             }
@@ -189,8 +201,13 @@ impl Shard {
             return (OutcomeStatus::SessionUnknown, 0);
         };
         let id = session.id();
+        let results_used = self.scratch.outcomes.bytes.len();
         match session.lookup(transaction.number, transaction.request_hash) {
             Lookup::New => {}
+            Lookup::Committed(kept) if results_used + kept.len() > RESULTS_BYTES_MAX => {
+                self.counters.repeated += 1;
+                return (OutcomeStatus::CommittedResultsNotKept, 0);
+            }
             Lookup::Committed(kept) => {
                 results.extend_from_slice(kept);
                 self.counters.repeated += 1;
@@ -224,9 +241,14 @@ impl Shard {
         session: SessionId,
         results: &mut Vec<u8>,
     ) -> (OutcomeStatus, u16) {
+        let results_bytes_max = RESULTS_BYTES_MAX - self.scratch.outcomes.bytes.len();
         self.store.transaction_begin();
         for (at, operation) in operations.iter().enumerate() {
-            if let Err(status) = self.store.execute(operation, results) {
+            let mut executed = self.store.execute(operation, results);
+            if results.len() > results_bytes_max {
+                executed = Err(OutcomeStatus::TooLarge);
+            }
+            if let Err(status) = executed {
                 self.store.transaction_rollback();
                 return (status, at as u16);
             }
