@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spillway_updateserver::config::Config;
+use spillway_updateserver::config::{Config, ConfigError};
 use spillway_updateserver::node::{self, RunOptions};
 
 /// An update server that absorbs bursts of transactions.
@@ -62,7 +62,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            // A wrong configuration is a wrong use, as a wrong argument is.
+            let usage = error.downcast_ref::<ConfigError>().is_some();
+            if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -218,7 +218,7 @@ pub enum OutcomeStatus {
     UnknownTable = 10,
     /// The key, row, patch or argument does not fit the table.
     Malformed = 11,
-    /// Too many operations or too much redo.
+    /// Too many operations or too much redo, or results that no answer can hold.
     TooLarge = 12,
     /// Same number, other content: a bug of the client.
     NumberReused = 13,

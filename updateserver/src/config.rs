@@ -88,7 +88,7 @@ pub struct LogConfig {
     /// Space for redo, written in full at format, so that an append cannot meet a full disk.
     /// Fixed at format. Default 4 GiB.
     pub bytes_total: u64,
-    /// Size of one segment file. Fixed at format. Default 64 MiB.
+    /// Size of one segment file, from 8 MiB. Fixed at format. Default 64 MiB.
     pub segment_bytes: u64,
     /// Batches in flight to the disk, 1 to 4. Default 4.
     pub writes_in_flight_max: usize,
@@ -297,6 +297,7 @@ mod tests {
             ("node", "partitions = 100", "power of two"),
             ("node", "id = 8", "1 to 7"),
             ("log", "[log]\nbytes_total = 1000", "whole segments"),
+            ("log", "[log]\nsegment_bytes = 4194304\nbytes_total = 33554432", "8 MiB"),
             ("log", "[log]\nwrites_in_flight_max = 5", "1 to 4"),
             ("memory", "[memory]\nbudget_bytes = 5", "256 MiB"),
             ("network", "[network]\nreceive_buffers = 9", "power of two"),

@@ -28,6 +28,9 @@ const TURN_FRAMES_MAX: usize = 1024;
 const TURN_BYTES_MAX: usize = 512 << 10;
 /// Time between looks at idle connections and sessions.
 const TICK_NANOS: u64 = 500_000_000;
+/// Time from the first byte of a frame to its last; a slower client is cut off. Time that the
+/// input budget held the client up does not count.
+const FRAME_NANOS_MAX: u64 = 10_000_000_000;
 
 struct Client {
     id: ConnectionId,
@@ -35,8 +38,17 @@ struct Client {
     first_frame: bool,
     opened_at_nanos: u64,
     paused: bool,
+    unfinished: Option<Unfinished>,
     /// Closing: what still arrives is dropped.
     ending: bool,
+}
+
+/// A frame of which a part has arrived.
+#[derive(Clone, Copy)]
+struct Unfinished {
+    /// Frames that began earlier have lower numbers.
+    number: u64,
+    since_nanos: u64,
 }
 
 /// The root service's place on shard 0's thread.
@@ -85,6 +97,9 @@ pub(super) struct ShardShell {
     clients: Vec<Option<Client>>,
     partial_bytes: usize,
     paused: Vec<ConnectionId>,
+    unfinished_count: u64,
+    /// Beyond the input budget, the one client that may finish its frame: see [`Self::resume`].
+    favoured: Option<(ConnectionId, u64)>,
     /// Items that found the queue full: the shard executes nothing until they are in.
     backlog: VecDeque<Box<LogItem>>,
     /// Ticket, origin and stamp of each item handed over and not yet committed.
@@ -105,6 +120,8 @@ impl ShardShell {
             clients: Vec::new(),
             partial_bytes: 0,
             paused: Vec::new(),
+            unfinished_count: 0,
+            favoured: None,
             backlog: VecDeque::new(),
             handed_over: VecDeque::new(),
             committed_stamp: 0,
@@ -159,6 +176,7 @@ impl ShardShell {
             first_frame: true,
             opened_at_nanos: clock::monotonic_now().0,
             paused: false,
+            unfinished: None,
             ending: false,
         });
         let now = clock::monotonic_now().0;
@@ -188,6 +206,7 @@ impl ShardShell {
             return;
         };
         let before = client.assembler.held_bytes();
+        let frames_before = self.inbound.len();
         let Client { assembler, first_frame, .. } = client;
         let cut = self.inbound.receive(ring, connection, assembler, first_frame, buffer);
         self.partial_bytes = self.partial_bytes + assembler.held_bytes() - before;
@@ -196,8 +215,32 @@ impl ShardShell {
             client.ending = true;
             return;
         }
-        let input_bytes = self.inbound.owned_bytes() + self.partial_bytes;
-        if input_bytes > self.options.network.input_bytes_max && !client.paused {
+        if client.assembler.held_bytes() == 0 {
+            client.unfinished = None;
+        } else if client.unfinished.is_none() || self.inbound.len() > frames_before {
+            self.unfinished_count += 1;
+            let since_nanos = clock::monotonic_now().0;
+            client.unfinished = Some(Unfinished { number: self.unfinished_count, since_nanos });
+        }
+        self.pause_if_beyond(ring, connection);
+    }
+
+    /// Stops receiving from a client that would take more of an input budget that is used up:
+    /// one that holds a part of a frame, or anyone while too many whole frames wait. Others are
+    /// not disturbed.
+    fn pause_if_beyond(&mut self, ring: &mut TcpRing, connection: ConnectionId) {
+        let input_bytes_max = self.options.network.input_bytes_max;
+        if self.input_bytes() <= input_bytes_max {
+            return;
+        }
+        let Some(client) = self.clients[connection.index as usize].as_mut() else { return };
+        let number = client.unfinished.map(|unfinished| unfinished.number);
+        let favoured = number.is_some_and(|number| self.favoured == Some((connection, number)));
+        let wanted = match number {
+            Some(_) => !favoured,
+            None => self.inbound.owned_bytes() > input_bytes_max / 2,
+        };
+        if wanted && !client.paused {
             client.paused = true;
             ring.receive_pause(connection);
             self.paused.push(connection);
@@ -219,7 +262,7 @@ impl ShardShell {
             let frames = self.inbound.frames(ring, count);
             self.options.shard.step(now, ShardInput::Frames(&frames), &mut self.effects);
             drop(frames);
-            self.inbound.done(ring, count);
+            self.inbound.done(ring, self.effects.frames_taken);
             self.options.shard.step(now, ShardInput::TurnEnd, &mut self.effects);
             self.apply(ring, now);
         }
@@ -402,24 +445,64 @@ impl ShardShell {
         }
     }
 
-    /// Goes on receiving where the input budget had stopped it.
+    /// Goes on receiving where the input budget had stopped it. While unfinished frames alone
+    /// use it up, they cannot end by waiting: then the one that began first may go on, alone, so
+    /// that the budget is exceeded by one frame at most.
     fn resume(&mut self, ring: &mut TcpRing) {
-        if self.paused.is_empty() || self.input_bytes() > self.options.network.input_bytes_max / 2 {
+        if self.paused.is_empty() {
             return;
         }
-        for connection in self.paused.drain(..) {
-            let client = self.clients.get_mut(connection.index as usize).and_then(Option::as_mut);
-            if let Some(client) = client.filter(|client| client.id == connection) {
-                client.paused = false;
-                ring.receive_resume(connection);
+        let half = self.options.network.input_bytes_max / 2;
+        let (all, whole) = (self.input_bytes() <= half, self.inbound.owned_bytes() <= half);
+        let favoured = self.favoured_choose();
+        let paused = std::mem::take(&mut self.paused);
+        let now = clock::monotonic_now().0;
+        for connection in paused {
+            let Some(client) = client_of(&mut self.clients, connection) else { continue };
+            let chosen = match client.unfinished {
+                Some(unfinished) => favoured == Some((connection, unfinished.number)),
+                None => whole,
+            };
+            if !all && !chosen {
+                self.paused.push(connection);
+                continue;
+            }
+            client.paused = false;
+            if let Some(unfinished) = &mut client.unfinished {
+                unfinished.since_nanos = now;
+            }
+            ring.receive_resume(connection);
+        }
+    }
+
+    /// The client that may finish its frame: the last one chosen until it has, then the one
+    /// whose frame began first.
+    fn favoured_choose(&mut self) -> Option<(ConnectionId, u64)> {
+        let number_of = |client: &mut Client| client.unfinished.map(|unfinished| unfinished.number);
+        if let Some((connection, number)) = self.favoured {
+            let client = client_of(&mut self.clients, connection).filter(|client| !client.ending);
+            if client.and_then(number_of) == Some(number) {
+                return self.favoured;
             }
         }
+        let clients = &mut self.clients;
+        let unfinished = self.paused.iter().filter_map(|connection| {
+            let number = client_of(clients, *connection).and_then(number_of)?;
+            Some((*connection, number))
+        });
+        self.favoured = unfinished.min_by_key(|(_, number)| *number);
+        self.favoured
     }
 
     fn tick(&mut self, ring: &mut TcpRing, now: u64) {
         let patience = self.options.network.hello_timeout_ms * 1_000_000;
         for client in self.clients.iter_mut().flatten() {
-            if client.first_frame && now.saturating_sub(client.opened_at_nanos) > patience {
+            let silent =
+                client.first_frame && now.saturating_sub(client.opened_at_nanos) > patience;
+            let slow = client.unfinished.is_some_and(|unfinished| {
+                !client.paused && now.saturating_sub(unfinished.since_nanos) > FRAME_NANOS_MAX
+            });
+            if silent || slow {
                 client.ending = true;
                 ring.close(client.id);
             }
@@ -444,6 +527,11 @@ impl ShardShell {
             sessions_open,
         })
     }
+}
+
+fn client_of(clients: &mut [Option<Client>], connection: ConnectionId) -> Option<&mut Client> {
+    let client = clients.get_mut(connection.index as usize).and_then(Option::as_mut);
+    client.filter(|client| client.id == connection)
 }
 
 /// Says why before closing: a client of another release should learn it.

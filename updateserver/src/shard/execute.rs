@@ -81,7 +81,13 @@ fn answer_fits(
 impl Shard {
     pub(super) fn frames(&mut self, frames: &[InboundFrame<'_>], out: &mut ShardEffects) {
         let mut group = Group { sessions: vec![SessionId(0); frames.len()], ..Group::default() };
+        out.frames_taken = frames.len();
         for (at, frame) in frames.iter().enumerate() {
+            if at > 0 && self.held.bytes() >= self.options.held_bytes_max {
+                // A few bytes may ask for a large answer: the rest waits until these have left.
+                out.frames_taken = at;
+                break;
+            }
             if self.connections.get_mut(frame.connection).is_none() {
                 continue;
             }

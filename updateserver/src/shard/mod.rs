@@ -177,6 +177,9 @@ pub struct ShardEffects {
     pub orders_done: u32,
     /// Status requests, answered by the shell, which knows the numbers of all cores.
     pub status_requests: Vec<RootOrigin>,
+    /// How many of the last [`ShardInput::Frames`] were executed. The others, if any, are to be
+    /// given again once [`Shard::accepts_frames`].
+    pub frames_taken: usize,
 }
 
 impl ShardEffects {
