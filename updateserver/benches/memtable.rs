@@ -7,8 +7,9 @@
 use crossbeam_skiplist::SkipMap;
 use spillway_updateserver::memtable::{
     Arena, CHUNK_BYTES_MIN, Chunk, ChunkSource, OrderState, RowRef, SliceIndex, Stamp, TableSlice,
-    UndoLog, VersionKind, WriteVersion, key_hash, record_digest, record_parts_digest, write,
+    UndoLog, VersionKind, WriteVersion, key_hash, write,
 };
+use spillway_updateserver::redo::record_digest;
 use std::hint::black_box;
 use std::ops::Bound;
 use std::ptr::NonNull;
@@ -338,37 +339,19 @@ fn bench_large() {
 }
 
 fn bench_digest() {
-    let mut rig = Rig::new(1, true);
-    rig.insert_group(&[random_key(1)], false, false);
     let key = random_key(1);
-    let row = rig.slices[0].find(key_hash(&key), &key).expect("the row was inserted");
-    let version = row.newest().expect("the row was written");
     for value_bytes in [32, 100, 1000, 4096] {
         let value = vec![3u8; value_bytes];
         let nanos = best(|| {
             timed(ROWS, || {
                 for number in 0..ROWS {
-                    let kind = VersionKind::Full;
-                    black_box(record_parts_digest(
-                        1,
-                        black_box(&key),
-                        number,
-                        kind,
-                        black_box(&value),
-                    ));
+                    let row = Some(black_box(&value[..]));
+                    black_box(record_digest(1, black_box(&key), number, row));
                 }
             })
         });
         report(&format!("record digest of {value_bytes} bytes, cached"), nanos);
     }
-    let nanos = best(|| {
-        timed(ROWS, || {
-            for _ in 0..ROWS {
-                black_box(record_digest(1, black_box(row), black_box(version)));
-            }
-        })
-    });
-    report("record digest of a version in the memtable, cached", nanos);
 }
 
 fn bench_pause() {

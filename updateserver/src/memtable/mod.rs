@@ -10,7 +10,6 @@
 //! long they hold.
 
 mod arena;
-mod digest;
 mod hash_index;
 mod ordered;
 mod row;
@@ -27,7 +26,6 @@ pub use arena::{
     Arena, ArenaFull, BLOCK_BYTES_MAX, CHUNK_BYTES_MIN, Chunk, ChunkSource, HeapChunks, SizeClass,
     block_bytes_max,
 };
-pub use digest::{FragmentDigest, record_digest, record_parts_digest};
 pub use ordered::{OrderedCursor, OrderedReader};
 pub use row::{RowRef, key_hash, row_bytes};
 pub use row_order::OrderState;
