@@ -25,8 +25,7 @@ const GROUP_TRANSACTIONS: usize = 16;
 const RETRY_AFTER_MS: u32 = 50;
 
 /// What an outcome takes in an answer without results that are too large to be kept, bytes.
-const OUTCOME_ANSWER_BYTES_MAX: usize =
-    size_of::<ArchivedOutcomeHead>() + OUTCOME_RESULT_BYTES_MAX;
+const OUTCOME_ANSWER_BYTES_MAX: usize = size_of::<ArchivedOutcomeHead>() + OUTCOME_RESULT_BYTES_MAX;
 // A frame as full of transactions as can be has an answer within the limit: each of them takes
 // a head, an operation's head and a byte of key.
 const _: () = assert!(
