@@ -104,8 +104,8 @@ mod tests {
     fn outcomes_share_a_run_while_their_numbers_fit() {
         let mut partition = Partition::new(PartitionId(3));
         partition.open = true;
-        partition.push_outcome(7, 100, 1, Some(b""));
-        partition.push_outcome(7, 101, 2, Some(b"ab"));
+        assert_eq!(partition.push_outcome(7, 100, 1, Some(b"")), 7 + 20, "with its run");
+        assert_eq!(partition.push_outcome(7, 101, 2, Some(b"ab")), 7 + 2);
         partition.push_outcome(7, 99, 3, None);
         partition.push_outcome(8, 100, 4, Some(b""));
         partition.push_outcome(8, 100 + 70_000, 5, Some(b""));
