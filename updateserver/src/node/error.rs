@@ -69,6 +69,17 @@ pub enum NodeError {
          one node and cannot have written it; start the release that did"
     )]
     Superseded(spillway_net::ids::Lsn),
+    /// Shards listen at ports that follow each other, and these end.
+    #[error(
+        "node.listen = {address}: there is no port left for shard {shard}: choose a lower port or \
+         fewer shards"
+    )]
+    Ports {
+        /// Of shard 0.
+        address: std::net::SocketAddr,
+        /// The shard without a port.
+        shard: spillway_net::ids::ShardIndex,
+    },
     /// A core's thread ended although nobody asked it to.
     #[error("the thread of {0} ended")]
     ThreadEnded(String),

@@ -10,6 +10,7 @@ use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
 use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
 use spillway_runtime::direct::{DirectFile, DirectMode};
+use spillway_runtime::file;
 use spillway_runtime::lock::DirectoryLock;
 use spillway_runtime::placement::{self, CpuId};
 use spillway_runtime::queue::park::WakeFlag;
@@ -133,8 +134,12 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
     thread::install_abort_on_panic();
     let shutdown = Shutdown::install()?;
     let files = NodeFiles::new(config);
-    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
+    if !file::exists(&files.superblock()) {
+        return Err(NodeError::NotFormatted { path: files.superblock() });
+    }
+    // Before the superblock is read: another process may be about to write it.
     let _lock = DirectoryLock::acquire(&files.log)?;
+    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
     fixed_check(config, &superblock)?;
     let segments = (0..superblock.geometry.segments_count)
         .map(|segment| DirectFile::open(&files.segment(segment), DirectMode::ReadWrite))
@@ -569,7 +574,8 @@ fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError
     })?;
     let mut address = config.node.listen;
     if address.port() != 0 {
-        address.set_port(address.port() + shard.0);
+        let port = address.port().checked_add(shard.0);
+        address.set_port(port.ok_or(NodeError::Ports { address, shard })?);
     }
     let backlog = network.connections_max.min(4096);
     let (listener, address) = ring.listen(address, backlog as _)?;
