@@ -412,3 +412,42 @@ fn a_full_memory_refuses_writes_and_serves_reads() {
     let log = "bytes_total = 1073741824\nsegment_bytes = 67108864";
     full_node("memoryfull", Settings { log, ..SMALL }, OutcomeStatus::MemoryFull);
 }
+
+#[test]
+fn a_memory_full_of_small_rows_is_found_again() {
+    let log = "bytes_total = 1073741824\nsegment_bytes = 67108864";
+    let mut node = TestNode::start_settings("smallrows", Settings { log, ..SMALL });
+    let mut client = impatient(node.address());
+    let text = "small(id int8, other int8, primary key (id))";
+    let definition = TableDefinition::parse(text).expect("valid");
+    let table = client.create_table(&definition).expect("created");
+    let mut rows = 0;
+    loop {
+        let mut insert = Transaction::new();
+        for id in rows..rows + 2000 {
+            insert.insert(&table, &[Value::Int8(id), Value::Int8(-id)]).expect("fits");
+        }
+        match client.execute(&mut insert).expect("answered").status {
+            OutcomeStatus::Committed => rows += 2000,
+            status => break assert_eq!(status, OutcomeStatus::MemoryFull),
+        }
+    }
+    assert!(rows > 500_000, "{rows} rows");
+    // The order that scans need is made from what was withheld.
+    let first = ScanRange { start: Vec::new(), end: key_of(&table, 100) };
+    for _ in 0..2 {
+        let mut client = impatient(node.address());
+        let scanned = client.scan(&table, first.clone()).map(|row| row.expect("a row")).count();
+        assert_eq!(scanned, 100);
+        assert_eq!(client.tables().expect("served")[0].rows, rows as u64);
+        let last = client.get(&table, &[Value::Int8(rows - 1)]).expect("served");
+        assert_eq!(last.expect("acknowledged").values[1], Value::Int8(1 - rows));
+        node.kill_and_restart();
+    }
+}
+
+fn key_of(table: &TableHandle, id: i64) -> Vec<u8> {
+    let mut key = Vec::new();
+    table.write_key(&[Value::Int8(id)], &mut key).expect("fits");
+    key
+}
