@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use spillway_updateserver::config::{Config, ConfigError};
-use spillway_updateserver::node::{self, RunOptions};
+use spillway_updateserver::node::{self, NodeError, RunOptions};
 
 /// An update server that absorbs bursts of transactions.
 #[derive(Debug, Parser)]
@@ -62,11 +62,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            // A wrong configuration is a wrong use, as a wrong argument is.
-            let usage = error.downcast_ref::<ConfigError>().is_some();
-            if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if is_usage(&*error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether the configuration is at fault: a wrong use, as a wrong argument is.
+fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
+    use NodeError::{Config, Fixed, Geometry, Ports};
+    error.is::<ConfigError>()
+        || matches!(
+            error.downcast_ref(),
+            Some(Config(_) | Fixed { .. } | Geometry(_) | Ports { .. })
+        )
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

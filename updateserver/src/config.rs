@@ -219,6 +219,9 @@ impl Config {
         range(good, "node.partitions", partitions as u64, "a power of two up to 1024")?;
         let good = node.shards <= node.partitions;
         range(good, "node.shards", node.shards.into(), "not more than there are partitions")?;
+        let port = node.listen.port();
+        let good = port == 0 || port.checked_add(node.shards.saturating_sub(1)).is_some();
+        range(good, "node.listen", port.into(), "a port above which every shard has one")?;
         let good =
             (8 << 20..=1 << 30).contains(&log.segment_bytes) && log.segment_bytes % 4096 == 0;
         range(good, "log.segment_bytes", log.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;

@@ -223,6 +223,15 @@ impl Arena {
         (ready + current).saturating_sub(self.bytes_withheld)
     }
 
+    /// As [`Self::has_room`], with what is withheld taken into account: for work that was done
+    /// once within the budget and must find room again.
+    #[must_use]
+    pub fn has_room_withheld(&self, bytes: usize) -> bool {
+        let chunk = self.source.chunk_bytes() - BLOCK_BYTES_MAX;
+        let current = self.bump_bytes.saturating_sub(BLOCK_BYTES_MAX);
+        current >= bytes || self.source.chunks_ready() * chunk + current >= bytes
+    }
+
     /// Whether blocks of `bytes` in all are certain to be had: asked before a transaction runs.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {

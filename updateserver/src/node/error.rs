@@ -68,12 +68,6 @@ pub enum NodeError {
         /// The node's budget.
         budget: u64,
     },
-    /// Shard n listens n ports above shard 0.
-    #[error("node.listen has port {first}: the shards' ports would go beyond 65535")]
-    PortsEnd {
-        /// Port of shard 0.
-        first: u16,
-    },
     /// The log is damaged.
     #[error("{0}")]
     Damaged(#[from] LogDamaged),
@@ -86,6 +80,17 @@ pub enum NodeError {
          one node and cannot have written it; start the release that did"
     )]
     Superseded(spillway_net::ids::Lsn),
+    /// Shards listen at ports that follow each other, and these end.
+    #[error(
+        "node.listen = {address}: there is no port left for shard {shard}: choose a lower port or \
+         fewer shards"
+    )]
+    Ports {
+        /// Of shard 0.
+        address: std::net::SocketAddr,
+        /// The shard without a port.
+        shard: spillway_net::ids::ShardIndex,
+    },
     /// A core's thread ended although nobody asked it to.
     #[error("the thread of {0} ended")]
     ThreadEnded(String),

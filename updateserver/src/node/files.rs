@@ -33,6 +33,11 @@ impl NodeFiles {
         self.log.join("superblock")
     }
 
+    /// The superblock's name until it is complete.
+    pub fn superblock_new(&self) -> PathBuf {
+        self.log.join("superblock.new")
+    }
+
     pub fn segment(&self, segment: u32) -> PathBuf {
         self.log.join(format!("segment-{segment:05}.log"))
     }

@@ -58,6 +58,7 @@ pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatRe
     };
     let cluster = cluster_id(config);
     let plan = FormatPlan::new(cluster, NodeId(config.node.id), geometry, durable_write)?;
+    direct_check(&files)?;
     space_check(&files.log, config.log.bytes_total)?;
     segments_remove(&files)?;
     for segment in 0..plan.segments() {
@@ -90,7 +91,7 @@ fn segments_remove(files: &NodeFiles) -> Result<(), RuntimeError> {
 /// The superblock comes last and under another name first: a format that is cut short leaves no
 /// node.
 fn superblock_create(files: &NodeFiles, plan: &FormatPlan) -> Result<(), NodeError> {
-    let (path, new) = (files.superblock(), files.log.join("superblock.new"));
+    let (path, new) = (files.superblock(), files.superblock_new());
     if file::exists(&new) {
         file::remove_file(&new)?;
     }
@@ -101,6 +102,20 @@ fn superblock_create(files: &NodeFiles, plan: &FormatPlan) -> Result<(), NodeErr
     file::rename(&new, &path)?;
     file::sync_dir(&files.log)?;
     Ok(())
+}
+
+/// Before the space: file systems without O_DIRECT tell no sensible numbers of that.
+fn direct_check(files: &NodeFiles) -> Result<(), RuntimeError> {
+    let path = files.superblock_new();
+    if file::exists(&path) {
+        file::remove_file(&path)?;
+    }
+    let opened = DirectFile::open(&path, DirectMode::Create);
+    // An open that fails for its flags may have made the file.
+    if file::exists(&path) {
+        file::remove_file(&path)?;
+    }
+    opened.map(drop)
 }
 
 fn space_check(directory: &Path, bytes: u64) -> Result<(), RuntimeError> {

@@ -12,6 +12,7 @@ use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
 use spillway_runtime::direct::{DirectFile, DirectMode};
 use spillway_runtime::error::RuntimeError;
+use spillway_runtime::file;
 use spillway_runtime::lock::DirectoryLock;
 use spillway_runtime::placement::{self, CpuId};
 use spillway_runtime::queue::park::WakeFlag;
@@ -140,8 +141,12 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
     thread::install_abort_on_panic();
     let shutdown = Shutdown::install()?;
     let files = NodeFiles::new(config);
-    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
+    if !file::exists(&files.superblock()) {
+        return Err(NodeError::NotFormatted { path: files.superblock() });
+    }
+    // Before the superblock is read: another process may be about to write it.
     let _lock = DirectoryLock::acquire(&files.log)?;
+    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
     fixed_check(config, &superblock)?;
     let segments = (0..superblock.geometry.segments_count)
         .map(|segment| DirectFile::open(&files.segment(segment), DirectMode::ReadWrite))
@@ -582,7 +587,7 @@ fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError
     let mut address = config.node.listen;
     if address.port() != 0 {
         let port = address.port().checked_add(shard.0);
-        address.set_port(port.ok_or(NodeError::PortsEnd { first: address.port() })?);
+        address.set_port(port.ok_or(NodeError::Ports { address, shard })?);
     }
     let backlog = network.connections_max.min(4096);
     let (listener, address) = listen_patiently(&mut ring, address, backlog)?;

@@ -195,7 +195,10 @@ impl Store {
         };
         let (arena, undo) = (&mut self.arena, &mut self.replay_undo);
         let created = row_insert_bytes_max(record.key.len());
-        if !arena.has_room(created + block_bytes_max(version_bytes(value.len()))) {
+        // What was withheld from transactions is there for this: rows fill chunks a little
+        // differently than when they came, and what was acknowledged must fit again.
+        let bytes = created + block_bytes_max(version_bytes(value.len()));
+        if !arena.has_room_withheld(bytes) {
             return Err(ReplayError::MemoryFull);
         }
         let slice = &mut self.slices[slice as usize];
