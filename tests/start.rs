@@ -1,6 +1,8 @@
 //! Formatting, starting and stopping: what an operator can get wrong, what a disk can do, and
 //! what the program then says. Wrong use exits with 2, whatever else fails with 1.
 
+#![expect(clippy::disallowed_methods, reason = "tests handle files and threads as a user would")]
+
 mod common;
 
 use std::collections::BTreeMap;
