@@ -1,6 +1,8 @@
 //! Clients that break the rules: each gets a typed answer or a closed connection, the node's
 //! memory stays bounded, and a bystander is served throughout.
 
+#![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
+
 mod common;
 
 use std::process::Command;
@@ -426,8 +428,8 @@ fn a_frame_that_asks_for_more_than_an_answer_holds_gets_what_fits() {
     torn.insert(0, (OperationKind::Delete, table, 0, &key, b""));
     torn.insert(0, (OperationKind::Get, table, 0, &key, b""));
     let other = key_of(&node, "fat", &[Value::Int8(4)]);
-    for at in 2..torn.len() {
-        torn[at].3 = &other;
+    for operation in &mut torn[2..] {
+        operation.3 = &other;
     }
     assert_eq!(raw.submit(5000, &torn).status(), OutcomeStatus::TooLarge);
     let status = raw.submit(5001, &torn[..2]).status();

@@ -1,5 +1,7 @@
 //! A node as its users see it: formatted, started, killed, started again.
 
+#![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
+
 mod common;
 
 use common::TestNode;

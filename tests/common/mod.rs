@@ -1,5 +1,6 @@
 //! A real node in a directory of its own, as a child process.
 #![allow(dead_code, reason = "not every test file uses everything")]
+#![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
 
 pub mod bystander;
 pub mod raw;
