@@ -1,7 +1,7 @@
 //! Clients that break the rules: each gets a typed answer or a closed connection, the node's
 //! memory stays bounded, and a bystander is served throughout.
 
-#![expect(clippy::disallowed_methods, reason = "tests handle files and threads as a user would")]
+#![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
 
 mod common;
 
@@ -286,7 +286,8 @@ fn announced_frames_hold_no_memory() {
 #[test]
 fn unfinished_frames_beyond_the_input_budget_disturb_nobody() {
     // The least budget: four frames. Ten clients each send all but the last byte of one.
-    let (node, bystander) = start("unfinished", "input_bytes_max = 4194304");
+    let (node, bystander) =
+        start("unfinished", "input_bytes_max = 4194304\nframe_timeout_ms = 500");
     let frame = frame_with(FrameKind::Scan, 3, &vec![0xff; FRAME_PAYLOAD_BYTES_MAX]);
     let address = node.address();
     let hostile: Vec<_> = (0..10)
@@ -428,8 +429,8 @@ fn a_frame_that_asks_for_more_than_an_answer_holds_gets_what_fits() {
     torn.insert(0, (OperationKind::Delete, table, 0, &key, b""));
     torn.insert(0, (OperationKind::Get, table, 0, &key, b""));
     let other = key_of(&node, "fat", &[Value::Int8(4)]);
-    for at in 2..torn.len() {
-        torn[at].3 = &other;
+    for operation in &mut torn[2..] {
+        operation.3 = &other;
     }
     assert_eq!(raw.submit(5000, &torn).status(), OutcomeStatus::TooLarge);
     let status = raw.submit(5001, &torn[..2]).status();

@@ -1,6 +1,6 @@
 //! A node as its users see it: formatted, started, killed, started again.
 
-#![expect(clippy::disallowed_methods, reason = "tests handle files as an operator would")]
+#![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
 
 mod common;
 

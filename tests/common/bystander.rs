@@ -14,7 +14,7 @@ use spillway_net::value::Value;
 const PATIENCE_MS: u64 = 8_000;
 
 /// Most requests are reads, so that a long test does not fill a small log.
-const READS_PER_ROW: i64 = 100;
+const READS_PER_ROW: i64 = 256;
 
 fn row_of(id: i64) -> [Value; 3] {
     [Value::Int8(id), Value::Int4(7), Value::Text(format!("row {id}"))]

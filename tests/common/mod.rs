@@ -1,6 +1,6 @@
 //! A real node in a directory of its own, as a child process.
 #![allow(dead_code, reason = "not every test file uses everything")]
-#![allow(clippy::disallowed_methods, reason = "tests lay out files as an operator would")]
+#![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
 
 pub mod bystander;
 pub mod raw;

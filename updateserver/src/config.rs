@@ -125,6 +125,9 @@ pub struct NetworkConfig {
     pub output_bytes_max: usize,
     /// Time from connecting to the hello, milliseconds. Default 3,000.
     pub hello_timeout_ms: u64,
+    /// Time from the first byte of a frame to its last, milliseconds; a slower client is cut off.
+    /// Time that the input budget held the client up does not count. Default 10,000.
+    pub frame_timeout_ms: u64,
 }
 
 /// `[threads]`
@@ -184,6 +187,7 @@ impl Default for NetworkConfig {
             input_bytes_max: 64 << 20,
             output_bytes_max: 16 << 20,
             hello_timeout_ms: 3000,
+            frame_timeout_ms: 10_000,
         }
     }
 }
@@ -265,7 +269,9 @@ impl Config {
         let good = output >= 2 * limits::ANSWER_PAYLOAD_BYTES_MAX;
         range(good, "network.output_bytes_max", output as u64, "at least 8 MiB")?;
         let hello = network.hello_timeout_ms;
-        range((10..=600_000).contains(&hello), "network.hello_timeout_ms", hello, "10 to 600,000")
+        range((10..=600_000).contains(&hello), "network.hello_timeout_ms", hello, "10 to 600,000")?;
+        let frame = network.frame_timeout_ms;
+        range((10..=600_000).contains(&frame), "network.frame_timeout_ms", frame, "10 to 600,000")
     }
 }
 

@@ -28,9 +28,6 @@ const TURN_FRAMES_MAX: usize = 1024;
 const TURN_BYTES_MAX: usize = 512 << 10;
 /// Time between looks at idle connections and sessions.
 const TICK_NANOS: u64 = 500_000_000;
-/// Time from the first byte of a frame to its last; a slower client is cut off. Time that the
-/// input budget held the client up does not count.
-const FRAME_NANOS_MAX: u64 = 10_000_000_000;
 
 struct Client {
     id: ConnectionId,
@@ -496,11 +493,12 @@ impl ShardShell {
 
     fn tick(&mut self, ring: &mut TcpRing, now: u64) {
         let patience = self.options.network.hello_timeout_ms * 1_000_000;
+        let patience_frame = self.options.network.frame_timeout_ms * 1_000_000;
         for client in self.clients.iter_mut().flatten() {
             let silent =
                 client.first_frame && now.saturating_sub(client.opened_at_nanos) > patience;
             let slow = client.unfinished.is_some_and(|unfinished| {
-                !client.paused && now.saturating_sub(unfinished.since_nanos) > FRAME_NANOS_MAX
+                !client.paused && now.saturating_sub(unfinished.since_nanos) > patience_frame
             });
             if silent || slow {
                 client.ending = true;
