@@ -171,9 +171,9 @@ impl Model {
             OperationKind::CheckExists => return check(exists),
             OperationKind::CheckAbsent => return check(!exists),
             OperationKind::CheckEquals => {
-                return check(row.is_some_and(|(row, _)| {
-                    patch_equals(layout, &row, &operation.value)
-                }));
+                return check(
+                    row.is_some_and(|(row, _)| patch_equals(layout, &row, &operation.value)),
+                );
             }
             OperationKind::CheckVersion => {
                 return check(row.is_some_and(|(_, n)| n.to_le_bytes() == operation.value[..]));
@@ -254,8 +254,13 @@ impl Model {
                     let base = self.rows.get(&key).and_then(|row| row.value.clone());
                     let base = base.ok_or(Failure::new("a patch in the log meets no row"))?;
                     let mut next = Vec::new();
-                    patch_apply(tables.layout(TableId(record.table)), &base, record.value, &mut next)
-                        .map_err(|error| Failure::new(format!("LSN {lsn}: {error}")))?;
+                    patch_apply(
+                        tables.layout(TableId(record.table)),
+                        &base,
+                        record.value,
+                        &mut next,
+                    )
+                    .map_err(|error| Failure::new(format!("LSN {lsn}: {error}")))?;
                     Some(next)
                 }
             };

@@ -343,11 +343,8 @@ impl Node {
                 seat.committed = stamp;
             }
         }
-        let state = LogState {
-            vdl: Lsn(published.lsn),
-            full: published.full,
-            failed: published.failed,
-        };
+        let state =
+            LogState { vdl: Lsn(published.lsn), full: published.full, failed: published.failed };
         let input = ShardInput::Log { stamp: seat.committed, state };
         seat.shard.step(scene.now, input, &mut seat.effects);
         if root_moved {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use spillway_net::frame::{FrameAssembler, Assembled, FrameHeader, FrameKind, HEADER_BYTES};
+use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
 use spillway_net::ids::Lsn;
 use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{self, Hello, OutcomeStatus, Outcomes, Scan, ScanPage, Submit};
@@ -62,6 +62,8 @@ pub struct Counts {
     pub budget_raised: u64,
     /// Requests that clients gave up.
     pub gave_up: u64,
+    /// Clients whose session was taken over by an older connection of their own.
+    pub fenced: u64,
     /// Events.
     pub events: u64,
 }

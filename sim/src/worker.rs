@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use spillway_net::add::{AddArgument, AddBounded};
 use spillway_net::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
-use spillway_net::client::{Batch, FrameAnswer, FrameResult, FrameToken, LossReason, Router, TableHandle};
+use spillway_net::client::{
+    Batch, FrameAnswer, FrameResult, FrameToken, LossReason, Router, TableHandle,
+};
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::TableId;
 use spillway_net::layout::TableLayout;
@@ -177,6 +179,8 @@ pub struct Outcome {
     pub sessions: Vec<u64>,
     /// Requests that were not answered in the client's patience.
     pub gave_up: u64,
+    /// Whether the session was lost to another connection just now.
+    pub fenced: bool,
 }
 
 /// See the module.
@@ -196,6 +200,7 @@ pub struct Worker {
     writes: BTreeMap<u64, Vec<bool>>,
     sessions_wanted: usize,
     tables_created: u16,
+    retired: bool,
     /// When it wants to work next.
     pub work_at: u64,
     /// Its connection, while there is one.
@@ -251,6 +256,7 @@ impl Worker {
                 0
             },
             tables_created: 0,
+            retired: false,
             work_at: 0,
             connection: None,
             tick_at: None,
@@ -279,6 +285,9 @@ impl Worker {
 
     /// When it wants a tick.
     pub fn deadline(&self, working: bool) -> Option<u64> {
+        if self.retired {
+            return None;
+        }
         let wants = if self.session() == 0 { !self.is_done() } else { working };
         let work = wants.then_some(self.work_at);
         [self.core.deadline(), work].into_iter().flatten().min()
@@ -296,6 +305,13 @@ impl Worker {
         self.core.step(now, input, &mut self.effects);
         let mut outcome = Outcome::default();
         self.ended(&mut outcome, world.1)?;
+        if self.core.ended() == Some(LossReason::Fenced) {
+            // See the library's head: its own older connection has fenced it.
+            outcome.fenced = !std::mem::replace(&mut self.retired, true);
+            self.effects.wishes.retain(|wish| matches!(wish, Wish::Close));
+            outcome.wishes = std::mem::take(&mut self.effects.wishes);
+            return Ok(outcome);
+        }
         if let Some(reason) = self.core.ended() {
             let error = self.core.take_error();
             return Err(Failure::new(format!(
@@ -521,17 +537,13 @@ impl Build<'_> {
         let key = self.account_key(id);
         let add = AddArgument::Int(AddBounded { delta: delta.into(), min: Some(0), max: None });
         let mut argument = Vec::new();
-        let column = self
-            .tables
-            .account
-            .write_add("balance", &add, &mut argument)
-            .expect("an argument");
+        let column =
+            self.tables.account.write_add("balance", &add, &mut argument).expect("an argument");
         self.batch.add(self.tables.account.id(), column, &key, &argument).expect("small");
     }
 
     fn journal_insert(&mut self, salt: i64, worker: i64, sequence: i64, note: &Value) {
-        let values =
-            [Value::Int8(salt), Value::Int8(worker), Value::Int8(sequence), note.clone()];
+        let values = [Value::Int8(salt), Value::Int8(worker), Value::Int8(sequence), note.clone()];
         let (mut key, mut row) = (Vec::new(), Vec::new());
         self.tables.journal.write_row(&values, &mut key, &mut row).expect("a row");
         self.batch.insert(self.tables.journal.id(), &key, &row).expect("small");

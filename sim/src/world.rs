@@ -414,7 +414,8 @@ impl World {
             result = if self.draw.once_in(3) { Landing::Short } else { Landing::Error };
         }
         self.tokens.insert(id, (token, bytes));
-        if bug == Some(Bug::WriteConfirmedEarly) {
+        let frame = matches!(self.tokens[&id].0, Token::Frame(..));
+        if bug == Some(Bug::WriteConfirmedEarly) && frame {
             self.after(1, Event::Landed { id, result: Landing::WholeSilent });
         }
         self.after_about(self.sizes.disk_nanos, Event::Landed { id, result });
@@ -551,6 +552,7 @@ impl World {
         let outcome = worker.step(self.now, input, working, world, &mut self.draw)?;
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
+        self.oracle.counts.fenced += u64::from(outcome.fenced);
         // A log or a budget that stays full is answered with "later" until the client gives up.
         let counts = &self.oracle.counts;
         if outcome.gave_up > 0 && counts.log_full + counts.memory_full == 0 {
@@ -575,8 +577,7 @@ impl World {
         let at = self.workers.len();
         let shard = (self.sessions % usize::from(self.sizes.shards)) as u16;
         self.sessions += 1;
-        let mut worker =
-            Worker::new(at, shard, session, &self.sizes, &self.tables, &mut self.draw);
+        let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut self.draw);
         let wishes = worker.start(self.now);
         self.workers.push(worker);
         self.wishes(at, wishes);
