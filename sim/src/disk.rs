@@ -11,7 +11,9 @@
 //! - A write may end with an error, or short. Then it has landed in part, by the same patterns.
 //! - Reads return what the medium holds.
 //!
-//! Beyond that promise: [`Disk::flip`] changes bits of the medium, which one node cannot repair.
+//! Beyond that promise, where one node can only refuse to start: [`Disk::damage`] changes a bit of
+//! the medium, [`Disk::unreadable`] names places whose reading fails, and [`Disk::tear_bytes`] lets
+//! a power loss tear what the disk claims to write whole.
 //!
 //! The block is what the disk writes whole. Formatting is not simulated.
 
@@ -60,6 +62,10 @@ pub struct Disk {
     superblock: Vec<u8>,
     pending: Vec<Pending>,
     id_next: u64,
+    /// What a power loss leaves whole; the block, unless the disk breaks its word.
+    pub tear_bytes: usize,
+    /// Segment and offset of places that cannot be read.
+    pub unreadable: Vec<(u32, u64)>,
 }
 
 impl Disk {
@@ -78,6 +84,8 @@ impl Disk {
             superblock: vec![0; SUPERBLOCK_COPIES * geometry.block()],
             pending: Vec::new(),
             id_next: 1,
+            tear_bytes: geometry.block(),
+            unreadable: Vec::new(),
         };
         for write in plan.superblock_writes().into_iter().flatten() {
             disk.land(File::Superblock, write.offset, &write.bytes);
@@ -133,7 +141,7 @@ impl Disk {
     }
 
     fn tear(&mut self, write: &Pending, draw: &mut Draw) {
-        let blocks = write.bytes.len() / self.block;
+        let blocks = write.bytes.len() / self.tear_bytes;
         let pattern = draw.below(5);
         let cut = draw.below(blocks as u64 + 1) as usize;
         for index in 0..blocks {
@@ -145,8 +153,8 @@ impl Disk {
                 _ => draw.once_in(2),
             };
             if landed {
-                let from = index * self.block;
-                let bytes = &write.bytes[from..from + self.block];
+                let from = index * self.tear_bytes;
+                let bytes = &write.bytes[from..from + self.tear_bytes];
                 self.land(write.file, write.offset + from as u64, bytes);
             }
         }
@@ -175,9 +183,14 @@ impl Disk {
     }
 
     /// Reads from the medium.
-    pub fn read(&self, request: &ReadRequest) -> &[u8] {
+    pub fn read(&self, request: &ReadRequest) -> Result<&[u8], i32> {
         let from = request.offset as usize;
-        &self.segments[request.segment as usize][from..from + request.bytes]
+        let range = request.offset..request.offset + request.bytes as u64;
+        let bad = |(segment, at): &(u32, u64)| *segment == request.segment && range.contains(at);
+        if self.unreadable.iter().any(bad) {
+            return Err(EIO);
+        }
+        Ok(&self.segments[request.segment as usize][from..from + request.bytes])
     }
 
     /// The superblock that counts.
@@ -189,17 +202,32 @@ impl Disk {
         Ok(chosen.superblock)
     }
 
-    /// Changes one bit of a segment that is not zero there.
-    pub fn flip(&mut self, draw: &mut Draw) -> (u32, usize) {
-        for _ in 0..1000 {
-            let segment = draw.below(self.segments.len() as u64) as u32;
-            let bytes = &mut self.segments[segment as usize];
-            let at = draw.below(bytes.len() as u64) as usize;
-            if bytes[at] != 0 {
-                bytes[at] ^= 1 << draw.below(8);
-                return (segment, at);
+    /// Damages the medium: mostly a flipped bit, in a segment or in one copy of the superblock.
+    pub fn damage(&mut self, draw: &mut Draw) {
+        match draw.below(8) {
+            0 => self.tear_bytes = 512,
+            1 => {
+                let segment = draw.below(self.segments.len() as u64) as u32;
+                let blocks = self.segments[segment as usize].len() / self.block;
+                let at = draw.below(blocks as u64) * self.block as u64;
+                self.unreadable.push((segment, at));
+            }
+            2 => flip(&mut self.superblock, draw),
+            _ => {
+                let segment = draw.below(self.segments.len() as u64) as usize;
+                flip(&mut self.segments[segment], draw);
             }
         }
-        (0, 0)
+    }
+}
+
+/// Changes one bit of a byte that is not zero, if one is found.
+fn flip(bytes: &mut [u8], draw: &mut Draw) {
+    for _ in 0..1000 {
+        let at = draw.below(bytes.len() as u64) as usize;
+        if bytes[at] != 0 {
+            bytes[at] ^= 1 << draw.below(8);
+            return;
+        }
     }
 }

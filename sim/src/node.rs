@@ -102,6 +102,7 @@ struct ShardSeat {
     committed_root: u64,
     seen: Published,
     orders: VecDeque<RootOrder>,
+    #[expect(clippy::vec_box, reason = "the shard hands boxes over and takes boxes back")]
     recycled: Vec<Box<LogItem>>,
 }
 

@@ -158,7 +158,7 @@ fn scan(
     let mut last = (superblock.floor.chain.lsn, superblock.floor.chain.timestamp);
     let mut failure = None;
     while let Some(request) = scanner.next_read() {
-        let fed = scanner.feed(Ok(scene.disk.read(&request)), &mut |item| match item {
+        let fed = scanner.feed(scene.disk.read(&request), &mut |item| match item {
             ScanItem::Truncated(lsn) => {
                 failure = Some(format!("entries behind LSN {lsn} are superseded on a lone node"));
             }

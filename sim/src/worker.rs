@@ -15,7 +15,8 @@ use spillway_net::frame::FrameKind;
 use spillway_net::ids::TableId;
 use spillway_net::layout::TableLayout;
 use spillway_net::message::{
-    self, OutcomeStatus, Scan, SessionOpen, SessionOpened, TableCreate, TableCreated, Welcome,
+    self, Done, OutcomeStatus, Scan, SessionClose, SessionOpen, SessionOpened, TableCreate,
+    TableCreated, TableDrop, Welcome,
 };
 use spillway_net::row::RowView;
 use spillway_net::schema::TableDefinition;
@@ -201,6 +202,10 @@ pub struct Worker {
     sessions_wanted: usize,
     tables_created: u16,
     retired: bool,
+    /// The operator's steps beyond its duties, and a session that it opened for nobody.
+    idle_steps: u64,
+    spare_session: Option<u64>,
+    unrepeatable: Option<u64>,
     /// When it wants to work next.
     pub work_at: u64,
     /// Its connection, while there is one.
@@ -257,6 +262,9 @@ impl Worker {
             },
             tables_created: 0,
             retired: false,
+            idle_steps: 0,
+            spare_session: None,
+            unrepeatable: None,
             work_at: 0,
             connection: None,
             tick_at: None,
@@ -288,7 +296,7 @@ impl Worker {
         if self.retired {
             return None;
         }
-        let wants = if self.session() == 0 { !self.is_done() } else { working };
+        let wants = working || (self.session() == 0 && !self.is_done());
         let work = wants.then_some(self.work_at);
         [self.core.deadline(), work].into_iter().flatten().min()
     }
@@ -320,9 +328,13 @@ impl Worker {
             )));
         }
         let (sizes, tables) = world;
-        if now >= self.work_at && self.session() == 0 && !self.is_done() {
+        if now >= self.work_at && self.session() == 0 && (working || !self.is_done()) {
             self.work_at = now + 20_000_000;
-            self.operate(now, tables);
+            if self.core.in_flight() == 0 && self.is_done() {
+                self.idle(now, tables);
+            } else if self.core.in_flight() == 0 {
+                self.operate(now, tables);
+            }
         } else if now >= self.work_at && self.session() != 0 && working {
             self.work_at = now + draw.nanos(sizes.think_nanos);
             self.work(now, sizes, tables, draw)?;
@@ -336,6 +348,8 @@ impl Worker {
             let writes = self.writes.remove(&ended.token.sequence);
             match ended.result {
                 EndedResult::None => {}
+                // What may not be repeated ends with its connection, which is no lost answer.
+                EndedResult::GaveUp if self.unrepeatable == Some(ended.token.sequence) => {}
                 EndedResult::GaveUp => outcome.gave_up += 1,
                 EndedResult::Outcomes(statuses) => {
                     let writes = writes.ok_or(Failure::new("an answer without a frame"))?;
@@ -348,6 +362,9 @@ impl Worker {
                 EndedResult::Answer(FrameKind::TableCreated, payload) => {
                     let created = message::decode::<TableCreated>(&payload)
                         .map_err(|error| Failure::new(error.to_string()))?;
+                    if self.tables_created == 2 {
+                        continue;
+                    }
                     if created.table > self.tables_created + 1 {
                         let expected = [tables.account.id(), tables.journal.id()];
                         return Err(Failure::new(format!(
@@ -363,9 +380,16 @@ impl Worker {
                     if self.sessions_wanted > 0 {
                         self.sessions_wanted -= 1;
                         outcome.sessions.push(opened.session);
+                    } else {
+                        self.spare_session = Some(opened.session);
                     }
                 }
-                EndedResult::Answer(..) => {}
+                EndedResult::Answer(kind, payload) => {
+                    if kind == FrameKind::Done {
+                        message::decode::<Done>(&payload)
+                            .map_err(|error| Failure::new(error.to_string()))?;
+                    }
+                }
             }
         }
         Ok(())
@@ -373,9 +397,6 @@ impl Worker {
 
     /// The operator's work, one request at a time.
     fn operate(&mut self, now: u64, tables: &Tables) {
-        if self.core.in_flight() > 0 {
-            return;
-        }
         let table = match self.tables_created {
             0 => Some(&tables.account),
             1 => Some(&tables.journal),
@@ -392,6 +413,37 @@ impl Worker {
             }
         };
         sent.expect("nothing else is in flight");
+    }
+
+    /// Tables and sessions come and go beside the workload.
+    fn idle(&mut self, now: u64, tables: &Tables) {
+        self.idle_steps += 1;
+        let name = format!("scratch{}", self.idle_steps / 4 % 3);
+        let closes = self.idle_steps % 2 == 1 && self.spare_session.is_some();
+        let unrepeatable = closes || self.idle_steps % 4 == 2;
+        let sent = match (self.idle_steps % 4, self.spare_session.take()) {
+            (0, spare) => {
+                self.spare_session = spare;
+                let definition = TableDefinition { name, ..tables.journal.definition().clone() };
+                let create = TableCreate { definition };
+                self.core.request(now, FrameKind::TableCreate, &create, &mut self.effects)
+            }
+            (2, spare) => {
+                self.spare_session = spare;
+                let drop = TableDrop { name };
+                self.core.request(now, FrameKind::TableDrop, &drop, &mut self.effects)
+            }
+            (_, Some(session)) => {
+                let close = SessionClose { session };
+                self.core.request(now, FrameKind::SessionClose, &close, &mut self.effects)
+            }
+            (_, None) => {
+                let open = SessionOpen { client_name: "sim".to_owned() };
+                self.core.request(now, FrameKind::SessionOpen, &open, &mut self.effects)
+            }
+        };
+        let token = sent.expect("nothing else is in flight");
+        self.unrepeatable = unrepeatable.then_some(token.sequence);
     }
 
     fn work(
@@ -535,7 +587,7 @@ impl Build<'_> {
 
     fn account_add(&mut self, id: i64, delta: i64) {
         let key = self.account_key(id);
-        let add = AddArgument::Int(AddBounded { delta: delta.into(), min: Some(0), max: None });
+        let add = AddArgument::Int(AddBounded { delta, min: Some(0), max: None });
         let mut argument = Vec::new();
         let column =
             self.tables.account.write_add("balance", &add, &mut argument).expect("an argument");

@@ -246,8 +246,8 @@ impl World {
             Event::PowerLoss | Event::Operator(_) => {}
             Event::Start => {
                 if self.options.mode == Mode::Beyond && self.starts > 3 {
-                    let (segment, at) = self.disk.flip(&mut self.draw);
-                    self.trace.note("flip", self.now, u64::from(segment), at as u64);
+                    self.disk.damage(&mut self.draw);
+                    self.trace.note("damage", self.now, self.starts, 0);
                 }
                 return self.start();
             }
