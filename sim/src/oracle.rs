@@ -60,6 +60,8 @@ pub struct Counts {
     pub refused_starts: u64,
     /// Starts that needed a larger budget.
     pub budget_raised: u64,
+    /// Requests to the root service that were refused because of the log.
+    pub refused_log: u64,
     /// Requests that clients gave up.
     pub gave_up: u64,
     /// Clients whose session was taken over by an older connection of their own.

@@ -15,8 +15,8 @@ use spillway_net::frame::FrameKind;
 use spillway_net::ids::TableId;
 use spillway_net::layout::TableLayout;
 use spillway_net::message::{
-    self, Done, OutcomeStatus, Scan, SessionClose, SessionOpen, SessionOpened, TableCreate,
-    TableCreated, TableDrop, Welcome,
+    self, Done, OutcomeStatus, RefusalCode, Scan, SessionClose, SessionOpen, SessionOpened,
+    TableCreate, TableCreated, TableDrop, Welcome,
 };
 use spillway_net::row::RowView;
 use spillway_net::schema::TableDefinition;
@@ -113,6 +113,7 @@ enum EndedResult {
     Outcomes(Vec<OutcomeStatus>),
     Answer(FrameKind, Vec<u8>),
     GaveUp,
+    RefusedLog,
     None,
 }
 
@@ -150,6 +151,9 @@ impl ClientEffects for Effects {
             FrameResult::Unknown(LossReason::GaveUp) | FrameResult::NotSent(LossReason::GaveUp) => {
                 EndedResult::GaveUp
             }
+            FrameResult::Refused { code: RefusalCode::LogUnavailable, .. } => {
+                EndedResult::RefusedLog
+            }
             FrameResult::Refused { .. } | FrameResult::Unknown(_) | FrameResult::NotSent(_) => {
                 EndedResult::None
             }
@@ -180,6 +184,8 @@ pub struct Outcome {
     pub sessions: Vec<u64>,
     /// Requests that were not answered in the client's patience.
     pub gave_up: u64,
+    /// Requests that the root service's shard refused because of the log.
+    pub refused_log: u64,
     /// Whether the session was lost to another connection just now.
     pub fenced: bool,
 }
@@ -348,6 +354,7 @@ impl Worker {
             let writes = self.writes.remove(&ended.token.sequence);
             match ended.result {
                 EndedResult::None => {}
+                EndedResult::RefusedLog => outcome.refused_log += 1,
                 // What may not be repeated ends with its connection, which is no lost answer.
                 EndedResult::GaveUp if self.unrepeatable == Some(ended.token.sequence) => {}
                 EndedResult::GaveUp => outcome.gave_up += 1,

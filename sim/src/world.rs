@@ -187,7 +187,9 @@ impl World {
     }
 
     fn is_at_rest(&self) -> bool {
-        let idle = |worker: &Worker| worker.in_flight() == 0 && worker.is_done();
+        // With a full log the operator may never get what it wants; it is told so.
+        let full = self.oracle.counts.log_full + self.oracle.counts.refused_log > 0;
+        let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         self.node.as_ref().is_some_and(|node| !node.failed) && self.workers.iter().all(idle)
     }
 
@@ -552,10 +554,13 @@ impl World {
         let outcome = worker.step(self.now, input, working, world, &mut self.draw)?;
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
+        self.oracle.counts.refused_log += outcome.refused_log;
         self.oracle.counts.fenced += u64::from(outcome.fenced);
-        // A log or a budget that stays full is answered with "later" until the client gives up.
+        // A log or a budget that stays full is answered with "later" until the client gives up;
+        // the operator's requests are never put off.
         let counts = &self.oracle.counts;
-        if outcome.gave_up > 0 && counts.log_full + counts.memory_full == 0 {
+        let full = at != 0 && counts.log_full + counts.memory_full > 0;
+        if outcome.gave_up > 0 && !full {
             return Err(Failure::new(format!("client {at} got no answer in its patience")));
         }
         for heard in outcome.heard {
