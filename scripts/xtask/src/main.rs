@@ -25,6 +25,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Runs the simulated node from seeds; a failure prints the line that repeats it.
+    Sim {
+        /// --seeds N, --start S, or --seed S; --beyond, --bug B (sim/src/lib.rs says more).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
     /// Kills a node under load again and again, and counts what was lost (scripts/kill9.sh).
     Kill9 {
         /// Number of kills.
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
         Task::Check => check(),
         Task::House => check_house(),
         Task::Fuzz { rest } => fuzz(&rest),
+        Task::Sim { rest } => sim(&rest),
         Task::Kill9 { times, rest } => kill9(times, &rest),
     };
     match outcome {
@@ -77,6 +84,13 @@ fn check_house() -> Result<(), String> {
 /// The targets are a crate of their own: this one has to build without the others.
 fn fuzz(rest: &[String]) -> Result<(), String> {
     let mut arguments = vec!["run", "--quiet", "--package", "spillway-fuzz", "--"];
+    arguments.extend(rest.iter().map(String::as_str));
+    run("cargo", &arguments)
+}
+
+/// A crate of its own for the same reason; with optimizations, because seeds are many.
+fn sim(rest: &[String]) -> Result<(), String> {
+    let mut arguments = vec!["run", "--quiet", "--release", "--package", "spillway-sim", "--"];
     arguments.extend(rest.iter().map(String::as_str));
     run("cargo", &arguments)
 }

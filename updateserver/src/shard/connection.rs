@@ -151,16 +151,24 @@ impl Shard {
     }
 
     fn to_root(&self, origin: RootOrigin, command: RootCommand, out: &mut ShardEffects) {
-        if self.log.failed {
-            out.refuse_log_failed(origin.connection, origin.request);
-            return;
+        let refused = if self.options.index.0 != 0 {
+            Some((RefusalCode::WrongShard, "the root service answers on shard 0"))
+        } else if self.log.failed {
+            let text = "the log device failed: check the log disk, then start the node again";
+            Some((RefusalCode::LogUnavailable, text))
+        } else if self.log.full {
+            // Every command is an entry; what is left of the log is for what was handed over.
+            let text = "the log is full: tables and sessions cannot change until space is freed";
+            Some((RefusalCode::LogUnavailable, text))
+        } else {
+            None
+        };
+        match refused {
+            Some((code, text)) => {
+                out.refuse(origin.connection, origin.request, code, text.to_owned());
+            }
+            None => out.root_commands.push((origin, command)),
         }
-        if self.options.index.0 == 0 {
-            out.root_commands.push((origin, command));
-            return;
-        }
-        let text = "the root service answers on shard 0".to_owned();
-        out.refuse(origin.connection, origin.request, RefusalCode::WrongShard, text);
     }
 
     fn table_listing(&self) -> TableListing {
@@ -206,4 +214,69 @@ impl Shard {
 
 fn session_open(open: SessionOpen) -> RootCommand {
     RootCommand::SessionOpen { client_name: open.client_name }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use spillway_net::frame::{FrameHeader, HEADER_BYTES};
+    use spillway_net::ids::{Epoch, Lsn, NodeId, ShardIndex};
+    use spillway_net::message::{Payload, Refusal};
+
+    use super::*;
+    use crate::memtable::HeapChunks;
+    use crate::session::SessionDirectory;
+    use crate::shard::{LogState, ShardInput, ShardOptions};
+
+    const CONNECTION: u64 = 7;
+
+    fn shard() -> Shard {
+        let options = ShardOptions {
+            index: ShardIndex(0),
+            shards: 1,
+            partitions: 8,
+            cluster: ClusterId(1),
+            node: NodeId(1),
+            epoch: Epoch(1),
+            shard_ports: vec![7400],
+            handovers_in_flight_max: 8,
+            held_bytes_max: 1 << 20,
+        };
+        let chunks = Box::new(HeapChunks::new(256 << 10, 8));
+        Shard::new(options, Arc::new(SessionDirectory::default()), chunks, 0)
+    }
+
+    fn give<T: Payload>(shard: &mut Shard, kind: FrameKind, payload: &T, out: &mut ShardEffects) {
+        let mut bytes = Vec::new();
+        message::write_frame(&mut bytes, kind, 3, Lsn(0), payload);
+        let head = bytes.first_chunk::<HEADER_BYTES>().expect("a frame has a header");
+        let header = FrameHeader::parse(head, 1 << 20).expect("valid");
+        let payload = &bytes[HEADER_BYTES..];
+        let frame = InboundFrame { connection: CONNECTION, header, payload };
+        shard.step(1, ShardInput::Frames(&[frame]), out);
+    }
+
+    #[test]
+    fn the_root_service_takes_nothing_while_the_log_is_full_or_failed() {
+        for (full, failed) in [(false, false), (true, false), (false, true)] {
+            let (mut shard, mut out) = (shard(), ShardEffects::default());
+            shard.step(1, ShardInput::Opened(CONNECTION), &mut out);
+            let limits_fingerprint = limits::fingerprint();
+            let hello = Hello { limits_fingerprint, cluster: 0, session: 0 };
+            give(&mut shard, FrameKind::Hello, &hello, &mut out);
+            let state = LogState { vdl: Lsn(0), full, failed };
+            shard.step(1, ShardInput::Log { stamp: 0, state }, &mut out);
+            out.clear();
+            let open = SessionOpen { client_name: "a".to_owned() };
+            give(&mut shard, FrameKind::SessionOpen, &open, &mut out);
+            assert_eq!(out.root_commands.is_empty(), full || failed, "{full} {failed}");
+            if let Some(frame) = out.released.frames.first() {
+                let payload = &out.released.bytes[frame.start + HEADER_BYTES..frame.end];
+                let refusal = message::decode::<Refusal>(payload).expect("a refusal");
+                assert_eq!(refusal.code, RefusalCode::LogUnavailable as u16);
+            }
+            assert_eq!(out.released.frames.is_empty(), !(full || failed));
+        }
+    }
 }

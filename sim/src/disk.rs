@@ -1,0 +1,233 @@
+//! The simulated log disk.
+//!
+//! Fault model, as far as a node of its own promises to survive it:
+//!
+//! - A write takes a time of its own; writes in flight complete in any order.
+//! - Until it has completed, a write is on the medium not at all, in part or in full: at a power
+//!   loss every block of it is old or new as a whole, by one of several patterns (none, all, a
+//!   prefix, all but a prefix, every block by itself). That covers torn writes and the loss of
+//!   what a cache had not flushed; a completed write was durable, for that is what the shells
+//!   order (a synced write, or a write and a flush, whichever the device needs).
+//! - A write may end with an error, or short. Then it has landed in part, by the same patterns.
+//! - Reads return what the medium holds.
+//!
+//! Beyond that promise, where one node can only refuse to start: [`Disk::damage`] changes a bit of
+//! the medium, [`Disk::unreadable`] names places whose reading fails, and [`Disk::tear_bytes`] lets
+//! a power loss tear what the disk claims to write whole.
+//!
+//! The block is what the disk writes whole. Formatting is not simulated.
+
+use spillway_net::ids::{ClusterId, NodeId};
+use spillway_updateserver::log::{
+    DurableWrite, FormatPlan, Geometry, ReadRequest, SUPERBLOCK_COPIES, Superblock,
+    SuperblockError, SuperblockWrite, superblock_choose,
+};
+
+use crate::draw::Draw;
+
+/// The cluster of all runs.
+pub const CLUSTER: ClusterId = ClusterId(0x5350_4c57);
+/// The node of all runs.
+pub const NODE: NodeId = NodeId(1);
+/// The errno of an input/output error.
+pub const EIO: i32 = 5;
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File {
+    /// A segment of the log.
+    Segment(u32),
+    /// The superblock.
+    Superblock,
+}
+
+/// A write in flight.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Names it.
+    pub id: u64,
+    /// Where it goes.
+    pub file: File,
+    /// Offset in the file.
+    pub offset: u64,
+    /// What it writes.
+    pub bytes: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    block: usize,
+    segments: Vec<Vec<u8>>,
+    superblock: Vec<u8>,
+    pending: Vec<Pending>,
+    id_next: u64,
+    /// What a power loss leaves whole; the block, unless the disk breaks its word.
+    pub tear_bytes: usize,
+    /// Segment and offset of places that cannot be read.
+    pub unreadable: Vec<(u32, u64)>,
+}
+
+impl Disk {
+    /// A freshly formatted disk.
+    pub fn format(geometry: Geometry) -> Self {
+        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite)
+            .expect("drawn geometries hold");
+        let segment = |number| {
+            let mut bytes = plan.segment_start(number);
+            bytes.resize(geometry.segment_bytes as usize, 0);
+            bytes
+        };
+        let mut disk = Self {
+            block: geometry.block(),
+            segments: (0..plan.segments()).map(segment).collect(),
+            superblock: vec![0; SUPERBLOCK_COPIES * geometry.block()],
+            pending: Vec::new(),
+            id_next: 1,
+            tear_bytes: geometry.block(),
+            unreadable: Vec::new(),
+        };
+        for write in plan.superblock_writes().into_iter().flatten() {
+            disk.land(File::Superblock, write.offset, &write.bytes);
+        }
+        disk
+    }
+
+    fn file_mut(&mut self, file: File) -> &mut Vec<u8> {
+        match file {
+            File::Segment(number) => &mut self.segments[number as usize],
+            File::Superblock => &mut self.superblock,
+        }
+    }
+
+    fn land(&mut self, file: File, offset: u64, bytes: &[u8]) {
+        let at = offset as usize;
+        self.file_mut(file)[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Takes a write; returns its name.
+    pub fn submit(&mut self, file: File, offset: u64, bytes: Vec<u8>) -> u64 {
+        assert!(offset.is_multiple_of(self.block as u64), "aligned offset");
+        assert!(!bytes.is_empty() && bytes.len().is_multiple_of(self.block), "aligned length");
+        let end = offset + bytes.len() as u64;
+        assert!(end <= self.file_mut(file).len() as u64, "files never grow");
+        for other in self.pending.iter().filter(|other| other.file == file) {
+            let other_end = other.offset + other.bytes.len() as u64;
+            assert!(end <= other.offset || other_end <= offset, "two writes of one place");
+        }
+        let id = self.id_next;
+        self.id_next += 1;
+        self.pending.push(Pending { id, file, offset, bytes });
+        id
+    }
+
+    fn take(&mut self, id: u64) -> Option<Pending> {
+        let at = self.pending.iter().position(|pending| pending.id == id)?;
+        Some(self.pending.swap_remove(at))
+    }
+
+    /// A write has landed; `None` when a power loss came first.
+    pub fn complete(&mut self, id: u64) -> Option<Pending> {
+        let pending = self.take(id)?;
+        self.land(pending.file, pending.offset, &pending.bytes);
+        Some(pending)
+    }
+
+    /// A write failed and has landed in part.
+    pub fn fail(&mut self, id: u64, draw: &mut Draw) -> Option<Pending> {
+        let pending = self.take(id)?;
+        self.tear(&pending, draw);
+        Some(pending)
+    }
+
+    fn tear(&mut self, write: &Pending, draw: &mut Draw) {
+        let blocks = write.bytes.len() / self.tear_bytes;
+        let pattern = draw.below(5);
+        let cut = draw.below(blocks as u64 + 1) as usize;
+        for index in 0..blocks {
+            let landed = match pattern {
+                0 => false,
+                1 => true,
+                2 => index < cut,
+                3 => index >= cut,
+                _ => draw.once_in(2),
+            };
+            if landed {
+                let from = index * self.tear_bytes;
+                let bytes = &write.bytes[from..from + self.tear_bytes];
+                self.land(write.file, write.offset + from as u64, bytes);
+            }
+        }
+    }
+
+    /// Loses power.
+    pub fn crash(&mut self, draw: &mut Draw) {
+        for write in std::mem::take(&mut self.pending) {
+            self.tear(&write, draw);
+        }
+    }
+
+    /// Writes the copies of one superblock round; with `torn` the power goes meanwhile.
+    pub fn superblock_round(&mut self, round: &[SuperblockWrite], torn: Option<&mut Draw>) {
+        for write in round {
+            self.submit(File::Superblock, write.offset, write.bytes.clone());
+        }
+        match torn {
+            Some(draw) => self.crash(draw),
+            None => {
+                for write in std::mem::take(&mut self.pending) {
+                    self.land(write.file, write.offset, &write.bytes);
+                }
+            }
+        }
+    }
+
+    /// Reads from the medium.
+    pub fn read(&self, request: &ReadRequest) -> Result<&[u8], i32> {
+        let from = request.offset as usize;
+        let range = request.offset..request.offset + request.bytes as u64;
+        let bad = |(segment, at): &(u32, u64)| *segment == request.segment && range.contains(at);
+        if self.unreadable.iter().any(bad) {
+            return Err(EIO);
+        }
+        Ok(&self.segments[request.segment as usize][from..from + request.bytes])
+    }
+
+    /// The superblock that counts.
+    pub fn superblock(&self) -> Result<Superblock, SuperblockError> {
+        let chosen = superblock_choose(&std::array::from_fn(|copy| {
+            Superblock::decode(copy, &self.superblock[copy * self.block..(copy + 1) * self.block])
+        }))?;
+        chosen.superblock.check_fingerprint()?;
+        Ok(chosen.superblock)
+    }
+
+    /// Damages the medium: mostly a flipped bit, in a segment or in one copy of the superblock.
+    pub fn damage(&mut self, draw: &mut Draw) {
+        match draw.below(8) {
+            0 => self.tear_bytes = 512,
+            1 => {
+                let segment = draw.below(self.segments.len() as u64) as u32;
+                let blocks = self.segments[segment as usize].len() / self.block;
+                let at = draw.below(blocks as u64) * self.block as u64;
+                self.unreadable.push((segment, at));
+            }
+            2 => flip(&mut self.superblock, draw),
+            _ => {
+                let segment = draw.below(self.segments.len() as u64) as usize;
+                flip(&mut self.segments[segment], draw);
+            }
+        }
+    }
+}
+
+/// Changes one bit of a byte that is not zero, if one is found.
+fn flip(bytes: &mut [u8], draw: &mut Draw) {
+    for _ in 0..1000 {
+        let at = draw.below(bytes.len() as u64) as usize;
+        if bytes[at] != 0 {
+            bytes[at] ^= 1 << draw.below(8);
+            return;
+        }
+    }
+}

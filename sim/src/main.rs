@@ -1,0 +1,86 @@
+//! The simulator on the command line. See the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use spillway_sim::{BUGS, Bug, Mode, Options, Report, run};
+
+/// Runs seeds of the simulated node.
+#[derive(Parser)]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100, conflicts_with = "seed")]
+    seeds: u64,
+    /// The first one.
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+    /// Only this one, with its numbers.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Flip bits of what is durable: a start may then refuse, but never lose silently.
+    #[arg(long)]
+    beyond: bool,
+    /// Plant a bug.
+    #[arg(long, value_parser = bug_of)]
+    bug: Option<Bug>,
+}
+
+/// `FloorRaisedEarly` as `floor-raised-early`.
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
+}
+
+fn bug_of(name: &str) -> Result<Bug, String> {
+    let named = |bug: &Bug| kebab(&format!("{bug:?}"));
+    let names: Vec<_> = BUGS.iter().map(named).collect();
+    let known = BUGS.into_iter().find(|bug| named(bug) == name);
+    known.ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let (first, count) = match arguments.seed {
+        Some(seed) => (seed, 1),
+        None => (arguments.start, arguments.seeds),
+    };
+    println!("seeds {first} to {}", first + count.max(1) - 1);
+    for seed in first..first + count {
+        let mut options = Options::new(seed);
+        options.bug = arguments.bug;
+        if arguments.beyond {
+            options.mode = Mode::Beyond;
+        }
+        let mut line = format!("cargo xtask sim --seed {seed}");
+        line.push_str(if arguments.beyond { " --beyond" } else { "" });
+        if let Some(bug) = options.bug {
+            line.push_str(&format!(" --bug {}", kebab(&format!("{bug:?}"))));
+        }
+        let repeat = line.clone();
+        std::panic::set_hook(Box::new(move |panic| {
+            eprintln!("seed {seed}: {panic}\nrepeat with: {repeat}");
+        }));
+        match run(options) {
+            Ok(report) if arguments.seed.is_some() => print_report(seed, &report),
+            Ok(_) => {}
+            Err(failure) => {
+                eprintln!("seed {seed}: {failure}\nrepeat with: {line}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{count} seed(s): nothing found");
+    ExitCode::SUCCESS
+}
+
+fn print_report(seed: u64, report: &Report) {
+    println!("seed {seed}: trace {:016x}, {} ms", report.trace.0, report.nanos / 1_000_000);
+    println!("{:#?}", report.counts);
+}

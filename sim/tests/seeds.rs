@@ -1,0 +1,75 @@
+//! Some hundred seeds, their determinism, and the power to detect.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use spillway_sim::{BUGS, Bug, Mode, Options, Report, run};
+
+/// A broken assertion of a core is a finding too.
+fn caught(options: Options) -> Result<Report, String> {
+    match catch_unwind(AssertUnwindSafe(|| run(options))) {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(failure)) => Err(failure.to_string()),
+        Err(panic) => Err(panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_default()),
+    }
+}
+
+fn clean(seeds: std::ops::Range<u64>, mode: Mode) -> Vec<Report> {
+    seeds
+        .map(|seed| {
+            let mut options = Options::new(seed);
+            options.mode = mode;
+            options.faults_nanos /= 2;
+            caught(options).unwrap_or_else(|failure| panic!("seed {seed}, {mode:?}: {failure}"))
+        })
+        .collect()
+}
+
+#[test]
+fn promised_faults_are_survived() {
+    let reports = clean(0..120, Mode::Promised);
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    // The runs must meet what they are meant to meet.
+    assert!(sum(|r| r.counts.committed) > 10_000);
+    assert!(sum(|r| r.counts.repeated) > 50);
+    assert!(sum(|r| r.counts.scans) > 500);
+    assert!(sum(|r| r.counts.torn) > 20);
+    assert!(sum(|r| r.counts.write_errors) > 10);
+    assert!(sum(|r| r.counts.recycled) > 10);
+    assert!(sum(|r| r.counts.log_full) > 10);
+    assert!(sum(|r| r.counts.memory_full) > 0);
+}
+
+#[test]
+fn flipped_bits_are_refused_or_harmless() {
+    let reports = clean(0..60, Mode::Beyond);
+    assert!(reports.iter().map(|r| r.counts.refused_starts).sum::<u64>() > 10);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let (first, second) = (clean(0..20, Mode::Promised), clean(0..20, Mode::Promised));
+    assert_eq!(first, second);
+    assert_ne!(first[0].trace, first[1].trace);
+}
+
+fn found_within(bug: Bug, seeds: u64) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| {
+        let mut options = Options::new(seed);
+        options.bug = Some(bug);
+        caught(options).err().map(|failure| (seed, failure))
+    })
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    for bug in BUGS {
+        let found = found_within(bug, 30);
+        let (seed, failure) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        let failure: String = failure.chars().take(160).collect();
+        println!("{bug:?}: seed {seed}: {failure}");
+    }
+}
