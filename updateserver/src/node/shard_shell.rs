@@ -31,6 +31,8 @@ const TICK_NANOS: u64 = 500_000_000;
 /// Time from the first byte of a frame to its last; a slower client is cut off. Time that the
 /// input budget held the client up does not count.
 const FRAME_NANOS_MAX: u64 = 10_000_000_000;
+/// The same for the one client that may go on beyond the input budget: others wait for it.
+const FRAME_FAVOURED_NANOS_MAX: u64 = 1_000_000_000;
 
 struct Client {
     id: ConnectionId,
@@ -496,11 +498,14 @@ impl ShardShell {
 
     fn tick(&mut self, ring: &mut TcpRing, now: u64) {
         let patience = self.options.network.hello_timeout_ms * 1_000_000;
+        let favoured = self.favoured.filter(|_| !self.paused.is_empty());
         for client in self.clients.iter_mut().flatten() {
             let silent =
                 client.first_frame && now.saturating_sub(client.opened_at_nanos) > patience;
             let slow = client.unfinished.is_some_and(|unfinished| {
-                !client.paused && now.saturating_sub(unfinished.since_nanos) > FRAME_NANOS_MAX
+                let favoured = favoured == Some((client.id, unfinished.number));
+                let nanos_max = if favoured { FRAME_FAVOURED_NANOS_MAX } else { FRAME_NANOS_MAX };
+                !client.paused && now.saturating_sub(unfinished.since_nanos) > nanos_max
             });
             if silent || slow {
                 client.ending = true;
