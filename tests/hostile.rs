@@ -101,7 +101,7 @@ fn a_hello_has_no_right_to_more_than_a_kibibyte() {
     raw.send(&frame_with(FrameKind::Hello, 1, &[0xff; HELLO_BYTES_MAX]));
     expect_refused(&mut raw, RefusalCode::Mismatch, "");
     let mut raw = Raw::connect(node.address());
-    let other = Hello { limits_fingerprint: 1, cluster: 0, session: 0 };
+    let other = Hello { limits_fingerprint: 1, cluster: 0, session: 0, attempt: 0 };
     raw.send(&frame_of(FrameKind::Hello, 1, &other));
     expect_refused(&mut raw, RefusalCode::Mismatch, "other limits");
     let mut raw = Raw::connect(node.address());

@@ -21,6 +21,10 @@ pub struct Hello {
     /// The session to attach to this connection, 0 for none. Attaching fences every earlier
     /// connection of the same session to the same shard.
     pub session: u64,
+    /// Rises with every connection that a client makes for a session, or stays 0. A hello with a
+    /// lower one than the session's last is refused: it was sent on a connection that the client
+    /// has given up since, and must not fence the newer one.
+    pub attempt: u64,
 }
 
 /// Payload limit until a connection has said hello, bytes.

@@ -31,11 +31,6 @@
 //! freeze yet: a checkpoint here raises the log's floor, and the run keeps what stands below it as
 //! a baseline would.
 //!
-//! Known and tolerated, counted as `fenced`: the hello of a connection that a client has given up
-//! may reach the node behind the hello of its next one. It then takes the session over from the
-//! newer connection, and the client must take that for another client and ends its session. No
-//! transaction is lost or repeated by it.
-//!
 //! [`options::Bug`] lists bugs that can be planted around the cores; tests assert that each is
 //! found.
 

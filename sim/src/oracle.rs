@@ -64,8 +64,6 @@ pub struct Counts {
     pub refused_log: u64,
     /// Requests that clients gave up.
     pub gave_up: u64,
-    /// Clients whose session was taken over by an older connection of their own.
-    pub fenced: u64,
     /// Events.
     pub events: u64,
 }

@@ -230,6 +230,7 @@ fn shards_new(scene: &StartScene<'_>, directory: &Arc<SessionDirectory>) -> Vec<
                 shard_ports: (0..sizes.shards).map(|shard| 7400 + shard).collect(),
                 handovers_in_flight_max: sizes.handovers_max,
                 held_bytes_max: 256 << 10,
+                outcomes_bytes_max: 64 << 20,
             };
             let chunks = HeapChunks::new(CHUNK_BYTES, sizes.chunks);
             let withheld = CHUNKS_WITHHELD * CHUNK_BYTES;

@@ -186,8 +186,6 @@ pub struct Outcome {
     pub gave_up: u64,
     /// Requests that the root service's shard refused because of the log.
     pub refused_log: u64,
-    /// Whether the session was lost to another connection just now.
-    pub fenced: bool,
 }
 
 /// See the module.
@@ -207,7 +205,6 @@ pub struct Worker {
     writes: BTreeMap<u64, Vec<bool>>,
     sessions_wanted: usize,
     tables_created: u16,
-    retired: bool,
     /// The operator's steps beyond its duties, and a session that it opened for nobody.
     idle_steps: u64,
     spare_session: Option<u64>,
@@ -267,7 +264,6 @@ impl Worker {
                 0
             },
             tables_created: 0,
-            retired: false,
             idle_steps: 0,
             spare_session: None,
             unrepeatable: None,
@@ -299,9 +295,6 @@ impl Worker {
 
     /// When it wants a tick.
     pub fn deadline(&self, working: bool) -> Option<u64> {
-        if self.retired {
-            return None;
-        }
         let wants = working || (self.session() == 0 && !self.is_done());
         let work = wants.then_some(self.work_at);
         [self.core.deadline(), work].into_iter().flatten().min()
@@ -319,13 +312,6 @@ impl Worker {
         self.core.step(now, input, &mut self.effects);
         let mut outcome = Outcome::default();
         self.ended(&mut outcome, world.1)?;
-        if self.core.ended() == Some(LossReason::Fenced) {
-            // See the library's head: its own older connection has fenced it.
-            outcome.fenced = !std::mem::replace(&mut self.retired, true);
-            self.effects.wishes.retain(|wish| matches!(wish, Wish::Close));
-            outcome.wishes = std::mem::take(&mut self.effects.wishes);
-            return Ok(outcome);
-        }
         if let Some(reason) = self.core.ended() {
             let error = self.core.take_error();
             return Err(Failure::new(format!(

@@ -555,7 +555,6 @@ impl World {
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;
-        self.oracle.counts.fenced += u64::from(outcome.fenced);
         // A log or a budget that stays full is answered with "later" until the client gives up;
         // the operator's requests are never put off.
         let counts = &self.oracle.counts;

@@ -62,7 +62,7 @@ pub fn frame_with(kind: FrameKind, request: u64, payload: &[u8]) -> Vec<u8> {
 
 /// A hello with a session, 0 for none.
 pub fn hello_frame(session: u64) -> Vec<u8> {
-    let hello = Hello { limits_fingerprint: fingerprint(), cluster: 0, session };
+    let hello = Hello { limits_fingerprint: fingerprint(), cluster: 0, session, attempt: 0 };
     frame_of(FrameKind::Hello, 1, &hello)
 }
 
@@ -186,7 +186,14 @@ impl Raw {
     /// Reads and forgets until the node has closed the connection.
     pub fn drained(&mut self) {
         let mut bytes = vec![0; 1 << 16];
-        while self.stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if closed(error.kind()) => return,
+                Err(error) => panic!("the connection was not closed: {error}"),
+            }
+        }
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> bool {

@@ -103,6 +103,11 @@ enum EntryState {
     CommittedResultsNotKept,
 }
 
+/// What a kept result costs beside its bytes: its place in the map.
+const RESULT_OVERHEAD_BYTES: usize = 64;
+/// Entries below which memory is not given back.
+const ENTRIES_KEPT_MIN: usize = 4096;
+
 /// What one shard remembers of one session.
 #[derive(Debug)]
 pub struct Session {
@@ -111,13 +116,24 @@ pub struct Session {
     floor: u64,
     entries: VecDeque<Entry>,
     results: BTreeMap<u64, Box<[u8]>>,
+    results_bytes: usize,
     /// The one live connection that may use the session on this shard.
     pub connection: Option<u64>,
+    /// The attempt by which that connection attached, see `Hello::attempt`.
+    pub attempt: u64,
 }
 
 impl Session {
     fn new(id: SessionId) -> Self {
-        Self { id, floor: 1, entries: VecDeque::new(), results: BTreeMap::new(), connection: None }
+        Self {
+            id,
+            floor: 1,
+            entries: VecDeque::new(),
+            results: BTreeMap::new(),
+            results_bytes: 0,
+            connection: None,
+            attempt: 0,
+        }
     }
 
     /// Looks a number up before it is executed.
@@ -147,26 +163,29 @@ impl Session {
             Some([]) => EntryState::CommittedEmpty,
             Some(results) => {
                 assert!(results.len() <= OUTCOME_RESULT_BYTES_MAX, "large results are not kept");
-                self.results.insert(number, results.into());
+                self.results_bytes += results.len() + RESULT_OVERHEAD_BYTES;
+                let before = self.results.insert(number, results.into());
+                assert!(before.is_none(), "a number commits once");
                 EntryState::CommittedWithResults
             }
         }
     }
 
+    /// Bytes that its outcomes take.
+    fn bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>() + self.results_bytes
+    }
+
     /// Notes a committed outcome; `results` is `None` when they are too large to be kept.
-    /// Returns bytes of memory added.
-    pub fn record(&mut self, number: u64, request_hash: u32, results: Option<&[u8]>) -> usize {
+    fn record(&mut self, number: u64, request_hash: u32, results: Option<&[u8]>) {
         assert!(number >= self.floor, "an outcome below the acknowledged mark");
         let at = (number - self.floor) as usize;
         assert!(at < SESSION_NUMBERS_WINDOW as usize, "an outcome beyond the window");
-        let before = self.entries.capacity();
         if self.entries.len() <= at {
             self.entries.resize(at + 1, Entry::default());
         }
         let state = self.state_of(number, results);
         self.entries[at] = Entry { request_hash, state };
-        (self.entries.capacity() - before) * size_of::<Entry>()
-            + results.map_or(0, |results| results.len())
     }
 
     /// Forgets a committed outcome whose transaction is rolled back.
@@ -175,13 +194,14 @@ impl Session {
             number.checked_sub(self.floor).and_then(|at| self.entries.get_mut(at as usize))
         {
             *entry = Entry::default();
-            self.results.remove(&number);
+            let gone = self.results.remove(&number);
+            self.results_bytes -= gone.map_or(0, |gone| gone.len() + RESULT_OVERHEAD_BYTES);
         }
     }
 
     /// Notes an outcome found in the log. A number the client could send only after it had
     /// acknowledged those a window below moves the floor: they need no outcome any more.
-    pub fn replay(&mut self, number: u64, request_hash: u32, results: Option<&[u8]>) {
+    fn replay(&mut self, number: u64, request_hash: u32, results: Option<&[u8]>) {
         if number < self.floor {
             return;
         }
@@ -192,7 +212,7 @@ impl Session {
     }
 
     /// Drops outcomes that the client has read.
-    pub fn acknowledge_below(&mut self, number: u64) {
+    fn acknowledge_below(&mut self, number: u64) {
         if number <= self.floor {
             return;
         }
@@ -201,6 +221,11 @@ impl Session {
         self.floor = number;
         if !self.results.is_empty() {
             self.results = self.results.split_off(&number);
+            let bytes: usize = self.results.values().map(|kept| kept.len()).sum();
+            self.results_bytes = bytes + self.results.len() * RESULT_OVERHEAD_BYTES;
+        }
+        if self.entries.capacity() > ENTRIES_KEPT_MIN.max(8 * self.entries.len()) {
+            self.entries.shrink_to(2 * self.entries.len());
         }
     }
 
@@ -215,11 +240,12 @@ impl Session {
 pub struct SessionTable {
     slots: Vec<Option<Box<Session>>>,
     count: usize,
+    bytes: usize,
 }
 
 impl Default for SessionTable {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| None).collect(), count: 0 }
+        Self { slots: (0..SLOTS).map(|_| None).collect(), count: 0, bytes: 0 }
     }
 }
 
@@ -230,8 +256,9 @@ impl SessionTable {
         assert_ne!(session.0, 0, "0 is no session");
         let slot = &mut self.slots[slot_of(session)];
         if slot.as_ref().is_none_or(|held| held.id != session) {
-            if slot.is_none() {
-                self.count += 1;
+            match slot {
+                None => self.count += 1,
+                Some(before) => self.bytes -= before.bytes(),
             }
             *slot = Some(Box::new(Session::new(session)));
         }
@@ -245,10 +272,53 @@ impl SessionTable {
 
     /// Forgets a session; returns the connection that used it.
     pub fn close(&mut self, session: SessionId) -> Option<u64> {
-        let connection = self.get_mut(session)?.connection;
-        self.slots[slot_of(session)] = None;
+        self.get_mut(session)?;
+        let gone = self.slots[slot_of(session)].take()?;
+        self.bytes -= gone.bytes();
         self.count -= 1;
-        connection
+        gone.connection
+    }
+
+    /// Notes a committed outcome of a session that was entered; `results` is `None` when they
+    /// are too large to be kept.
+    pub fn record(
+        &mut self,
+        session: SessionId,
+        number: u64,
+        request_hash: u32,
+        results: Option<&[u8]>,
+    ) {
+        self.change(session, |held| held.record(number, request_hash, results));
+    }
+
+    /// Notes an outcome found in the log.
+    pub fn replay(
+        &mut self,
+        session: SessionId,
+        number: u64,
+        request_hash: u32,
+        results: Option<&[u8]>,
+    ) {
+        self.enter(session);
+        self.change(session, |held| held.replay(number, request_hash, results));
+    }
+
+    /// Drops outcomes that the client of a session that was entered has read.
+    pub fn acknowledge_below(&mut self, session: SessionId, number: u64) {
+        self.change(session, |held| held.acknowledge_below(number));
+    }
+
+    fn change(&mut self, session: SessionId, change: impl FnOnce(&mut Session)) {
+        let held = self.slots[slot_of(session)].as_deref_mut().filter(|held| held.id == session);
+        let held = held.expect("a session that does something was entered");
+        let before = held.bytes();
+        change(held);
+        self.bytes = self.bytes + held.bytes() - before;
+    }
+
+    /// Bytes that the outcomes of all sessions take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Sessions with state here.
@@ -328,9 +398,28 @@ mod tests {
         assert!(!directory.is_live(SessionId(0)));
 
         let mut table = SessionTable::default();
-        table.enter(first).record(1, 1, Some(b""));
+        table.enter(first);
+        table.record(first, 1, 1, Some(b"result"));
+        assert!(table.bytes() > 6);
         assert_eq!(table.enter(second).lookup(1, 1), Lookup::New);
+        assert_eq!(table.bytes(), 0, "a replaced session gives its memory back");
         assert!(table.get_mut(first).is_none());
         assert_eq!(table.count(), 1);
+    }
+
+    #[test]
+    fn memory_of_outcomes_is_counted_and_given_back() {
+        let mut table = SessionTable::default();
+        let session = SessionId(5);
+        table.enter(session);
+        for number in 1..=100_000 {
+            table.record(session, number, 1, Some(b"x"));
+        }
+        let full = table.bytes();
+        assert!(full >= 100_000 * (size_of::<Entry>() + 1));
+        table.acknowledge_below(session, 100_000);
+        assert!(table.bytes() < full / 100, "{} of {full} bytes", table.bytes());
+        table.close(session);
+        assert_eq!(table.bytes(), 0);
     }
 }

@@ -98,6 +98,8 @@ pub struct ClientCore {
     options: CoreOptions,
     state: State,
     started_at: u64,
+    /// See `Hello::attempt`.
+    attempt: u64,
     assembler: FrameAssembler,
     spare: Vec<Vec<u8>>,
     window: Window,
@@ -143,6 +145,7 @@ impl ClientCore {
             options,
             state: State::New,
             started_at: 0,
+            attempt: 0,
             assembler: FrameAssembler::default(),
             spare: Vec::new(),
             window: Window::default(),
@@ -306,6 +309,7 @@ impl ClientCore {
     fn connect(&mut self, now: u64, effects: &mut impl ClientEffects) {
         let deadline = now.saturating_add(self.options.request_timeout_nanos);
         self.state = State::Connecting { deadline };
+        self.attempt += 1;
         self.assembler = FrameAssembler::default();
         effects.connect();
     }
@@ -317,6 +321,7 @@ impl ClientCore {
             limits_fingerprint: fingerprint(),
             cluster: self.options.cluster,
             session: self.options.session,
+            attempt: self.attempt,
         };
         let mut buffer = Vec::new();
         message::write_frame(&mut buffer, FrameKind::Hello, REQUEST_CONNECTION, Lsn(0), &hello);

@@ -117,7 +117,7 @@ fn house_source(bytes: &[u8]) {
 
 fn hello() -> Vec<u8> {
     let mut out = Vec::new();
-    archive(&mut out, &Hello { limits_fingerprint: 1, cluster: 2, session: 3 });
+    archive(&mut out, &Hello { limits_fingerprint: 1, cluster: 2, session: 3, attempt: 4 });
     out
 }
 

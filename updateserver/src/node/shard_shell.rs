@@ -28,6 +28,9 @@ const TURN_FRAMES_MAX: usize = 1024;
 const TURN_BYTES_MAX: usize = 512 << 10;
 /// Time between looks at idle connections and sessions.
 const TICK_NANOS: u64 = 500_000_000;
+/// What a frame may take of its time once its client is the one that may go on beyond the input
+/// budget: others wait for it.
+const FRAME_FAVOURED_DIVISOR: u64 = 10;
 
 struct Client {
     id: ConnectionId,
@@ -494,11 +497,15 @@ impl ShardShell {
     fn tick(&mut self, ring: &mut TcpRing, now: u64) {
         let patience = self.options.network.hello_timeout_ms * 1_000_000;
         let patience_frame = self.options.network.frame_timeout_ms * 1_000_000;
+        let favoured = self.favoured.filter(|_| !self.paused.is_empty());
         for client in self.clients.iter_mut().flatten() {
             let silent =
                 client.first_frame && now.saturating_sub(client.opened_at_nanos) > patience;
             let slow = client.unfinished.is_some_and(|unfinished| {
-                !client.paused && now.saturating_sub(unfinished.since_nanos) > patience_frame
+                let favoured = favoured == Some((client.id, unfinished.number));
+                let divisor = if favoured { FRAME_FAVOURED_DIVISOR } else { 1 };
+                let nanos_max = patience_frame / divisor;
+                !client.paused && now.saturating_sub(unfinished.since_nanos) > nanos_max
             });
             if silent || slow {
                 client.ending = true;

@@ -40,6 +40,8 @@ use super::status::{LogNumbers, ReplayNumbers};
 const HANDOVERS_PER_SHARD_MAX: usize = 8;
 /// Answers that may wait for the log, per shard, bytes.
 const HELD_BYTES_MAX: usize = 64 << 20;
+/// Outcomes of sessions, per shard, bytes: those of 256 sessions that use their whole window.
+const OUTCOMES_BYTES_MAX: usize = 256 << 20;
 /// Orders and acknowledgements between the root service and one shard.
 const ORDERS_MAX: usize = 256;
 /// Chunks of a shard's memory that transactions may not use: entering rows into the ordered index
@@ -319,6 +321,7 @@ fn shard_options(
         shard_ports: ports.to_vec(),
         handovers_in_flight_max: HANDOVERS_PER_SHARD_MAX as u64,
         held_bytes_max: HELD_BYTES_MAX,
+        outcomes_bytes_max: OUTCOMES_BYTES_MAX,
     }
 }
 

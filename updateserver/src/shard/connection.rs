@@ -126,6 +126,12 @@ impl Shard {
             }
             self.directory.touch(session, self.now_seconds);
             let held = self.sessions.enter(session);
+            if hello.attempt < held.attempt {
+                let text = format!("session {session} was attached by a newer connection");
+                out.refuse_and_close(connection, request, RefusalCode::SessionFenced, text);
+                return;
+            }
+            held.attempt = hello.attempt;
             if let Some(fenced) = held.connection.replace(connection) {
                 let text = format!("a newer connection took over session {session}");
                 out.refuse_and_close(fenced, 0, RefusalCode::SessionFenced, text);
@@ -242,6 +248,7 @@ mod tests {
             shard_ports: vec![7400],
             handovers_in_flight_max: 8,
             held_bytes_max: 1 << 20,
+            outcomes_bytes_max: 1 << 20,
         };
         let chunks = Box::new(HeapChunks::new(256 << 10, 8));
         Shard::new(options, Arc::new(SessionDirectory::default()), chunks, 0)
@@ -263,7 +270,7 @@ mod tests {
             let (mut shard, mut out) = (shard(), ShardEffects::default());
             shard.step(1, ShardInput::Opened(CONNECTION), &mut out);
             let limits_fingerprint = limits::fingerprint();
-            let hello = Hello { limits_fingerprint, cluster: 0, session: 0 };
+            let hello = Hello { limits_fingerprint, cluster: 0, session: 0, attempt: 0 };
             give(&mut shard, FrameKind::Hello, &hello, &mut out);
             let state = LogState { vdl: Lsn(0), full, failed };
             shard.step(1, ShardInput::Log { stamp: 0, state }, &mut out);

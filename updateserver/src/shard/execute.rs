@@ -143,8 +143,7 @@ impl Shard {
         connection.frames_in_flight += 1;
         self.counters.frames += 1;
         self.directory.touch(session, self.now_seconds);
-        let held = self.sessions.get_mut(session).expect("an attached session has state");
-        held.acknowledge_below(submit.acknowledged_below.to_native());
+        self.sessions.acknowledge_below(session, submit.acknowledged_below.to_native());
         Ok((walk, session))
     }
 
@@ -267,6 +266,10 @@ impl Shard {
             if self.log.full {
                 return (OutcomeStatus::LogFull, 0);
             }
+            if self.sessions.bytes() > self.options.outcomes_bytes_max {
+                // Clients that acknowledge nothing: their outcomes must not fill the memory.
+                return (OutcomeStatus::Overloaded, 0);
+            }
             if !self.store.arena.has_room(transaction.arena_bytes) {
                 return (OutcomeStatus::MemoryFull, 0);
             }
@@ -301,8 +304,8 @@ impl Shard {
                 transaction.request_hash,
                 kept,
             );
-            let held = self.sessions.get_mut(session).expect("looked up before");
-            held.record(transaction.number, transaction.request_hash, kept);
+            let (number, request_hash) = (transaction.number, transaction.request_hash);
+            self.sessions.record(session, number, request_hash, kept);
         }
         self.store.transaction_commit();
         self.counters.committed += 1;

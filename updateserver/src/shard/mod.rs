@@ -60,6 +60,8 @@ pub struct ShardOptions {
     pub handovers_in_flight_max: u64,
     /// Bytes of answers held before no new transaction is executed.
     pub held_bytes_max: usize,
+    /// Bytes of sessions' outcomes beyond which no new writes are executed.
+    pub outcomes_bytes_max: usize,
 }
 
 /// A frame whose header and checksum were checked.

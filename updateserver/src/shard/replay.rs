@@ -143,8 +143,9 @@ impl Shard {
         state.first_number = state.next_number;
         let mut outcomes = 0;
         for outcome in reader.outcomes() {
-            let session = self.sessions.enter(SessionId(outcome.session));
-            session.replay(outcome.number, outcome.request_hash, outcome.results);
+            let session = SessionId(outcome.session);
+            let (number, request_hash) = (outcome.number, outcome.request_hash);
+            self.sessions.replay(session, number, request_hash, outcome.results);
             outcomes += 1;
         }
         Ok(ReplayCounts { records: reader.records_count() as u64, outcomes })

@@ -117,7 +117,12 @@ pub(super) fn submit(
 }
 
 pub(super) fn hello(connection: u64, session: u64) -> Request {
-    let hello = Hello { limits_fingerprint: limits::fingerprint(), cluster: CLUSTER.0, session };
+    let hello = Hello {
+        limits_fingerprint: limits::fingerprint(),
+        cluster: CLUSTER.0,
+        session,
+        attempt: 0,
+    };
     frame_of(connection, 0, FrameKind::Hello, &hello)
 }
 

@@ -85,6 +85,7 @@ impl Node {
             shard_ports: vec![7000; usize::from(options.shards)],
             handovers_in_flight_max: 64,
             held_bytes_max: 64 << 20,
+            outcomes_bytes_max: 64 << 20,
         };
         let chunks = Box::new(HeapChunks::new(CHUNK_BYTES, options.chunks));
         Self {

@@ -133,6 +133,32 @@ fn a_second_connection_fences_the_first() {
 }
 
 #[test]
+fn a_late_hello_of_a_given_up_connection_does_not_fence_the_newer_one() {
+    let mut node = Node::new();
+    let hello = |connection, attempt| {
+        let hello = Hello {
+            limits_fingerprint: limits::fingerprint(),
+            cluster: CLUSTER.0,
+            session: session(1).0,
+            attempt,
+        };
+        frame_of(connection, 1, FrameKind::Hello, &hello)
+    };
+    for connection in 5..=7 {
+        node.step(ShardInput::Opened(connection));
+    }
+    // The network delivered the third attempt's hello before the second's.
+    node.frames(&[hello(5, 3), hello(6, 2)]);
+    assert!(node.closes.contains(&6) && !node.closes.contains(&5));
+    node.frames(&[submit(5, 2, 1, 0, &[vec![upsert(1, 1)]])]);
+    node.settle();
+    node.frames(&[hello(7, 4)]);
+    assert!(node.closes.contains(&5) && !node.closes.contains(&7));
+    let answers = node.take_answers();
+    assert!(answers.iter().any(|a| a.connection == 5 && a.kind == FrameKind::Outcomes));
+}
+
+#[test]
 fn a_fenced_connection_commands_nothing_any_more() {
     let mut node = Node::new();
     node.step(ShardInput::Opened(5));
@@ -178,6 +204,7 @@ fn hellos_that_do_not_fit_are_refused() {
         limits_fingerprint: limits::fingerprint(),
         cluster: CLUSTER.0,
         session: session(1).0,
+        attempt: 0,
     };
     let cases = [
         (Hello { limits_fingerprint: 1, ..good.clone() }, RefusalCode::Mismatch),
