@@ -52,6 +52,15 @@ pub fn sleep(duration: Duration) {
     std::thread::sleep(duration);
 }
 
+/// Gives the calling thread the least weight among ordinary threads, for good: it then runs in
+/// the time that cores leave, and hardly delays one that shares its CPU.
+pub fn yield_to_others() {
+    const NICE_MAX: libc::c_int = 19;
+    // SAFETY: takes no memory; 0 is the calling thread. Lowering one's own weight cannot fail.
+    let lowered = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE_MAX) };
+    assert_eq!(lowered, 0, "every thread may lower its own weight");
+}
+
 /// From now on every panic of any thread prints its message and place and aborts the process:
 /// another zone takes over. Calling it again changes nothing.
 pub fn install_abort_on_panic() {

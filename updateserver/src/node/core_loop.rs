@@ -126,20 +126,26 @@ impl CoreLoop {
         }
     }
 
-    /// The log first, so that what has become durable is answered before new work is taken; and
-    /// again behind the shard, so that what it handed over is on its way before the thread sleeps.
+    /// The shard first: what it executes now can leave in the batch that a completion of this
+    /// same turn lets go, instead of waiting for the next one. Then the log, and then the answers
+    /// that the log lets go.
     fn turn(&mut self) -> Result<(), RuntimeError> {
-        let mut moved = match &mut self.log {
-            Some(log) => log.turn()?,
+        let handed_over = match &mut self.shard {
+            Some(shard) => shard.turn(&mut self.ring),
             None => false,
         };
-        if let Some(shard) = &mut self.shard {
-            shard.log_moved(&mut self.ring);
-            let handed_over = shard.turn(&mut self.ring);
+        let mut moved = false;
+        match &mut self.log {
+            Some(log) => moved = log.turn()?,
+            None if handed_over => self.wake(self.shared.log_thread),
+            None => {}
+        }
+        if let Some(shard) = &mut self.shard
+            && shard.log_moved(&mut self.ring)
+        {
             match &mut self.log {
-                Some(log) if handed_over => moved |= log.turn()?,
-                None if handed_over => self.wake(self.shared.log_thread),
-                _ => {}
+                Some(log) => moved |= log.turn()?,
+                None => self.wake(self.shared.log_thread),
             }
         }
         if self.thread == 0 {

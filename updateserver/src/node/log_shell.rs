@@ -170,6 +170,8 @@ impl LogShell {
     /// changed.
     pub fn turn(&mut self) -> Result<bool, RuntimeError> {
         let now = clock::monotonic_now().0;
+        // Items first: a completion then lets a fuller batch go.
+        self.drain();
         self.reap(now)?;
         if self.deadline_nanos.is_some_and(|deadline| deadline <= now) {
             self.step(now, LogInput::Tick)?;

@@ -13,15 +13,15 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use spillway_runtime::error::RuntimeError;
 use spillway_runtime::file;
-use spillway_runtime::region::{HugePages, Region};
+use spillway_runtime::region::{HUGE_PAGE_BYTES, HugePages, Region};
 use spillway_runtime::thread;
 
 use crate::memtable::{Chunk, ChunkSource};
 
 /// Bytes of one chunk: eight huge pages.
 pub(super) const CHUNK_BYTES: usize = 16 << 20;
-/// Chunks kept ready: a quarter of a second of the fastest burst measured (1 GB/s).
-const CHUNKS_AHEAD: usize = 16;
+/// Chunks kept ready: half a second of the fastest burst measured (250 MB/s).
+const CHUNKS_AHEAD: usize = 8;
 
 /// Chunks of one shard, up to its share of the budget.
 pub(super) struct RegionChunks {
@@ -46,11 +46,15 @@ impl RegionChunks {
         let unclaimed = Arc::new(AtomicUsize::new(chunks_max));
         let claims = Arc::clone(&unclaimed);
         thread::spawn(&format!("{name}-memory"), None, move || {
+            // A whole chunk can take tens of milliseconds to clear: not at a core's cost.
+            thread::yield_to_others();
             // Ends with the budget or with the shard. What it claimed it delivers, touched or not.
             while claim(&claims) {
                 let mut region = Region::new(CHUNK_BYTES, HugePages::Try)
                     .expect("address space within the budget is there");
-                let untouched = region.populate(0..CHUNK_BYTES).is_err();
+                let untouched = (0..CHUNK_BYTES)
+                    .step_by(HUGE_PAGE_BYTES)
+                    .any(|page| region.populate(page..page + HUGE_PAGE_BYTES).is_err());
                 if sender.send(region).is_err() || untouched {
                     return;
                 }

@@ -25,7 +25,7 @@ use super::status::{self, LogNumbers, ReplayNumbers, StatusSources};
 
 /// Frames and bytes executed before the log gets its turn.
 const TURN_FRAMES_MAX: usize = 1024;
-const TURN_BYTES_MAX: usize = 512 << 10;
+const TURN_BYTES_MAX: usize = 256 << 10;
 /// Time between looks at idle connections and sessions.
 const TICK_NANOS: u64 = 500_000_000;
 /// What a frame may take of its time once its client is the one that may go on beyond the input
@@ -274,14 +274,15 @@ impl ShardShell {
         self.hand_over()
     }
 
-    /// Takes over what the log has committed. Returns whether anything changed.
-    pub fn log_moved(&mut self, ring: &mut TcpRing) {
+    /// Takes over what the log has committed. Returns whether items were handed over because of
+    /// it.
+    pub fn log_moved(&mut self, ring: &mut TcpRing) -> bool {
         while let Some(item) = self.options.recycle.pop() {
             self.options.shard.recycle(item);
         }
         let published = Published::of(self.options.state.read());
         if published == self.seen {
-            return;
+            return false;
         }
         self.seen = published;
         let mut root_moved = false;
@@ -306,6 +307,7 @@ impl ShardShell {
             self.root_step(now, RootInput::Committed { stamp: self.committed_root_stamp });
         }
         self.apply(ring, now);
+        self.hand_over()
     }
 
     fn hand_over(&mut self) -> bool {
