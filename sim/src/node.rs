@@ -190,6 +190,7 @@ impl Node {
             vote: superblock.vote,
             boot: superblock.boot,
             in_flight_max: sizes.in_flight_max,
+            in_flight_small_max: 1 + sizes.batch_bytes_wait % 2,
             batch_bytes_wait: sizes.batch_bytes_wait,
             watermark_idle_nanos: sizes.watermark_idle_nanos,
             buffers,

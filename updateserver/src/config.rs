@@ -92,7 +92,9 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Batches in flight to the disk, 1 to 4. Default 4.
     pub writes_in_flight_max: usize,
-    /// With batches in flight, the next one waits until it holds this much or one of them is
+    /// With fewer batches in flight the next one goes at once, however small. Default 2.
+    pub writes_in_flight_small_max: usize,
+    /// With more batches in flight, the next one waits until it holds this much or one of them is
     /// durable. Default 32 KiB.
     pub batch_bytes_wait: usize,
     /// Silence after which a watermark covers the last batch, microseconds. Default 2,000.
@@ -172,6 +174,7 @@ impl Default for LogConfig {
             bytes_total: 4 << 30,
             segment_bytes: 64 << 20,
             writes_in_flight_max: limits::LOG_WRITES_IN_FLIGHT_MAX,
+            writes_in_flight_small_max: 2,
             batch_bytes_wait: 32 << 10,
             watermark_idle_us: 2000,
         }
@@ -235,6 +238,9 @@ impl Config {
         let writes = log.writes_in_flight_max;
         let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&writes);
         range(good, "log.writes_in_flight_max", writes as u64, "from 1 to 4")?;
+        let small = log.writes_in_flight_small_max;
+        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&small);
+        range(good, "log.writes_in_flight_small_max", small as u64, "from 1 to 4")?;
         let wait = log.batch_bytes_wait;
         let good = (1..=limits::BATCH_BYTES_MAX).contains(&wait);
         range(good, "log.batch_bytes_wait", wait as u64, "from 1 byte to 1 MiB")?;

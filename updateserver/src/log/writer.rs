@@ -49,7 +49,12 @@ pub struct LogWriterOptions {
     pub boot: u64,
     /// Frames in flight, at most [`LOG_WRITES_IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
-    /// With frames in flight, a batch waits until it holds this much or one of them completes.
+    /// With fewer frames in flight a batch goes at once, however small. One more than none lets
+    /// the next batch be assembled while the device works; many small ones cost more than they
+    /// gain.
+    pub in_flight_small_max: usize,
+    /// With more frames in flight, a batch waits until it holds this much or one of them
+    /// completes.
     pub batch_bytes_wait: usize,
     /// Silence after which a watermark frame covers the last frames.
     pub watermark_idle_nanos: u64,
@@ -266,6 +271,7 @@ impl LogWriter {
         let chain = position.cursor.chain;
         geometry.check().expect("the superblock's geometry was checked");
         assert!((1..=LOG_WRITES_IN_FLIGHT_MAX).contains(&options.in_flight_max), "in flight");
+        assert!(options.in_flight_small_max > 0, "with none in flight a batch goes at once");
         assert!(usize::from(options.buffers) > options.in_flight_max, "one buffer stays to fill");
         assert_eq!(digests.len(), usize::from(geometry.partitions), "a digest per partition");
         assert!(options.term >= chain.entry_term, "the term never falls");
@@ -496,9 +502,8 @@ impl LogWriter {
         loop {
             if self.closed.is_empty() {
                 let wait = self.options.batch_bytes_wait;
-                let ripe = |batch: &mut Batch| {
-                    completion || self.in_flight.is_empty() || batch.payload_bytes >= wait
-                };
+                let few = self.in_flight.len() < self.options.in_flight_small_max;
+                let ripe = |batch: &mut Batch| completion || few || batch.payload_bytes >= wait;
                 let free = self.in_flight.len() < self.options.in_flight_max;
                 let batch = if free { self.open.take_if(ripe) } else { None };
                 self.closed.extend(batch);

@@ -472,6 +472,7 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
         vote: superblock.vote,
         boot: superblock.boot,
         in_flight_max: config.log.writes_in_flight_max,
+        in_flight_small_max: config.log.writes_in_flight_small_max,
         batch_bytes_wait: config.log.batch_bytes_wait,
         watermark_idle_nanos: config.log.watermark_idle_us * 1000,
         buffers: config.log.writes_in_flight_max as u16 + 3,

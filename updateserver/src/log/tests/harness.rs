@@ -174,6 +174,7 @@ impl Node {
             vote: superblock.vote,
             boot: superblock.boot,
             in_flight_max: 4,
+            in_flight_small_max: self.draw.pick(&[1, 2, 4]),
             batch_bytes_wait: self.draw.pick(&[512, 4096, 32 << 10]),
             watermark_idle_nanos: 1_000_000,
             buffers,

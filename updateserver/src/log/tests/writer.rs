@@ -41,6 +41,7 @@ impl Rig {
             vote: NodeId(3),
             boot: 1,
             in_flight_max: 4,
+            in_flight_small_max: 1,
             batch_bytes_wait: 1000,
             watermark_idle_nanos: IDLE,
             buffers: 6,
