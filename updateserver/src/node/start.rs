@@ -1,6 +1,7 @@
 //! Starting a node: recover, start the threads, serve, stop in order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -154,14 +155,7 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
         .map(|segment| DirectFile::open(&files.segment(segment), DirectMode::ReadWrite))
         .collect::<Result<Vec<_>, _>>()?;
     let plan = plan(config)?;
-    let budget = match config.memory.budget_bytes {
-        0 => memory::budget_default()?,
-        bytes => bytes,
-    };
-    let shard_budget = budget / u64::from(plan.shards);
-    if shard_budget < SHARD_BUDGET_BYTES_MIN {
-        return Err(NodeError::BudgetSmall { shards: plan.shards, budget });
-    }
+    let budget_bytes = shard_budget(config, &plan)?;
     let (news_out, news) = channel();
     let mut threads = spawn_all(config, &plan, &news_out, started_at.0)?;
     let addresses = bound_all(&plan, &mut threads, &news)?;
@@ -179,7 +173,7 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
             options: shard.map(|index| shard_options(index, &plan, &superblock, &ports)),
             directory: Arc::clone(&directory),
             entries: shard.map(|_| receiver),
-            budget_bytes: shard_budget,
+            budget_bytes,
         };
         send(thread, Order::Prepare(Box::new(prepare)))?;
     }
@@ -303,6 +297,19 @@ fn plan(config: &Config) -> Result<Plan, NodeError> {
     }
     let log_thread = if own_log { threads.len() - 1 } else { 0 };
     Ok(Plan { shards, threads, log_thread })
+}
+
+/// Each shard's part of the memory budget.
+fn shard_budget(config: &Config, plan: &Plan) -> Result<u64, NodeError> {
+    let budget = match config.memory.budget_bytes {
+        0 => memory::budget_default()?,
+        bytes => bytes,
+    };
+    let shard_budget = budget / u64::from(plan.shards);
+    if shard_budget < SHARD_BUDGET_BYTES_MIN {
+        return Err(NodeError::BudgetSmall { shards: plan.shards, budget });
+    }
+    Ok(shard_budget)
 }
 
 fn shard_options(
@@ -515,6 +522,12 @@ fn thread_run(
     started_at_nanos: u64,
 ) -> Result<(), NodeError> {
     let ended = || NodeError::ThreadEnded("the start".to_owned());
+    if let Some(cpu) = plan.cpu {
+        // Before the first touch: buffers and rows of a pinned thread lie on its own node. The
+        // thread that clears its memory ahead inherits this.
+        let sysfs = Path::new("/sys");
+        placement::memory_prefer_node(sysfs, placement::numa_node_of(sysfs, cpu))?;
+    }
     let (ring, listener, address) = thread_ring(plan, config)?;
     let bound = ThreadNews::Bound { thread, address, ring: ring.ring_fd(), waker: ring.waker() };
     news.send(bound).map_err(|_| ended())?;

@@ -19,7 +19,8 @@ pub(super) type ScannedRow = (Vec<u8>, Vec<u8>, u64);
 pub(super) const TABLE: TableId = TableId(1);
 pub(super) const CLUSTER: ClusterId = ClusterId(77);
 /// Value columns: 0 balance, 1 price, 2 note, 3 tag; in the definition one more.
-pub(super) const TABLE_TEXT: &str = "t(k int8, balance int8, price decimal(12, 2) null, note text null, \
+pub(super) const TABLE_TEXT: &str = "t(k int8, balance int8, price decimal(12, 2) null, \
+    note text null, \
                           tag text, primary key (k))";
 
 pub(super) fn session(number: u64) -> SessionId {

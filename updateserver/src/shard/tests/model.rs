@@ -48,7 +48,12 @@ pub enum Step {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    let bytes = prop_oneof![6 => 0usize..30, 3 => 60usize..400, 3 => 1000usize..6000, 1 => 20_000usize..60_000];
+    let bytes = prop_oneof![
+        6 => 0usize..30,
+        3 => 60usize..400,
+        3 => 1000usize..6000,
+        1 => 20_000usize..60_000,
+    ];
     (bytes, prop::char::range('a', 'z')).prop_map(|(n, c)| c.to_string().repeat(n))
 }
 
