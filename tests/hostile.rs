@@ -182,8 +182,7 @@ fn frames_in_the_wrong_place_are_refused() {
     raw.send(&hello_frame(0));
     expect_refused(&mut raw, RefusalCode::OutOfOrder, "second hello");
     let mut raw = Raw::greeted(node.address(), 0);
-    raw.send(&frame_of(FrameKind::Submit, 5, &submit_of(1, &[])));
-    assert_eq!(raw.answer().refusal().0, RefusalCode::OutOfOrder, "no session");
+    assert_eq!(raw.submit(1, &[]).status(), OutcomeStatus::Malformed, "no operations");
     finish(node, bystander);
 }
 

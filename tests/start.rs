@@ -12,8 +12,8 @@ use std::process::{Command, Output};
 
 use common::bystander::impatient;
 use common::{Place, SMALL, Settings, TestNode, spillway};
-use spillway_net::client::{Client, ScanRange, TableHandle, Transaction};
-use spillway_net::message::OutcomeStatus;
+use spillway_net::client::{Client, ClientError, ScanRange, TableHandle, Transaction};
+use spillway_net::message::{OutcomeStatus, RefusalCode};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
 
@@ -43,7 +43,13 @@ fn body(id: i64, bytes: usize) -> Value {
 fn insert(client: &mut Client, table: &TableHandle, id: i64, bytes: usize) -> OutcomeStatus {
     let mut insert = Transaction::new();
     insert.insert(table, &[Value::Int8(id), body(id, bytes)]).expect("fits");
-    client.execute(&mut insert).expect("answered").status
+    match client.execute(&mut insert) {
+        // Without a session nothing can be written, and a full log has no room for new ones.
+        Err(ClientError::Refused { code: RefusalCode::LogUnavailable, .. }) => {
+            OutcomeStatus::LogFull
+        }
+        answer => answer.expect("answered").status,
+    }
 }
 
 /// Every row and its version.

@@ -358,6 +358,13 @@ impl Batch {
         self.transactions.len() + self.operations.len() + self.bytes.len() + ROOT_BYTES
     }
 
+    /// Whether nothing in it can change a row: such a batch needs no session.
+    pub fn is_read_only(&self) -> bool {
+        // The kind is the first byte of a head.
+        let kinds = self.operations.iter().step_by(size_of::<ArchivedOperationHead>());
+        kinds.copied().all(|kind| OperationKind::from_wire(kind).is_some_and(|kind| !kind.writes()))
+    }
+
     /// Empties the batch and keeps its capacity.
     pub fn clear(&mut self) {
         self.transactions.clear();

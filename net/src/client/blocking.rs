@@ -141,13 +141,7 @@ impl Client {
         message: &T,
         read: fn(&[u8]) -> Result<R, message::MessageError>,
     ) -> Result<R, ClientError> {
-        let ended = |link: &Link| link.core().ended().is_some();
-        if self.links(shard)?.plain.as_ref().is_none_or(ended) {
-            let link = self.open_link(shard, 0)?;
-            self.links(shard)?.plain = Some(link);
-        }
-        let link = self.links(shard)?.plain.as_mut().expect("it was opened above");
-        link.call(
+        self.plain(shard)?.call(
             |core, now, plan| core.request(now, kind, message, plan),
             |answer| {
                 let (answered, payload) = payload_of(&answer.result)?;
@@ -155,6 +149,16 @@ impl Client {
                 Ok(read(payload)?)
             },
         )
+    }
+
+    /// The connection to a shard that has no session.
+    fn plain(&mut self, shard: u16) -> Result<&mut Link, ClientError> {
+        let ended = |link: &Link| link.core().ended().is_some();
+        if self.links(shard)?.plain.as_ref().is_none_or(ended) {
+            let link = self.open_link(shard, 0)?;
+            self.links(shard)?.plain = Some(link);
+        }
+        Ok(self.links(shard)?.plain.as_mut().expect("it was opened above"))
     }
 
     fn links(&mut self, shard: u16) -> Result<&mut ShardLinks, ClientError> {
@@ -280,7 +284,14 @@ impl Client {
     pub fn get(&mut self, table: &TableHandle, key: &[Value]) -> Result<Option<Row>, ClientError> {
         let mut transaction = Transaction::new();
         transaction.get(table, key)?;
-        let outcome = self.execute(&mut transaction)?;
+        let shard = transaction.complete()?;
+        // Without a session: a read needs none, and a node whose log is full opens none.
+        let link = self.plain(shard)?;
+        let batch = &mut transaction.batch;
+        let (mut outcomes, _) =
+            link.call(|core, now, plan| core.submit(now, batch, plan), read_outcomes)?;
+        let answer = outcomes.pop();
+        let outcome = answer.ok_or(ClientError::Protocol("it answered without an outcome"))?;
         if !outcome.is_committed() {
             return Err(ClientError::NotCommitted(outcome.status));
         }

@@ -221,7 +221,7 @@ impl ClientCore {
         effects: &mut impl ClientEffects,
     ) -> Result<FrameToken, ClientError> {
         batch.check_complete()?;
-        if self.options.session == 0 {
+        if self.options.session == 0 && !batch.is_read_only() {
             return Err(ClientError::NoSession);
         }
         self.free(batch.len())?;

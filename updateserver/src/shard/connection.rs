@@ -15,7 +15,7 @@ use super::{InboundFrame, RootCommand, RootOrigin, Shard, ShardEffects};
 /// One connection.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
-    greeted: bool,
+    pub greeted: bool,
     pub session: Option<SessionId>,
     pub frames_in_flight: usize,
 }

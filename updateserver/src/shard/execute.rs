@@ -128,10 +128,12 @@ impl Shard {
         at: u32,
     ) -> Result<(FrameWalk<'a>, SessionId), (RefusalCode, String)> {
         let connection = self.connections.get_mut(frame.connection).expect("looked up before");
-        let Some(session) = connection.session else {
-            let text = "transactions need a session: say it in the hello";
+        if !connection.greeted {
+            let text = "the first frame must be a hello";
             return Err((RefusalCode::OutOfOrder, text.to_owned()));
-        };
+        }
+        // Reads need no session: nothing of theirs has to be found again.
+        let session = connection.session.unwrap_or(SessionId(0));
         if connection.frames_in_flight >= SESSION_FRAMES_IN_FLIGHT_MAX {
             let text = format!("more than {SESSION_FRAMES_IN_FLIGHT_MAX} unanswered frames");
             return Err((RefusalCode::LimitReached, text));
@@ -142,8 +144,10 @@ impl Shard {
             .map_err(|error| (RefusalCode::Malformed, error.0.to_owned()))?;
         connection.frames_in_flight += 1;
         self.counters.frames += 1;
-        self.directory.touch(session, self.now_seconds);
-        self.sessions.acknowledge_below(session, submit.acknowledged_below.to_native());
+        if session.0 != 0 {
+            self.directory.touch(session, self.now_seconds);
+            self.sessions.acknowledge_below(session, submit.acknowledged_below.to_native());
+        }
         Ok((walk, session))
     }
 
@@ -242,22 +246,8 @@ impl Shard {
         if self.log.failed {
             return (OutcomeStatus::LogFailed, 0);
         }
-        let Some(held) = self.sessions.get_mut(session) else {
-            return (OutcomeStatus::SessionUnknown, 0);
-        };
-        match held.lookup(transaction.number, transaction.request_hash) {
-            Lookup::New => {}
-            Lookup::Committed(kept) => {
-                results.extend_from_slice(kept);
-                self.counters.repeated += 1;
-                return (OutcomeStatus::Committed, 0);
-            }
-            Lookup::CommittedResultsNotKept => {
-                self.counters.repeated += 1;
-                return (OutcomeStatus::CommittedResultsNotKept, 0);
-            }
-            Lookup::Reused => return (OutcomeStatus::NumberReused, 0),
-            Lookup::OutOfWindow => return (OutcomeStatus::NumberOutOfWindow, 0),
+        if let Some(status) = self.known_outcome(transaction, session, results) {
+            return (status, 0);
         }
         if let Some(refused) = transaction.refused {
             return refused;
@@ -275,6 +265,35 @@ impl Shard {
             }
         }
         self.run(transaction, operations, session, results)
+    }
+
+    /// How a transaction ended without being executed now: what its session knows of its number.
+    fn known_outcome(
+        &mut self,
+        transaction: &PreparedTransaction,
+        session: SessionId,
+        results: &mut Vec<u8>,
+    ) -> Option<OutcomeStatus> {
+        if session.0 == 0 && !transaction.writes {
+            return None;
+        }
+        let Some(held) = self.sessions.get_mut(session) else {
+            return Some(OutcomeStatus::SessionUnknown);
+        };
+        match held.lookup(transaction.number, transaction.request_hash) {
+            Lookup::New => None,
+            Lookup::Committed(kept) => {
+                results.extend_from_slice(kept);
+                self.counters.repeated += 1;
+                Some(OutcomeStatus::Committed)
+            }
+            Lookup::CommittedResultsNotKept => {
+                self.counters.repeated += 1;
+                Some(OutcomeStatus::CommittedResultsNotKept)
+            }
+            Lookup::Reused => Some(OutcomeStatus::NumberReused),
+            Lookup::OutOfWindow => Some(OutcomeStatus::NumberOutOfWindow),
+        }
     }
 
     fn run(

@@ -159,6 +159,20 @@ fn a_late_hello_of_a_given_up_connection_does_not_fence_the_newer_one() {
 }
 
 #[test]
+fn reads_need_no_session_and_writes_do() {
+    let mut node = Node::new();
+    node.one(1, &[upsert(1, 1)]);
+    node.connect(9, 0);
+    let outcomes = node.ask(submit(9, 2, 1, 0, &[vec![get(1)], vec![upsert(2, 2)]])).outcomes();
+    assert_eq!(outcomes[0].status, OutcomeStatus::Committed);
+    assert!(outcomes[0].gets[0].is_some());
+    assert_eq!(outcomes[1].status, OutcomeStatus::SessionUnknown);
+    // The same number again: without a session nothing is remembered.
+    let outcomes = node.ask(submit(9, 3, 1, 0, &[vec![get(2)]])).outcomes();
+    assert_eq!(outcomes[0].gets, [None], "nothing was written");
+}
+
+#[test]
 fn a_fenced_connection_commands_nothing_any_more() {
     let mut node = Node::new();
     node.step(ShardInput::Opened(5));
@@ -240,10 +254,6 @@ fn frames_out_of_order_are_refused_and_nothing_behind_them_is_executed() {
         node.connect(9, session(3).0);
         node.frames(&[hello(9, session(3).0), write(9, 1)]);
     };
-    let without_session = |node: &mut Node| {
-        node.connect(9, 0);
-        node.frames(&[write(9, 1), write(9, 2)]);
-    };
     let no_request = |node: &mut Node| {
         node.connect(9, session(3).0);
         let answer = frame_of(9, 1, FrameKind::TableListing, &TableList {});
@@ -255,7 +265,6 @@ fn frames_out_of_order_are_refused_and_nothing_behind_them_is_executed() {
     };
     check(RefusalCode::OutOfOrder, before_hello);
     check(RefusalCode::OutOfOrder, twice);
-    check(RefusalCode::OutOfOrder, without_session);
     check(RefusalCode::OutOfOrder, no_request);
     check(RefusalCode::Malformed, malformed);
 }
