@@ -247,11 +247,11 @@ fn value_fits(table: &ShardTable, kind: OperationKind, column: u16, value: &[u8]
 fn request_hash(heads: &[ArchivedOperationHead], bytes: &[u8]) -> u32 {
     let mut seed = heads.len() as u64;
     for head in heads {
-        let head = u64::from(head.kind)
+        let what = u64::from(head.kind)
             | u64::from(head.table.to_native()) << 8
             | u64::from(head.column.to_native()) << 24
-            | u64::from(head.value_length.to_native()) << 40
-                ^ u64::from(head.key_length.to_native()) << 30;
+            | u64::from(head.value_length.to_native()) << 40;
+        let head = what ^ (u64::from(head.key_length.to_native()) << 30);
         seed = (seed ^ head).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     }
     xxh3_64_with_seed(bytes, seed) as u32
