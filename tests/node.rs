@@ -188,7 +188,16 @@ fn branches_of_two_shards(table: &TableHandle) -> [i64; 2] {
 
 #[test]
 fn two_shards_share_tables_and_keep_their_rows_apart() {
-    let mut node = TestNode::start_with("shards", "shards = 2");
+    two_shards("shards", "shards = 2");
+}
+
+#[test]
+fn a_log_with_a_thread_of_its_own_serves_all_shards() {
+    two_shards("ownlog", "shards = 2\n[threads]\nlog = 'own'\npin = true");
+}
+
+fn two_shards(name: &str, settings: &str) {
+    let mut node = TestNode::start_with(name, settings);
     assert_eq!(node.addresses().len(), 2);
     let mut client = Client::connect(node.address()).expect("connected");
     let table = accounts(&mut client);
