@@ -289,17 +289,17 @@ impl Node {
         let seat = &mut self.seats[at];
         if !seat.inbound.is_empty() && seat.backlog.is_empty() && seat.shard.accepts_frames() {
             let (mut count, mut bytes) = (0, 0);
-            for (connection, header, frame) in seat.inbound.iter().take(scene.sizes.turn_frames) {
+            for (_, _, frame) in seat.inbound.iter().take(scene.sizes.turn_frames) {
                 bytes += frame.len();
                 if count > 0 && bytes > TURN_BYTES_MAX {
                     break;
                 }
-                scene.oracle.execute(shard, *connection, header, &frame[HEADER_BYTES..])?;
                 count += 1;
             }
-            let frames: Vec<_> = seat.inbound.drain(..count).collect();
-            let inbound: Vec<_> = frames
+            let inbound: Vec<_> = seat
+                .inbound
                 .iter()
+                .take(count)
                 .map(|(connection, header, frame)| InboundFrame {
                     connection: *connection,
                     header: *header,
@@ -307,6 +307,10 @@ impl Node {
                 })
                 .collect();
             seat.shard.step(scene.now, ShardInput::Frames(&inbound), &mut seat.effects);
+            // The shard may leave some for later; what it took the model executes too.
+            for (connection, header, frame) in seat.inbound.drain(..seat.effects.frames_taken) {
+                scene.oracle.execute(shard, connection, &header, &frame[HEADER_BYTES..])?;
+            }
             seat.shard.step(scene.now, ShardInput::TurnEnd, &mut seat.effects);
             self.apply(shard, scene)?;
         }

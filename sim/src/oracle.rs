@@ -75,6 +75,8 @@ pub struct Oracle {
     shards: u16,
     model: Model,
     sessions: BTreeMap<u64, u64>,
+    /// The last attempt by which a session was attached, by shard and session.
+    attempts: BTreeMap<(u16, u64), u64>,
     open: Vec<BTreeSet<u64>>,
     executed: Vec<VecDeque<Executed>>,
     /// Executed before the log failed: nobody will answer them.
@@ -97,6 +99,7 @@ impl Oracle {
             shards,
             model: Model::default(),
             sessions: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             open: vec![BTreeSet::new(); usize::from(shards)],
             executed: vec![VecDeque::new(); usize::from(shards)],
             abandoned: vec![Vec::new(); usize::from(shards)],
@@ -131,7 +134,7 @@ impl Oracle {
         let what = match header.kind {
             FrameKind::Hello => {
                 let hello = decode::<Hello>(message::decode(payload))?;
-                self.sessions.insert(connection, hello.session);
+                self.hello(shard, connection, &hello);
                 return Ok(());
             }
             FrameKind::Submit => {
@@ -148,10 +151,30 @@ impl Oracle {
         Ok(())
     }
 
+    /// A hello that is not late fences the other connections of its session; a late one ends its
+    /// own. What is fenced is served nothing any more, in the same turn already.
+    fn hello(&mut self, shard: u16, connection: u64, hello: &Hello) {
+        if hello.session != 0 {
+            let last = self.attempts.entry((shard, hello.session)).or_default();
+            let is_late = hello.attempt < *last;
+            *last = hello.attempt.max(*last);
+            let sessions = &self.sessions;
+            self.open[usize::from(shard)].retain(|open| {
+                let same = sessions.get(open) == Some(&hello.session);
+                if *open == connection { !is_late } else { is_late || !same }
+            });
+        }
+        self.sessions.insert(connection, hello.session);
+    }
+
     /// The log failed: what is not answered now will not be.
     pub fn log_failed(&mut self, shard: u16) {
         let at = usize::from(shard);
         let executed = std::mem::take(&mut self.executed[at]);
+        for executed in &executed {
+            // Whoever waited is disconnected, and what it sent meanwhile is not served.
+            self.open[at].remove(&executed.connection);
+        }
         self.abandoned[at].extend(executed);
     }
 
@@ -201,7 +224,13 @@ impl Oracle {
     fn refused(&mut self, shard: u16, connection: u64, request: u64) {
         let queue = &mut self.executed[usize::from(shard)];
         let of = |e: &Executed| e.connection == connection && e.request == request;
-        let Some(at) = queue.iter().position(of) else { return };
+        let Some(at) = queue.iter().position(of) else {
+            if request == 0 {
+                // The node ends the connection on its own account.
+                self.open[usize::from(shard)].remove(&connection);
+            }
+            return;
+        };
         let submit = matches!(queue[at].what, Request::Submit { .. });
         queue.remove(at);
         if submit {
@@ -371,6 +400,7 @@ impl Oracle {
         }
         for shard in 0..usize::from(self.shards) {
             self.open[shard].clear();
+            self.attempts.clear();
             let abandoned = std::mem::take(&mut self.abandoned[shard]);
             let executed = std::mem::take(&mut self.executed[shard]);
             for executed in abandoned.into_iter().chain(executed) {

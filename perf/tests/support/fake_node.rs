@@ -226,6 +226,7 @@ impl FakeNode {
         for (key, row) in rows.range(scan.start.clone()..) {
             if page.rows.len() == 100 {
                 page.more = true;
+                page.next.clone_from(key);
                 break;
             }
             page.rows.push(RowHead {
