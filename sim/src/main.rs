@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         None => (arguments.start, arguments.seeds),
     };
     println!("seeds {first} to {}", first + count.max(1) - 1);
+    let mut total = [0u64; 8];
     for seed in first..first + count {
         let mut options = Options::new(seed);
         options.bug = arguments.bug;
@@ -68,15 +69,35 @@ fn main() -> ExitCode {
             eprintln!("seed {seed}: {panic}\nrepeat with: {repeat}");
         }));
         match run(options) {
-            Ok(report) if arguments.seed.is_some() => print_report(seed, &report),
-            Ok(_) => {}
+            Ok(report) => {
+                if arguments.seed.is_some() {
+                    print_report(seed, &report);
+                }
+                let c = &report.counts;
+                let counted = [
+                    c.committed,
+                    c.repeated,
+                    c.restarts,
+                    c.torn,
+                    c.resets,
+                    c.write_errors,
+                    c.recycled,
+                    c.fenced,
+                ];
+                total.iter_mut().zip(counted).for_each(|(total, count)| *total += count);
+            }
             Err(failure) => {
                 eprintln!("seed {seed}: {failure}\nrepeat with: {line}");
                 return ExitCode::FAILURE;
             }
         }
     }
-    println!("{count} seed(s): nothing found");
+    let [committed, repeated, restarts, torn, resets, write_errors, recycled, fenced] = total;
+    println!(
+        "{count} seed(s): nothing found in {committed} committed transactions, {repeated} answered \
+         again, {restarts} starts, {torn} torn tails, {resets} lost connections, {write_errors} \
+         write errors, {recycled} recycled segments; {fenced} clients fenced by themselves"
+    );
     ExitCode::SUCCESS
 }
 
