@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         None => (arguments.start, arguments.seeds),
     };
     println!("seeds {first} to {}", first + count.max(1) - 1);
-    let mut total = [0u64; 8];
+    let mut total = [0u64; 7];
     for seed in first..first + count {
         let mut options = Options::new(seed);
         options.bug = arguments.bug;
@@ -82,7 +82,6 @@ fn main() -> ExitCode {
                     c.resets,
                     c.write_errors,
                     c.recycled,
-                    c.fenced,
                 ];
                 total.iter_mut().zip(counted).for_each(|(total, count)| *total += count);
             }
@@ -92,11 +91,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    let [committed, repeated, restarts, torn, resets, write_errors, recycled, fenced] = total;
+    let [committed, repeated, restarts, torn, resets, write_errors, recycled] = total;
     println!(
         "{count} seed(s): nothing found in {committed} committed transactions, {repeated} answered \
          again, {restarts} starts, {torn} torn tails, {resets} lost connections, {write_errors} \
-         write errors, {recycled} recycled segments; {fenced} clients fenced by themselves"
+         write errors, {recycled} recycled segments"
     );
     ExitCode::SUCCESS
 }
