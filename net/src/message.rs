@@ -70,7 +70,8 @@ pub struct SessionClose {
     pub session: u64,
 }
 
-/// A frame of independent one-shot transactions of the connection's session, executed in order,
+/// A frame of independent one-shot transactions of the connection's session - or of none, for
+/// transactions that only read -, executed in order,
 /// each with an outcome of its own.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Submit {
@@ -409,7 +410,7 @@ pub enum RefusalCode {
     Malformed = 1,
     /// Another cluster, or other limits compiled in.
     Mismatch = 2,
-    /// Something was sent before `Hello`, twice, or without a session where one is needed.
+    /// Something was sent before `Hello`, a second hello, or an answer's kind.
     OutOfOrder = 3,
     /// The session was never opened, was closed or has expired.
     SessionUnknown = 4,

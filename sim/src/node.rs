@@ -453,7 +453,8 @@ impl Node {
 
     /// The root service's tick.
     pub fn tick(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
-        self.root.step(scene.now, RootInput::Tick, &mut self.root_effects);
+        let log_takes = !self.shown.full && !self.shown.failed;
+        self.root.step(scene.now, RootInput::Tick { log_takes }, &mut self.root_effects);
         self.apply(0, scene)?;
         scene.actions.turns.insert(Seat::Shard(0));
         Ok(())

@@ -67,8 +67,11 @@ pub enum RootInput {
         /// See [`LogItem::stamp`].
         stamp: u64,
     },
-    /// About once per second.
-    Tick,
+    /// About twice per second.
+    Tick {
+        /// Whether the log takes entries: it is neither full nor failed.
+        log_takes: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -203,7 +206,10 @@ impl Root {
                 assert!(stamp <= self.stamp, "only what was proposed is committed");
                 self.committed(stamp, out);
             }
-            RootInput::Tick => self.sweep(out),
+            // Every closing is an entry. What is left of a full log is for what was handed over:
+            // idle sessions must not use it up.
+            RootInput::Tick { log_takes: true } => self.sweep(out),
+            RootInput::Tick { log_takes: false } => {}
         }
     }
 
@@ -546,7 +552,11 @@ mod tests {
         let mut out = RootEffects::default();
         let late = u64::from(SESSION_IDLE_SECONDS_MAX + 1) * 1_000_000_000;
         for _ in 0..SLOTS / SWEEP_SLOTS {
-            root.step(late, RootInput::Tick, &mut out);
+            root.step(late, RootInput::Tick { log_takes: false }, &mut out);
+        }
+        assert!(out.orders.is_empty(), "not while the log has no room for it");
+        for _ in 0..SLOTS / SWEEP_SLOTS {
+            root.step(late, RootInput::Tick { log_takes: true }, &mut out);
         }
         assert_eq!(out.orders.len(), 1);
         assert!(!directory.is_live(SessionId(SLOTS as u64)));

@@ -514,7 +514,8 @@ impl ShardShell {
                 ring.close(client.id);
             }
         }
-        self.root_step(now, RootInput::Tick);
+        let log_takes = !self.seen.full && !self.seen.failed;
+        self.root_step(now, RootInput::Tick { log_takes });
         self.apply(ring, now);
     }
 
