@@ -112,6 +112,7 @@ fn main() {
         partitions: 256,
         shard: 0,
         shard_ports: vec![1],
+        ..Welcome::default()
     };
     let router = Router::new(&welcome).expect("possible");
     let key = "primary key (branch, id), partition key (branch)";

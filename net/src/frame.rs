@@ -66,6 +66,12 @@ pub enum FrameKind {
     SessionClose = 17,
     /// [`crate::message::Refusal`]: the answer to a request that could not be served at all.
     Refusal = 18,
+    /// [`crate::message::ClusterStatus`].
+    ClusterStatus = 19,
+    /// [`crate::message::ClusterReport`].
+    ClusterReport = 20,
+    /// [`crate::message::ClusterCommand`], answered by `Done`.
+    ClusterCommand = 21,
 }
 
 impl FrameKind {
@@ -89,6 +95,9 @@ impl FrameKind {
             16 => Self::StatusReport,
             17 => Self::SessionClose,
             18 => Self::Refusal,
+            19 => Self::ClusterStatus,
+            20 => Self::ClusterReport,
+            21 => Self::ClusterCommand,
             _ => return None,
         })
     }

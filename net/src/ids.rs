@@ -50,7 +50,7 @@ id!(
     ClusterId(u128)
 );
 id!(
-    /// A node of the cluster, `1..=7`.
+    /// A node of the cluster; 0 is nobody. Never given out again after its disk was lost.
     NodeId(u16)
 );
 

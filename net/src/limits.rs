@@ -47,7 +47,7 @@ pub const PARTITIONS_DEFAULT: usize = 256;
 /// Log writes in flight. Part of the format: recovery relies on it (consensus rule R12).
 pub const LOG_WRITES_IN_FLIGHT_MAX: usize = 4;
 /// Version of the wire protocol.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Fixed share of a batch that no fragment may use: local header block, shared header, sector
 /// checksums and section directory of the largest batch, bytes.
 pub const BATCH_HEADER_BYTES_MAX: usize = 64 << 10;

@@ -31,7 +31,7 @@ pub struct Hello {
 pub const HELLO_BYTES_MAX: usize = 1 << 10;
 
 /// Answer to [`Hello`].
-#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Welcome {
     /// Cluster of this node.
     pub cluster: u128,
@@ -41,12 +41,25 @@ pub struct Welcome {
     pub epoch: u64,
     /// The leader, 0 if unknown.
     pub leader: u16,
+    /// Where the leader's shard 0 listens, as `address:port`; empty if unknown.
+    pub leader_address: String,
+    /// All nodes of the cluster that this one knows of.
+    pub members: Vec<MemberAddress>,
     /// Partitions of the cluster.
     pub partitions: u32,
     /// The shard that answers on this connection.
     pub shard: u16,
     /// Port of every shard on this node's address; partition p belongs to shard p % ports.
     pub shard_ports: Vec<u16>,
+}
+
+/// Where clients reach a node.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct MemberAddress {
+    /// The node.
+    pub node: u16,
+    /// Where its shard 0 listens, as `address:port`.
+    pub address: String,
 }
 
 /// Asks for a new session; served by shard 0.
@@ -80,12 +93,43 @@ pub struct Submit {
     pub acknowledged_below: u64,
     /// Number of the transaction with `number_offset` 0.
     pub first_number: u64,
+    /// A [`ReadMode`]: what the frame's reads must have seen. Frames that write are strong.
+    pub read_mode: u8,
+    /// The LSN of [`ReadMode::AtLsn`], the microseconds of [`ReadMode::Stale`]; else 0.
+    pub read_bound: u64,
     /// One entry per transaction.
     pub transactions: Vec<TransactionHead>,
     /// The operations of all transactions, one after the other.
     pub operations: Vec<OperationHead>,
     /// Per operation its key and then its value, without gaps, to the last byte.
     pub bytes: Vec<u8>,
+}
+
+/// What the reads of a frame must have seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ReadMode {
+    /// Everything acknowledged before the request. Only the leader serves it, and only with a
+    /// quorum's word that it still leads.
+    #[default]
+    Strong = 0,
+    /// Everything up to an LSN. Any node that has applied it serves it.
+    AtLsn = 1,
+    /// Everything older than so many microseconds by the leader's clock. Any node that is so
+    /// fresh serves it; as exact as the nodes' clocks agree.
+    Stale = 2,
+}
+
+impl ReadMode {
+    /// Reads the wire's form.
+    pub const fn from_wire(mode: u8) -> Option<Self> {
+        Some(match mode {
+            0 => Self::Strong,
+            1 => Self::AtLsn,
+            2 => Self::Stale,
+            _ => return None,
+        })
+    }
 }
 
 /// One transaction of a [`Submit`].
@@ -241,6 +285,8 @@ pub enum OutcomeStatus {
     Overloaded = 19,
     /// The table is being dropped, or the node is stopping.
     Unavailable = 20,
+    /// This node has not yet applied what the read must have seen: retry, or ask another node.
+    Behind = 21,
 }
 
 impl OutcomeStatus {
@@ -268,6 +314,7 @@ impl OutcomeStatus {
             18 => Self::LogFailed,
             19 => Self::Overloaded,
             20 => Self::Unavailable,
+            21 => Self::Behind,
             _ => return None,
         })
     }
@@ -279,7 +326,7 @@ impl OutcomeStatus {
 
     /// Whether the same transaction may succeed when sent again later, unchanged.
     pub const fn is_transient(self) -> bool {
-        matches!(self, Self::MemoryFull | Self::LogFull | Self::Overloaded)
+        matches!(self, Self::MemoryFull | Self::LogFull | Self::Overloaded | Self::Behind)
     }
 }
 
@@ -391,8 +438,108 @@ pub struct StatusValue {
     pub value: u64,
 }
 
-/// The request as a whole could not be served.
+/// Asks a node how it sees the cluster; shard 0 of any node.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {}
+
+/// Answer to [`ClusterStatus`].
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterReport {
+    /// The node that answers.
+    pub node: u16,
+    /// Its role: `leader`, `follower`, `candidate`, `learner`.
+    pub role: String,
+    /// Its term.
+    pub term: u64,
+    /// The leader it knows, 0 if none.
+    pub leader: u16,
+    /// End of the contiguous durable log of this node, LSN.
+    pub scl: u64,
+    /// End of what a quorum has durable, LSN. On the leader only, elsewhere the VDL.
+    pub vcl: u64,
+    /// Committed end, LSN: answers leave up to here.
+    pub vdl: u64,
+    /// The oldest LSN at which anybody may still read.
+    pub pgmrpl: u64,
+    /// Up to this LSN everything is applied on this node.
+    pub applied: u64,
+    /// Bytes that the tail may run ahead of the VDL (allocation limit).
+    pub lal_bytes: u64,
+    /// Bytes that it is ahead now.
+    pub tail_bytes: u64,
+    /// All members.
+    pub members: Vec<MemberReport>,
+}
+
+/// One member of a [`ClusterReport`].
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberReport {
+    /// The node.
+    pub node: u16,
+    /// Where clients reach its shard 0.
+    pub address: String,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// `voter`, `learner`, `joining` or `leaving` (a change of members is under way).
+    pub kind: String,
+    /// What the answering node knows of it: `leader`, `follower`, `lagging`, `unreachable`,
+    /// `unknown`.
+    pub state: String,
+    /// Whether leadership and reads are kept away from it.
+    pub drained: bool,
+    /// Up to this LSN its log is known to equal the leader's; 0 if not known here.
+    pub matched: u64,
+    /// Up to this LSN it has applied; 0 if not known here.
+    pub applied: u64,
+    /// Since its last message, milliseconds; 0 for the answering node itself.
+    pub silent_ms: u64,
+}
+
+/// An operator's command for the whole cluster; shard 0 of the leader; answered by [`Done`] when
+/// it is accepted. What became of it is in [`ClusterReport`].
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct ClusterCommand {
+    /// A [`ClusterAction`].
+    pub action: u8,
+    /// The node it concerns, 0 for none.
+    pub node: u16,
+    /// For a replacement: the new node.
+    pub node_new: u16,
+    /// For a replacement: where peers reach the new node.
+    pub peer_address: String,
+    /// For a replacement: where clients reach the new node's shard 0.
+    pub address: String,
+}
+
+/// What a [`ClusterCommand`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ClusterAction {
+    /// Hand leadership over to `node`, or to the best follower.
+    Transfer = 1,
+    /// Keep leadership and reads away from `node`; it goes on voting.
+    Drain = 2,
+    /// The end of a drain.
+    Undrain = 3,
+    /// Let `node_new` join as a learner, and vote in place of `node` when it has caught up.
+    Replace = 4,
+}
+
+impl ClusterAction {
+    /// Reads the wire's form.
+    pub const fn from_wire(action: u8) -> Option<Self> {
+        Some(match action {
+            1 => Self::Transfer,
+            2 => Self::Drain,
+            3 => Self::Undrain,
+            4 => Self::Replace,
+            _ => return None,
+        })
+    }
+}
+
+/// The request as a whole could not be served.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {
     /// A [`RefusalCode`].
     pub code: u16,
@@ -400,6 +547,17 @@ pub struct Refusal {
     pub message: String,
     /// Worth a retry after this many milliseconds; 0: not worth one.
     pub retry_after_ms: u32,
+    /// The leader as far as this node knows, 0 if it does not.
+    pub leader: u16,
+    /// Where the leader's shard 0 listens, as `address:port`; empty if unknown.
+    pub leader_address: String,
+}
+
+impl Refusal {
+    /// A refusal that is not worth a retry.
+    pub fn new(code: RefusalCode, message: String) -> Self {
+        Self { code: code as u16, message, ..Self::default() }
+    }
 }
 
 /// Why a request was refused.
@@ -426,6 +584,12 @@ pub enum RefusalCode {
     LogUnavailable = 9,
     /// The node is stopping.
     Stopping = 10,
+    /// This node does not lead: ask the leader, if it is known, or try the others.
+    NotLeader = 11,
+    /// An operator keeps reads away from this node: ask another one.
+    Drained = 12,
+    /// A command for the cluster that cannot be carried out now.
+    ClusterBusy = 13,
 }
 
 impl RefusalCode {
@@ -442,6 +606,9 @@ impl RefusalCode {
             8 => Self::Schema,
             9 => Self::LogUnavailable,
             10 => Self::Stopping,
+            11 => Self::NotLeader,
+            12 => Self::Drained,
+            13 => Self::ClusterBusy,
             _ => return None,
         })
     }
@@ -546,12 +713,13 @@ pub fn write_frame<T: Payload>(
 /// length. The fuzz target `message` and the tests call this.
 pub fn fuzz_message(data: &[u8]) {
     let Some((kind, payload)) = data.split_first() else { return };
-    match kind % 6 {
+    match kind % 7 {
         0 => drop(decode::<Hello>(payload)),
         1 => drop(decode::<Submit>(payload)),
         2 => drop(decode::<Scan>(payload)),
         3 => drop(decode::<Outcomes>(payload)),
         4 => drop(decode::<TableCreate>(payload)),
+        5 => drop(decode::<ClusterCommand>(payload)),
         _ => drop(decode::<StatusReport>(payload)),
     }
 }
@@ -566,6 +734,8 @@ mod tests {
         Submit {
             acknowledged_below: 3,
             first_number: 4,
+            read_mode: 0,
+            read_bound: 0,
             transactions: vec![TransactionHead { number_offset: 0, operations: 1 }],
             operations: vec![OperationHead {
                 kind: 6,

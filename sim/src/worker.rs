@@ -53,6 +53,7 @@ impl Tables {
             partitions,
             shard: 0,
             shard_ports: vec![1; usize::from(sizes.shards)],
+            ..Welcome::default()
         };
         let router = Router::new(&welcome).expect("drawn sizes are possible");
         let table = |id, text| {

@@ -191,7 +191,7 @@ impl Root {
         match input {
             RootInput::Command(origin, command) => {
                 if let Err((code, text)) = self.command(origin, command, out) {
-                    let refusal = Refusal { code: code as u16, message: text, retry_after_ms: 0 };
+                    let refusal = Refusal::new(code, text);
                     let (to, request) = (origin.connection, origin.request);
                     out.answers.push(to, FrameKind::Refusal, request, &refusal);
                 }

@@ -441,6 +441,8 @@ impl Batch {
         let columns = SubmitColumns {
             acknowledged_below,
             first_number,
+            read_mode: 0,
+            read_bound: 0,
             transactions: Column::new(&self.transactions),
             operations: Column::new(&self.operations),
             bytes: Column::new(&self.bytes),
@@ -458,6 +460,8 @@ impl Batch {
 struct SubmitColumns<'a> {
     acknowledged_below: u64,
     first_number: u64,
+    read_mode: u8,
+    read_bound: u64,
     #[rkyv(omit_bounds)]
     transactions: Column<'a, ArchivedTransactionHead>,
     #[rkyv(omit_bounds)]

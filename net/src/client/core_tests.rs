@@ -46,6 +46,7 @@ fn welcome() -> Welcome {
         partitions: 256,
         shard: 1,
         shard_ports: vec![7001, 7002],
+        ..Welcome::default()
     }
 }
 
@@ -194,7 +195,7 @@ fn write_outcomes(out: &mut Vec<u8>, request: u64, outcomes: Vec<OutcomeHead>, r
 }
 
 fn write_refusal(out: &mut Vec<u8>, request: u64, code: RefusalCode, retry_after_ms: u32) {
-    let refusal = Refusal { code: code as u16, message: "because".to_owned(), retry_after_ms };
+    let refusal = Refusal { retry_after_ms, ..Refusal::new(code, "because".to_owned()) };
     message::write_frame(out, FrameKind::Refusal, request, Lsn(0), &refusal);
 }
 
@@ -753,7 +754,7 @@ fn answers_that_do_not_match_their_request_end_the_connection() {
     protocol(hostile_message(FrameKind::Done, 1, &Done {}));
     protocol(hostile_message(FrameKind::Submit, 1, &Done {}));
     protocol(hostile_message(FrameKind::Welcome, 0, &welcome()));
-    let refusal = Refusal { code: 999, message: String::new(), retry_after_ms: 0 };
+    let refusal = Refusal { code: 999, ..Refusal::default() };
     protocol(hostile_message(FrameKind::Refusal, 1, &refusal));
     protocol(hostile_message(FrameKind::Refusal, 0, &refusal));
 }

@@ -144,6 +144,7 @@ impl Pipeline {
                 partitions: 0,
                 shard: 0,
                 shard_ports: Vec::new(),
+                ..Welcome::default()
             },
             now: monotonic_now().0,
             tick_at: u64::MAX,

@@ -284,6 +284,7 @@ mod tests {
             partitions,
             shard: 0,
             shard_ports: vec![1; shards],
+            ..Welcome::default()
         }
     }
 

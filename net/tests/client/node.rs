@@ -95,6 +95,7 @@ impl Node {
             partitions: 256,
             shard,
             shard_ports: self.ports.clone(),
+            ..Welcome::default()
         }
     }
 }
@@ -147,8 +148,7 @@ impl Connection {
     }
 
     fn refuse(&mut self, request: u64, code: RefusalCode) {
-        let refusal =
-            Refusal { code: code as u16, message: format!("{code:?}"), retry_after_ms: 0 };
+        let refusal = Refusal::new(code, format!("{code:?}"));
         self.answer(FrameKind::Refusal, request, &refusal);
     }
 

@@ -166,6 +166,7 @@ impl FakeNode {
                     partitions: PARTITIONS_DEFAULT as u32,
                     shard: 0,
                     shard_ports: vec![self.port],
+                    ..Welcome::default()
                 };
                 write_frame(&mut out, FrameKind::Welcome, request, Lsn(0), &welcome);
             }

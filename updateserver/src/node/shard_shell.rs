@@ -545,7 +545,7 @@ fn client_of(clients: &mut [Option<Client>], connection: ConnectionId) -> Option
 /// Says why before closing: a client of another release should learn it.
 fn refuse(ring: &mut TcpRing, connection: ConnectionId, code: RefusalCode, error: &FrameError) {
     if let Some(out) = ring.outgoing(connection) {
-        let refusal = Refusal { code: code as u16, message: error.to_string(), retry_after_ms: 0 };
+        let refusal = Refusal::new(code, error.to_string());
         message::write_frame(out, FrameKind::Refusal, 0, Lsn(0), &refusal);
     }
     ring.close_after_send(connection);

@@ -152,6 +152,7 @@ impl Shard {
             partitions: options.partitions,
             shard: options.index.0,
             shard_ports: options.shard_ports.clone(),
+            ..Welcome::default()
         };
         out.released.push(connection, FrameKind::Welcome, request, &welcome);
     }

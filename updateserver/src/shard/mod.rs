@@ -196,7 +196,7 @@ impl ShardEffects {
     }
 
     fn refuse(&mut self, connection: u64, request: u64, code: RefusalCode, message: String) {
-        let refusal = Refusal { code: code as u16, message, retry_after_ms: 0 };
+        let refusal = Refusal::new(code, message);
         self.released.push(connection, FrameKind::Refusal, request, &refusal);
     }
 

@@ -66,6 +66,7 @@ fn raw(
         transactions,
         operations: operations.to_vec(),
         bytes: bytes.to_vec(),
+        ..Submit::default()
     };
     frame_of(connection, 1, FrameKind::Submit, &message)
 }

@@ -96,7 +96,7 @@ fn raw(operations: Vec<OperationHead>, heads: &[(u32, u16)], bytes: Vec<u8>) -> 
             operations: *operations,
         })
         .collect();
-    Submit { acknowledged_below: 0, first_number: 1, transactions, operations, bytes }
+    Submit { first_number: 1, transactions, operations, bytes, ..Submit::default() }
 }
 
 #[test]
