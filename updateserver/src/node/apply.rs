@@ -1,0 +1,60 @@
+//! Committed entries on their way from the log core to the shards of a follower.
+//!
+//! The memory is the very slot that the entry was received into: shards read the archives in
+//! place, and the slot is free for the next entry when the last shard lets go of it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use spillway_net::ids::{Lsn, PartitionId, WallMicros};
+use spillway_runtime::slot_ring::Slot;
+
+use crate::log::{BodyView, Geometry};
+use crate::shard::{ApplyBatch, ApplySection};
+
+/// Entries that may wait for one shard.
+pub(super) const APPLY_ENTRIES_MAX: usize = 64;
+
+/// One committed entry.
+#[derive(Debug)]
+pub(super) struct ApplyEntry {
+    lsn: Lsn,
+    timestamp: WallMicros,
+    sections: Vec<(PartitionId, u128, Range<usize>)>,
+    body: Slot,
+}
+
+impl ApplyEntry {
+    /// The directory of an entry's body, which was verified when it came in.
+    pub fn of(geometry: &Geometry, body: Slot) -> Arc<Self> {
+        let view = BodyView::new(geometry, &body);
+        let base = body.as_ptr().addr();
+        let sections = view
+            .sections()
+            .map(|section| {
+                let start = section.bytes.as_ptr().addr() - base;
+                (section.partition, section.digest, start..start + section.bytes.len())
+            })
+            .collect();
+        let (lsn, timestamp) = (view.shared.index, view.shared.timestamp);
+        Arc::new(Self { lsn, timestamp, sections, body })
+    }
+
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// As the shard core takes it.
+    pub fn with_batch<T>(&self, give: impl FnOnce(&ApplyBatch<'_>) -> T) -> T {
+        let sections: Vec<ApplySection<'_>> = self
+            .sections
+            .iter()
+            .map(|(partition, digest, range)| ApplySection {
+                partition: *partition,
+                digest: *digest,
+                bytes: &self.body[range.clone()],
+            })
+            .collect();
+        give(&ApplyBatch { lsn: self.lsn, timestamp: self.timestamp, sections: &sections })
+    }
+}
