@@ -9,7 +9,7 @@ use std::sync::Arc;
 use spillway_net::ids::{Lsn, PartitionId, WallMicros};
 use spillway_runtime::slot_ring::Slot;
 
-use crate::log::{BodyView, Geometry};
+use crate::log::{BodyView, FrameKind, Geometry};
 use crate::shard::{ApplyBatch, ApplySection};
 
 /// Entries that may wait for one shard.
@@ -20,6 +20,7 @@ pub(super) const APPLY_ENTRIES_MAX: usize = 64;
 pub(super) struct ApplyEntry {
     lsn: Lsn,
     timestamp: WallMicros,
+    kind: FrameKind,
     sections: Vec<(PartitionId, u128, Range<usize>)>,
     body: Slot,
 }
@@ -36,12 +37,23 @@ impl ApplyEntry {
                 (section.partition, section.digest, start..start + section.bytes.len())
             })
             .collect();
-        let (lsn, timestamp) = (view.shared.index, view.shared.timestamp);
-        Arc::new(Self { lsn, timestamp, sections, body })
+        let (lsn, timestamp, kind) = (view.shared.index, view.shared.timestamp, view.shared.kind);
+        Arc::new(Self { lsn, timestamp, kind, sections, body })
     }
 
-    pub fn lsn(&self) -> Lsn {
-        self.lsn
+    pub fn kind(&self) -> FrameKind {
+        self.kind
+    }
+
+    /// Whether there is anything to apply.
+    pub fn has_sections(&self) -> bool {
+        self.kind == FrameKind::Data && !self.sections.is_empty()
+    }
+
+    /// The content of a change of members.
+    pub fn first_section(&self) -> &[u8] {
+        let (_, _, range) = self.sections.first().expect("such an entry has a section");
+        &self.body[range.clone()]
     }
 
     /// As the shard core takes it.

@@ -58,13 +58,12 @@ impl Board {
     }
 
     /// Takes over what the root service knows: addresses replace configured ones.
-    pub fn members_merge(&self, members: &[Member], removed: &[NodeId], drained: &[NodeId]) {
+    pub fn members_merge(&self, members: &[Member], drained: &[NodeId]) {
         let mut content = self.lock();
         for member in members {
             content.members.retain(|known| known.node != member.node);
             content.members.push(member.clone());
         }
-        content.members.retain(|known| !removed.contains(&known.node));
         content.members.sort_by_key(|member| member.node);
         content.drained = drained.to_vec();
         drop(content);

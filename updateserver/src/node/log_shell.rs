@@ -430,6 +430,7 @@ impl LogShell {
         assert!(change.number > self.published.role_number, "role changes are numbered upwards");
         self.published.role_number = change.number;
         self.published.barrier_ticket = change.barrier.ticket;
+        self.published.barrier_lsn = change.barrier.lsn.0;
         match change.role {
             Role::Lead { epoch } => {
                 self.published.leading = true;

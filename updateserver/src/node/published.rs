@@ -25,6 +25,8 @@ pub(super) struct Published {
     pub role_number: u64,
     /// When leadership ended: the highest ticket whose item is committed for sure.
     pub barrier_ticket: u64,
+    /// When leadership ended: the committed end of the log.
+    pub barrier_lsn: u64,
     /// Leadership rounds begun.
     pub round_started: u64,
     /// Leadership rounds that a quorum has confirmed.
@@ -34,7 +36,7 @@ pub(super) struct Published {
 }
 
 impl Published {
-    pub const WORDS: usize = 9;
+    pub const WORDS: usize = 10;
 
     pub fn words(self) -> [u64; Self::WORDS] {
         let flags = u64::from(self.full)
@@ -50,6 +52,7 @@ impl Published {
             self.epoch,
             self.role_number,
             self.barrier_ticket,
+            self.barrier_lsn,
             self.round_started,
             self.round_confirmed,
             self.fresh_micros,
@@ -57,8 +60,8 @@ impl Published {
     }
 
     pub fn of(words: [u64; Self::WORDS]) -> Self {
-        let [lsn, ticket, flags, epoch, role_number, barrier_ticket, started, confirmed, fresh] =
-            words;
+        let [lsn, ticket, flags, epoch, role_number, ..] = words;
+        let [.., barrier_ticket, barrier_lsn, round_started, round_confirmed, fresh_micros] = words;
         Self {
             lsn,
             ticket,
@@ -71,9 +74,10 @@ impl Published {
             epoch,
             role_number,
             barrier_ticket,
-            round_started: started,
-            round_confirmed: confirmed,
-            fresh_micros: fresh,
+            barrier_lsn,
+            round_started,
+            round_confirmed,
+            fresh_micros,
         }
     }
 }
@@ -119,6 +123,7 @@ mod tests {
             epoch: 3,
             role_number: 4,
             barrier_ticket: 5,
+            barrier_lsn: 9,
             round_started: 6,
             round_confirmed: 7,
             fresh_micros: 8,
