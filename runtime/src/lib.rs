@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod placement;
 pub mod prewrite;
 pub mod queue;
+pub mod random;
 pub mod region;
 pub mod shutdown;
 pub mod slot_ring;
