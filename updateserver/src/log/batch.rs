@@ -3,7 +3,7 @@
 use spillway_net::ids::{Epoch, Lsn, PartitionId, WallMicros};
 
 use super::bytes::align_up;
-use super::frame::{FrameKind, FrameSizes, PARTITION_SYSTEM, SECTION_ALIGN, SectionEntry};
+use super::frame::{FrameKind, FrameSizes, SECTION_ALIGN, SectionEntry};
 use super::geometry::Geometry;
 
 /// Memory that batches are assembled in and written from, owned by the shell: registered,
@@ -23,10 +23,9 @@ pub fn batch_buffer_bytes(geometry: &Geometry) -> usize {
 /// What one item adds to one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Section<'a> {
-    /// Partition, or [`PARTITION_SYSTEM`].
+    /// Partition, or [`super::frame::PARTITION_SYSTEM`].
     pub partition: PartitionId,
-    /// Sum over the records of this fragment; the writer adds it to the partition's running
-    /// digest. A system section carries its value as it is.
+    /// The partition's running digest behind it, or a system section's own; stored as it is.
     pub digest: u128,
     /// Content, not empty.
     pub bytes: &'a [u8],
@@ -70,29 +69,16 @@ impl Batch {
             && self.payload_bytes + bytes <= geometry.payload_bytes_max()
     }
 
-    /// Copies a section behind the others and adds it to the running digest of its partition.
-    pub fn push(
-        &mut self,
-        geometry: &Geometry,
-        section: &Section<'_>,
-        digests: &mut [u128],
-        buffer: &mut [u8],
-    ) {
+    /// Copies a section behind the others.
+    pub fn push(&mut self, geometry: &Geometry, section: &Section<'_>, buffer: &mut [u8]) {
         let length = section.bytes.len();
         assert!(length > 0, "a section has content");
         let from = geometry.header_bytes_max() + self.payload_bytes;
         let end = from + align_up(length, SECTION_ALIGN);
         buffer[from..from + length].copy_from_slice(section.bytes);
         buffer[from + length..end].fill(0);
-        let digest = if section.partition == PARTITION_SYSTEM {
-            section.digest
-        } else {
-            let running = &mut digests[usize::from(section.partition.0)];
-            *running = running.wrapping_add(section.digest);
-            *running
-        };
         self.payload_bytes = end - geometry.header_bytes_max();
-        let (partition, length) = (section.partition, length as u32);
+        let (partition, length, digest) = (section.partition, length as u32, section.digest);
         self.directory.push(SectionEntry { partition, flags: 0, length, digest });
     }
 }

@@ -449,7 +449,7 @@ impl LogWriter {
         let buffer = buffers.buffer_mut(batch.buffer);
         assert!(buffer.len() >= batch_buffer_bytes(&self.geometry), "buffers of full size");
         for section in item {
-            batch.push(&self.geometry, section, &mut self.digests, buffer);
+            batch.push(&self.geometry, section, buffer);
         }
         batch.ticket = ticket;
         self.ticket = ticket;

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use spillway_net::ids::{Lsn, PartitionId};
-use spillway_net::message;
 use spillway_runtime::buffer::AlignedBuffer;
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
 use spillway_runtime::error::RuntimeError;
 
 use crate::log::{LogScanner, Recovered, ScanItem, Superblock};
-use crate::redo::{PARTITION_SYSTEM, SystemFragment, system_digest};
+use crate::redo::PARTITION_SYSTEM;
 use crate::root::Root;
-use crate::shard::{ReplayCounts, ReplayError, Shard};
+use crate::shard::{ApplySection, ReplayCounts, ReplayError, Shard, system_commands};
 
 use super::NodeError;
 
@@ -33,8 +32,6 @@ pub(super) struct ReplayEntry {
 /// The log as it was found.
 pub(super) struct RecoveredLog {
     pub recovered: Recovered,
-    /// Running digest of every partition at its end.
-    pub digests: Vec<u128>,
 }
 
 /// Scans the whole log and sends its entries to the shards. A shard that has failed is not sent
@@ -46,7 +43,6 @@ pub(super) fn scan(
 ) -> Result<RecoveredLog, NodeError> {
     let mut scanner = LogScanner::new(superblock, READ_BYTES);
     let mut buffer = AlignedBuffer::new(scanner.read_bytes_max().next_multiple_of(4096));
-    let mut digests = vec![0u128; usize::from(superblock.geometry.partitions)];
     let mut superseded = None;
     while let Some(request) = scanner.next_read() {
         let file = &files[request.segment as usize];
@@ -69,9 +65,6 @@ pub(super) fn scan(
                     entry.bytes.extend_from_slice(section.bytes);
                     let range = start..entry.bytes.len();
                     entry.sections.push((section.partition, section.digest, range));
-                    if section.partition.0 != PARTITION_SYSTEM {
-                        digests[usize::from(section.partition.0)] = section.digest;
-                    }
                 }
                 if !entry.sections.is_empty() {
                     let entry = Arc::new(entry);
@@ -85,7 +78,7 @@ pub(super) fn scan(
             return Err(NodeError::Superseded(lsn));
         }
     }
-    Ok(RecoveredLog { recovered: scanner.finish(), digests })
+    Ok(RecoveredLog { recovered: scanner.finish() })
 }
 
 /// Applies the entries that belong to one shard, and to the root service where it is.
@@ -96,7 +89,6 @@ pub(super) fn replay(
     mut root: Option<&mut Root>,
     entries: &Receiver<Arc<ReplayEntry>>,
 ) -> Result<ReplayCounts, ReplayError> {
-    let mut digests = vec![0u128; spillway_net::limits::PARTITIONS_MAX];
     let mut total = ReplayCounts::default();
     let now = clock::monotonic_now().0;
     while let Ok(entry) = entries.recv() {
@@ -104,22 +96,15 @@ pub(super) fn replay(
         for (partition, digest, range) in &entry.sections {
             let bytes = &entry.bytes[range.clone()];
             if partition.0 == PARTITION_SYSTEM {
-                if system_digest(bytes) != *digest {
-                    return Err(ReplayError::Digest { partition: *partition, lsn });
-                }
-                let fragment = message::decode::<SystemFragment>(bytes).map_err(|error| {
-                    ReplayError::Redo { partition: *partition, lsn, error: error.into() }
-                })?;
-                for command in &fragment.commands {
-                    shard.replay_command(command);
+                let section = ApplySection { partition: *partition, digest: *digest, bytes };
+                for command in system_commands(lsn, &section)? {
+                    shard.replay_command(&command);
                     if let Some(root) = &mut root {
-                        root.replay(command, now);
+                        root.replay(&command, now);
                     }
                 }
             } else if partition.0 % shards == shard_index {
-                let before = &mut digests[usize::from(partition.0)];
-                let counts = shard.replay_section(lsn, *partition, bytes, *before, *digest)?;
-                *before = *digest;
+                let counts = shard.replay_section(lsn, *partition, bytes, *digest)?;
                 total.records += counts.records;
                 total.outcomes += counts.outcomes;
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spillway_net::frame::{FrameAssembler, FrameError, FrameKind};
-use spillway_net::ids::Lsn;
+use spillway_net::ids::{Epoch, Lsn};
 use spillway_net::message::{self, Refusal, RefusalCode};
 use spillway_runtime::clock;
 use spillway_runtime::queue::mpsc::{Full, Producer};
@@ -112,10 +112,17 @@ pub(super) struct ShardShell {
 }
 
 impl ShardShell {
-    pub fn new(options: ShardShellOptions) -> Self {
+    pub fn new(mut options: ShardShellOptions) -> Self {
+        // A cluster of one node: it leads from the start, and nobody else can.
+        let (now, epoch) = (clock::monotonic_now().0, Epoch(1));
+        let mut effects = ShardEffects::default();
+        options.shard.step(now, ShardInput::Lead { epoch }, &mut effects);
+        if let RootPlace::Here(shell) = &mut options.root {
+            shell.root.step(now, RootInput::Lead { epoch }, &mut shell.effects);
+        }
         Self {
             options,
-            effects: ShardEffects::default(),
+            effects,
             inbound: Inbound::default(),
             clients: Vec::new(),
             partial_bytes: 0,
@@ -299,8 +306,12 @@ impl ShardShell {
             }
         }
         let now = clock::monotonic_now().0;
-        let state =
-            LogState { vdl: Lsn(published.lsn), full: published.full, failed: published.failed };
+        let state = LogState {
+            vdl: Lsn(published.lsn),
+            full: published.full,
+            failed: published.failed,
+            ..LogState::default()
+        };
         let input = ShardInput::Log { stamp: self.committed_stamp, state };
         self.options.shard.step(now, input, &mut self.effects);
         if root_moved {

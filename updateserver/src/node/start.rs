@@ -324,7 +324,6 @@ fn shard_options(
         partitions: superblock.geometry.partitions.into(),
         cluster: superblock.cluster,
         node: superblock.node,
-        epoch: EPOCH_ONE,
         shard_ports: ports.to_vec(),
         handovers_in_flight_max: HANDOVERS_PER_SHARD_MAX as u64,
         held_bytes_max: HELD_BYTES_MAX,
@@ -444,7 +443,7 @@ fn go_all(
     let mut log_options = Some(LogShellOptions {
         writer: writer_options(config, superblock),
         position: log.recovered.position,
-        digests: log.digests,
+        digests: vec![0; usize::from(superblock.geometry.partitions)],
         files: segments,
         durability: match superblock.durable_write {
             DurableWrite::SyncedWrite => DurableWriteMode::DataSync.durability(),
