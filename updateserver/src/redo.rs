@@ -136,6 +136,27 @@ mod system_command {
             /// Its id.
             session: u64,
         },
+        /// Where a node of the cluster is reached.
+        MemberSet {
+            /// The node.
+            node: u16,
+            /// By its peers.
+            peer_address: String,
+            /// By clients: its shard 0.
+            client_address: String,
+        },
+        /// A node is no member any more.
+        MemberRemove {
+            /// The node.
+            node: u16,
+        },
+        /// Leadership and reads are kept away from a node, or no longer.
+        ZoneDrain {
+            /// The node.
+            node: u16,
+            /// Which of the two.
+            drained: bool,
+        },
     }
 }
 
@@ -248,6 +269,11 @@ impl<'a> FragmentReader<'a> {
     /// Number of records.
     pub fn records_count(&self) -> usize {
         self.archived.records.len()
+    }
+
+    /// Row version of the first write in this fragment: none of an earlier one is as high.
+    pub fn first_number(&self) -> u64 {
+        self.archived.first_number.to_native()
     }
 
     /// The partition's running record number after this fragment.

@@ -72,6 +72,9 @@ impl CoreLoop {
                 self.event(event);
             }
             self.turn()?;
+            if let Some(diverged) = self.shard.as_mut().and_then(ShardShell::diverged_take) {
+                return Err(NodeError::Diverged(diverged));
+            }
             if !stopping && self.shared.stop.requested() {
                 stopping = true;
                 self.stop();

@@ -56,7 +56,7 @@ pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatRe
         DurableWriteMode::DataSync => DurableWrite::SyncedWrite,
         DurableWriteMode::WriteThenFlush => DurableWrite::WriteThenFlush,
     };
-    let cluster = cluster_id(config);
+    let cluster = config.cluster.id.unwrap_or_else(|| cluster_id(config));
     let node = NodeId(config.node.id);
     let members = Members::of_voters([node]);
     let plan = FormatPlan::new(cluster, node, geometry, durable_write, members)?;

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use spillway_net::ids::{Epoch, NodeId, WallMicros};
+use spillway_net::ids::{ClusterId, Epoch, NodeId, WallMicros};
+use spillway_net::peer::Message;
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
@@ -18,12 +19,12 @@ use spillway_runtime::metrics::{Histogram, Precision};
 use spillway_runtime::queue::mpsc::{Consumer, Ticket};
 use spillway_runtime::queue::spsc;
 use spillway_runtime::queue::state::{StateCell, StateWriter};
-use spillway_runtime::slot_ring::SlotRing;
+use spillway_runtime::slot_ring::{SlotMut, SlotRing};
 use spillway_runtime::tcp::{TcpEvent, TcpRing};
 
-use crate::log::{Geometry, RawContent, RawFile, RawWrite, Section};
+use crate::log::{EntryFrame, Geometry, RawContent, RawFile, RawWrite, Section};
 use crate::quorum::{
-    Now, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange,
+    Now, PeerHeader, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange,
     Room,
 };
 use crate::shard::{LogItem, ORIGIN_ROOT};
@@ -62,7 +63,6 @@ pub(super) struct LogShellOptions {
     pub state: StateWriter<{ Published::WORDS }>,
     pub numbers: StateWriter<{ LogNumbers::WORDS }>,
     pub board: Arc<Board>,
-    pub peers: Option<PeerLinks>,
     /// Space that must stay free for items already handed over when the log counts as full.
     pub margin_bytes: u64,
 }
@@ -70,6 +70,7 @@ pub(super) struct LogShellOptions {
 /// See the module. Lives on the log's thread.
 pub(super) struct LogShell {
     replica: Replica,
+    cluster: ClusterId,
     geometry: Geometry,
     slots: SlotRing,
     disk: DiskRing,
@@ -102,13 +103,15 @@ pub(super) struct LogShell {
     board: Arc<Board>,
     board_version: u64,
     peers: Option<PeerLinks>,
+    peer_events: Vec<PeerEvent>,
     failure: Option<NodeError>,
 }
 
 impl LogShell {
     /// Registers files and memory with a ring of their own.
-    pub fn new(options: LogShellOptions) -> Result<Self, RuntimeError> {
+    pub fn new(options: LogShellOptions, peers: Option<PeerLinks>) -> Result<Self, RuntimeError> {
         let geometry = options.geometry;
+        let cluster = options.start.superblock.cluster;
         let mut disk = DiskRing::new(DiskRingOptions {
             entries: 64,
             files_max: geometry.segments_count + 1,
@@ -126,6 +129,7 @@ impl LogShell {
         let reader = EntryReader::new(&options.files)?;
         Ok(Self {
             replica: Replica::new(options.replica, options.start),
+            cluster,
             geometry,
             slots: options.slots,
             disk,
@@ -156,7 +160,8 @@ impl LogShell {
             margin_bytes: options.margin_bytes,
             board: options.board,
             board_version: u64::MAX,
-            peers: options.peers,
+            peers,
+            peer_events: Vec::new(),
             failure: None,
         })
     }
@@ -173,7 +178,7 @@ impl LogShell {
 
     /// When [`Self::turn`] wants to be called although nothing happened.
     pub fn deadline_nanos(&self) -> Option<u64> {
-        let peers = self.peers.as_ref().and_then(PeerLinks::deadline_nanos);
+        let peers = self.peers.as_ref().map(PeerLinks::deadline_nanos);
         self.deadline_nanos.into_iter().chain(peers).min()
     }
 
@@ -225,23 +230,44 @@ impl LogShell {
     }
 
     fn peers_turn(&mut self, ring: &mut TcpRing, now: u64) {
-        let Some(mut peers) = self.peers.take() else { return };
-        peers.turn(ring, &mut self.slots, now);
-        let mut events = peers.events_take();
-        self.peers = Some(peers);
+        let Some(peers) = &mut self.peers else { return };
+        let mut events = std::mem::take(&mut self.peer_events);
+        peers.turn(ring, &mut self.slots, now, &mut events);
         for event in events.drain(..) {
-            let input = match event {
-                PeerEvent::Connected(node) => ReplicaInput::PeerConnected(node),
-                PeerEvent::Lost(node) => ReplicaInput::PeerLost(node),
-                PeerEvent::Message { from, header, frame } => {
-                    ReplicaInput::Peer { from, header, frame }
+            match event {
+                PeerEvent::Connected(node) => self.step(ring, ReplicaInput::PeerConnected(node)),
+                PeerEvent::Lost(node) => self.step(ring, ReplicaInput::PeerLost(node)),
+                PeerEvent::Message { from, header, body } => {
+                    self.message(ring, from, &header, body);
                 }
-            };
-            self.step(ring, input);
+                PeerEvent::Notice(notice) => eprintln!("{notice}"),
+            }
         }
-        if let Some(peers) = &mut self.peers {
-            peers.events_give_back(events);
+        self.peer_events = events;
+    }
+
+    /// One message of a peer. What does not stand up to its checksums is dropped: the peer sends
+    /// it again, or the link ends.
+    fn message(
+        &mut self,
+        ring: &mut TcpRing,
+        from: NodeId,
+        header: &Message,
+        body: Option<SlotMut>,
+    ) {
+        let Ok(header) = PeerHeader::decode(header) else { return };
+        if header.from != from || header.cluster != self.cluster {
+            return;
         }
+        let frame = match body.map(|body| EntryFrame::verify(&self.geometry, self.cluster, body)) {
+            None => None,
+            Some(Ok(frame)) => Some(frame),
+            Some(Err(fault)) => {
+                eprintln!("warning: node {from} sent an entry that is damaged ({fault}): dropped");
+                return;
+            }
+        };
+        self.step(ring, ReplicaInput::Peer { from, header, frame });
     }
 
     fn reap(&mut self, ring: &mut TcpRing, _now: u64) {
@@ -309,7 +335,7 @@ impl LogShell {
         if let Some(peers) = &mut self.peers {
             let members = self.board.members();
             let addresses = members.into_iter().map(|m| (m.node, m.peer_address)).collect();
-            peers.members_set(addresses);
+            peers.members_set(ring, addresses);
         }
         let command = crate::quorum::ReplicaCommand::Drained(drained);
         self.step(ring, ReplicaInput::Command(command));

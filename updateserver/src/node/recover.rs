@@ -12,7 +12,8 @@ use spillway_runtime::error::RuntimeError;
 use spillway_runtime::slot_ring::Slot;
 
 use crate::log::{FrameKind, Geometry, LogScanner, Recovered, ScanItem, Superblock};
-use crate::root::{Root, RootEffects, RootInput};
+use crate::redo::PARTITION_SYSTEM;
+use crate::root::Root;
 use crate::shard::{ReplayCounts, ReplayError, Shard, system_commands};
 
 use super::NodeError;
@@ -117,36 +118,30 @@ pub(super) fn replay(
     shard_index: u16,
     shards: u16,
     mut root: Option<&mut Root>,
-    entries: &Receiver<Arc<ReplayEntry>>,
+    entries: &Receiver<Arc<ApplyEntry>>,
 ) -> Result<ReplayCounts, ReplayError> {
-    let mut digests = vec![0u128; spillway_net::limits::PARTITIONS_MAX];
     let mut total = ReplayCounts::default();
     let now = clock::monotonic_now().0;
     while let Ok(entry) = entries.recv() {
-        let lsn = entry.lsn;
-        for (partition, digest, range) in &entry.sections {
-            let bytes = &entry.bytes[range.clone()];
-            if partition.0 == PARTITION_SYSTEM {
-                if system_digest(bytes) != *digest {
-                    return Err(ReplayError::Digest { partition: *partition, lsn });
-                }
-                let fragment = message::decode::<SystemFragment>(bytes).map_err(|error| {
-                    ReplayError::Redo { partition: *partition, lsn, error: error.into() }
-                })?;
-                for command in &fragment.commands {
-                    shard.replay_command(command);
-                    if let Some(root) = &mut root {
-                        root.replay(command, now);
+        entry.with_batch(|batch| {
+            for section in batch.sections {
+                let partition = section.partition;
+                if partition.0 == PARTITION_SYSTEM {
+                    for command in system_commands(batch.lsn, section)? {
+                        shard.replay_command(&command);
+                        if let Some(root) = &mut root {
+                            root.replay(&command, now);
+                        }
                     }
+                } else if partition.0 % shards == shard_index {
+                    let (bytes, digest) = (section.bytes, section.digest);
+                    let counts = shard.replay_section(batch.lsn, partition, bytes, digest)?;
+                    total.records += counts.records;
+                    total.outcomes += counts.outcomes;
                 }
-            } else if partition.0 % shards == shard_index {
-                let before = &mut digests[usize::from(partition.0)];
-                let counts = shard.replay_section(lsn, *partition, bytes, *before, *digest)?;
-                *before = *digest;
-                total.records += counts.records;
-                total.outcomes += counts.outcomes;
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(total)
 }

@@ -5,7 +5,7 @@ use spillway_runtime::clock;
 
 use crate::shard::Shard;
 
-use super::log_shell::Published;
+use super::published::Published;
 
 /// The log's numbers, published for all cores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,8 +16,6 @@ pub(super) struct LogNumbers {
     pub write_p99_nanos: u64,
     pub used_bytes: u64,
     pub total_bytes: u64,
-    /// What was last published as state; not a number to show.
-    pub published: [u64; 3],
 }
 
 impl LogNumbers {
@@ -66,6 +64,10 @@ pub(super) fn report(sources: &StatusSources<'_>) -> StatusReport {
         ("uptime_ms", now.saturating_sub(sources.started_at_nanos) / 1_000_000),
         ("process_cpu_ns", clock::process_cpu_nanos()),
         ("vdl_lsn", sources.state.lsn),
+        ("applied_lsn", sources.shard.applied_lsn().0),
+        ("leading", u64::from(sources.state.leading)),
+        ("epoch", sources.state.epoch),
+        ("leader", sources.state.leader.into()),
         ("log_failed", u64::from(sources.state.failed)),
         ("log_full", u64::from(sources.state.full)),
         ("log_bytes", bytes),
@@ -87,11 +89,13 @@ pub(super) fn report(sources: &StatusSources<'_>) -> StatusReport {
         ("transactions_failed", counters.failed),
         ("transactions_refused", counters.refused),
         ("transactions_repeated", counters.repeated),
+        ("records_applied", counters.records_applied),
         ("frames", counters.frames),
         ("handovers", counters.handovers),
         ("memtable_rows", rows),
         ("memtable_bytes", used),
         ("memtable_reserved_bytes", reserved),
+        ("shard_digest", sources.shard.digest_all()),
     ];
     let values =
         values.into_iter().map(|(name, value)| StatusValue { name: name.to_owned(), value });

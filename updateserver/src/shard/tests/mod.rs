@@ -9,7 +9,6 @@ mod replay;
 mod scans;
 mod sessions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spillway_net::client::Outcome;
@@ -50,7 +49,6 @@ struct Node {
     shard: Shard,
     directory: Arc<SessionDirectory>,
     items: Vec<LoggedItem>,
-    digests: BTreeMap<PartitionId, u128>,
     confirmed: u64,
     state: LogState,
     answers: Vec<Answer>,
@@ -81,7 +79,6 @@ impl Node {
             partitions: options.partitions,
             cluster: CLUSTER,
             node: NodeId(1),
-            epoch: Epoch(1),
             shard_ports: vec![7000; usize::from(options.shards)],
             handovers_in_flight_max: 64,
             held_bytes_max: 64 << 20,
@@ -92,7 +89,6 @@ impl Node {
             shard: Shard::new(shard_options, Arc::clone(&directory), chunks, 0),
             directory,
             items: Vec::new(),
-            digests: BTreeMap::new(),
             confirmed: 0,
             state: LogState::default(),
             answers: Vec::new(),
@@ -106,9 +102,14 @@ impl Node {
         let mut node = Self::bare(options);
         let order = RootOrder::TableCreate { table: TABLE, definition: definition() };
         node.step(ShardInput::Root(order));
+        node.lead(1);
         node.connect(1, session(1).0);
         node.connect(2, session(2).0);
         node
+    }
+
+    fn lead(&mut self, epoch: u64) {
+        self.step(ShardInput::Lead { epoch: Epoch(epoch) });
     }
 
     fn new() -> Self {
@@ -149,9 +150,7 @@ impl Node {
                 let bytes = item.bytes[section.start as usize..section.end as usize].to_vec();
                 let reader = FragmentReader::new(&bytes).expect("a shard writes valid redo");
                 logged.outcomes += reader.outcomes().count() as u64;
-                let running = self.digests.entry(section.partition).or_default();
-                *running = running.wrapping_add(section.digest);
-                let (partition, digest_after) = (section.partition, *running);
+                let (partition, digest_after) = (section.partition, section.digest);
                 logged.sections.push(LoggedSection { partition, digest_after, bytes });
             }
             self.items.push(logged);
@@ -252,8 +251,17 @@ impl Node {
         outcome.gets.into_iter().map(|found| found.expect("it exists").row).collect()
     }
 
-    /// A node that has applied these items, after a restart.
+    /// A node that has applied these items, after a restart, and leads.
     fn replayed(items: &[LoggedItem], options: NodeOptions) -> Result<Self, ReplayError> {
+        let mut node = Self::followed(items, options)?;
+        node.lead(2);
+        node.connect(1, session(1).0);
+        node.connect(2, session(2).0);
+        Ok(node)
+    }
+
+    /// A node that has applied these items, after a restart.
+    fn followed(items: &[LoggedItem], options: NodeOptions) -> Result<Self, ReplayError> {
         let mut node = Self::bare(options);
         let order = RootOrder::TableCreate { table: TABLE, definition: definition() };
         node.step(ShardInput::Root(order));
@@ -262,21 +270,16 @@ impl Node {
                 node.replay(item.stamp, section)?;
             }
         }
-        node.connect(1, session(1).0);
-        node.connect(2, session(2).0);
         Ok(node)
     }
 
     fn replay(&mut self, lsn: u64, section: &LoggedSection) -> Result<(), ReplayError> {
-        let before = self.digests.get(&section.partition).copied().unwrap_or(0);
-        let after = section.digest_after;
-        let applied =
-            self.shard.replay_section(Lsn(lsn), section.partition, &section.bytes, before, after);
+        let (partition, digest) = (section.partition, section.digest_after);
+        let applied = self.shard.replay_section(Lsn(lsn), partition, &section.bytes, digest);
         applied.map(|counts| {
             let reader = FragmentReader::new(&section.bytes).expect("it was applied");
             assert_eq!(counts.records, reader.records_count() as u64);
             assert_eq!(counts.outcomes, reader.outcomes().count() as u64);
-            self.digests.insert(section.partition, after);
         })
     }
 }
