@@ -1,18 +1,24 @@
 //! The command line of a burst.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::error::PerfError;
 use crate::identity::{CONNECTIONS_MAX, IdOrder};
+use crate::plan::Plan;
 use crate::schedule::Phases;
+use crate::site::Topology;
 use crate::workload::{WorkloadKind, WorkloadOptions};
 use spillway_net::limits::{FRAME_TRANSACTIONS_MAX, SESSION_FRAMES_IN_FLIGHT_MAX};
+
+/// How many nodes a cluster under test may have.
+pub const NODES: [u16; 3] = [1, 3, 5];
 
 /// What can be chosen about a burst.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BurstArguments {
-    /// Nodes of the cluster under test.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1))]
+    /// Nodes of the cluster under test: 1, 3 or 5, all on this machine.
+    #[arg(long, default_value_t = 3)]
     pub nodes: u16,
     /// What a transaction does.
     #[arg(long, value_enum, default_value_t = WorkloadKind::Transfer)]
@@ -62,34 +68,45 @@ pub struct BurstArguments {
     /// Everything that is drawn follows from it. Default: another one each time; it is printed.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Where to put the node's directories. Default: the system's temporary directory. What the
+    /// Where to put the nodes' directories. Default: the system's temporary directory. What the
     /// burst created there is removed at the end.
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// Keep the node's directories.
+    /// Keep the nodes' directories.
     #[arg(long)]
     pub keep: bool,
-    /// Size of the log, GiB. Default: estimated from rate and length.
+    /// Size of each node's log, GiB. Default: estimated from rate and length.
     #[arg(long)]
     pub log_gib: Option<f64>,
-    /// Memory budget of the node, GiB. Default: 60 % of what is available.
+    /// Memory budget of each node, GiB. Default: 60 % of what is available, shared by all.
     #[arg(long)]
     pub memory_gib: Option<f64>,
-    /// Shards of the node.
+    /// Shards of each node.
     #[arg(long, default_value_t = 1)]
     pub shards: u16,
-    /// Bind the generator to one CPU and the node to the others. Default: with three or more.
+    /// Bind the generator to one CPU and the nodes to the others. Default: with three or more.
     #[arg(long, overrides_with = "no_pin")]
     pub pin: bool,
-    /// Let the kernel place node and generator.
+    /// Let the kernel place nodes and generator.
     #[arg(long)]
     pub no_pin: bool,
-    /// Kill the node so many seconds after the load began, wherever it is then.
+    /// Kill all nodes so many seconds after the load began, wherever it is then, and start them
+    /// again. A single node is killed at the end of the load by default.
     #[arg(long, value_name = "SECONDS", conflicts_with = "no_kill")]
     pub kill_after: Option<f64>,
-    /// Do not kill: let all answers come in, verify, and stop the node in an orderly way.
+    /// Do not kill a single node: let all answers come in, verify, and stop it in an orderly way.
     #[arg(long)]
     pub no_kill: bool,
+    /// Kill the leader so many seconds after the load began, and start it again once another node
+    /// leads. May be given several times.
+    #[arg(long, value_name = "SECONDS")]
+    pub kill_leader_at: Vec<f64>,
+    /// Let a follower stand still: for so many seconds, so many seconds after the load began.
+    #[arg(long, value_name = "SECONDS@SECONDS")]
+    pub pause_follower: Vec<Pause>,
+    /// Ask the leader to hand over so many seconds after the load began.
+    #[arg(long, value_name = "SECONDS")]
+    pub transfer_at: Vec<f64>,
     /// Microseconds of the grid that arrivals fall on when --rate is given: what is due together
     /// is sent together.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
@@ -99,11 +116,33 @@ pub struct BurstArguments {
     pub json: Option<PathBuf>,
 }
 
+/// How long something stands still, and from when on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pause {
+    /// Seconds.
+    pub seconds: f64,
+    /// Seconds after the load began.
+    pub at: f64,
+}
+
+impl FromStr for Pause {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not two numbers of seconds such as 3@2");
+        let (seconds, at) = text.split_once('@').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse().map_err(|_| wrong());
+        Ok(Self { seconds: number(seconds)?, at: number(at)? })
+    }
+}
+
 /// A burst: what was chosen, and the binary to start nodes with.
 #[derive(Clone, Debug)]
 pub struct BurstOptions {
     /// The `spillway` binary.
     pub program: PathBuf,
+    /// How the nodes are laid out.
+    pub topology: Topology,
     /// What was chosen.
     pub arguments: BurstArguments,
 }
@@ -122,19 +161,15 @@ impl BurstArguments {
         if self.in_flight == 0 || self.in_flight > frames_max {
             return wrong(format!("--in-flight {}: 1 to {frames_max}", self.in_flight));
         }
-        for (name, value) in [
-            ("rate", self.rate),
-            ("ramp", self.ramp),
-            ("hold", self.hold),
-            ("fall", self.fall),
-            ("kill-after", self.kill_after.unwrap_or(0.0)),
-            ("log-gib", self.log_gib.unwrap_or(1.0)),
-            ("memory-gib", self.memory_gib.unwrap_or(1.0)),
-        ] {
+        if !NODES.contains(&self.nodes) {
+            return wrong(format!("--nodes {}: one of {NODES:?}", self.nodes));
+        }
+        for (name, value) in self.numbers() {
             if !value.is_finite() || !(0.0..=1e9).contains(&value) {
                 return wrong(format!("--{name} {value}: a number from 0"));
             }
         }
+        self.check_disturbance()?;
         if self.hold <= 0.0 {
             return wrong("--hold 0: the figures are taken while the load holds".to_owned());
         }
@@ -159,6 +194,48 @@ impl BurstArguments {
             ));
         }
         Ok(())
+    }
+
+    /// Every number that must be one, by the name of its option.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let mut numbers = vec![
+            ("rate", self.rate),
+            ("ramp", self.ramp),
+            ("hold", self.hold),
+            ("fall", self.fall),
+            ("kill-after", self.kill_after.unwrap_or(0.0)),
+            ("log-gib", self.log_gib.unwrap_or(1.0)),
+            ("memory-gib", self.memory_gib.unwrap_or(1.0)),
+        ];
+        numbers.extend(self.kill_leader_at.iter().map(|at| ("kill-leader-at", *at)));
+        numbers.extend(self.transfer_at.iter().map(|at| ("transfer-at", *at)));
+        let pauses = self.pause_follower.iter().flat_map(|pause| [pause.seconds, pause.at]);
+        numbers.extend(pauses.map(|seconds| ("pause-follower", seconds)));
+        numbers
+    }
+
+    /// Refuses what cannot be done to nodes while the load runs.
+    fn check_disturbance(&self) -> Result<(), PerfError> {
+        let plan = Plan::of(self);
+        let Some(last_ns) = plan.last_ns() else { return Ok(()) };
+        if self.nodes == 1 {
+            let text = "a single node has no followers: choose --nodes 3, or --kill-after";
+            return Err(PerfError::Options(text.to_owned()));
+        }
+        if self.kill_after.is_some() {
+            let text = "--kill-after ends the load, which others are to go on under";
+            return Err(PerfError::Options(text.to_owned()));
+        }
+        if last_ns >= self.phases().ramp_ns + self.phases().hold_ns {
+            let text = "what is done to nodes must begin before the hold phase ends";
+            return Err(PerfError::Options(text.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether all nodes are killed at the end of the load.
+    pub fn kills_at_end(&self) -> bool {
+        !self.no_kill && (self.nodes == 1 || self.kill_after.is_some())
     }
 
     /// Lengths of the phases.
@@ -206,6 +283,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_done_to_nodes_is_read() {
+        let arguments = parse("--kill-leader-at 3 --kill-leader-at 5 --pause-follower 1.5@4");
+        arguments.check().expect("a good line");
+        assert_eq!(arguments.kill_leader_at, [3.0, 5.0]);
+        assert_eq!(arguments.pause_follower, [Pause { seconds: 1.5, at: 4.0 }]);
+        for text in ["", "3", "3@", "@3", "a@b"] {
+            text.parse::<Pause>().expect_err(text);
+        }
+        assert!(!arguments.kills_at_end() && parse("--nodes 1").kills_at_end());
+        assert!(parse("--kill-after 2").kills_at_end());
+        assert!(!parse("--nodes 1 --no-kill").kills_at_end());
+    }
+
+    #[test]
     fn every_workload_has_the_name_it_prints() {
         for name in [
             "transfer",
@@ -234,6 +325,11 @@ mod tests {
             "--shards 9 --connections 8",
             "--arrival-grid 0",
             "--ramp NaN",
+            "--nodes 2",
+            "--nodes 1 --kill-leader-at 3",
+            "--kill-leader-at 99",
+            "--kill-leader-at 3 --kill-after 4",
+            "--pause-follower 2@inf",
         ] {
             parse(line).check().expect_err(line);
         }

@@ -21,6 +21,12 @@ const PAGE_ROWS: u32 = 16_384;
 /// The node's numbers by name, all shards together.
 pub type StatusNumbers = BTreeMap<String, u64>;
 
+/// The client library's options for nodes whose shards 0 listen at `addresses`, the one that
+/// probably leads first.
+pub(crate) fn pipeline_options(addresses: &[SocketAddr]) -> PipelineOptions {
+    PipelineOptions::new(addresses[0])
+}
+
 /// One connection to every shard.
 pub struct Control {
     pipeline: Pipeline,
@@ -30,15 +36,15 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects to the node whose shard 0 listens at `address`.
-    pub fn connect(address: SocketAddr) -> Result<Self, PerfError> {
+    /// Connects to the leader of the nodes whose shards 0 listen at `addresses`.
+    pub fn connect(addresses: &[SocketAddr]) -> Result<Self, PerfError> {
         let connect = |connections| {
             let options = PipelineOptions {
                 client_name: "perf control".to_owned(),
                 connections,
                 spread: Spread::RoundRobin,
                 connect_ms: 10_000,
-                ..PipelineOptions::new(address)
+                ..pipeline_options(addresses)
             };
             Pipeline::connect(options).map_err(PerfError::client("connecting to the node"))
         };
@@ -127,7 +133,7 @@ impl Control {
 }
 
 /// What every shard holds for itself is added up; what the whole node counts is the same from all.
-fn combine(reports: &[StatusNumbers]) -> StatusNumbers {
+pub(crate) fn combine(reports: &[StatusNumbers]) -> StatusNumbers {
     let mut all = StatusNumbers::new();
     for report in reports {
         for (name, value) in report {

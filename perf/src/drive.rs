@@ -1,5 +1,7 @@
 //! The loop of a load: what is due or allowed goes out, answers come in, time passes.
 
+use std::sync::Arc;
+
 use spillway_net::client::Wait;
 
 use crate::error::PerfError;
@@ -7,6 +9,7 @@ use crate::generator::{Generator, TICK_NS};
 use crate::pacer::{OpenPacer, frames_allowed};
 use crate::recorder::{Counts, Latency};
 use crate::schedule::{Phase, Phases, SECOND_NS};
+use crate::script::LoadView;
 
 /// What sets the pace of a load.
 pub enum Pace {
@@ -26,6 +29,8 @@ pub struct LoadPlan {
     pub in_flight: usize,
     /// When it ends, nanoseconds.
     pub end_ns: u64,
+    /// Whoever may end it before.
+    pub view: Arc<LoadView>,
 }
 
 /// What an observer is told.
@@ -66,12 +71,13 @@ impl Generator<'_> {
     pub fn run(&mut self, plan: &mut LoadPlan, observer: Observer<'_>) -> Result<(), PerfError> {
         let hold_begin = plan.phases.ramp_ns;
         let hold_end = (hold_begin + plan.phases.hold_ns).min(plan.end_ns);
+        self.books.view = Some(plan.view.clone());
         let mut moments = Moments { hold_begin, hold_end, next_second: SECOND_NS, next_tick: 0 };
         let mut cursor = 0;
         loop {
             let now_ns = self.now_ns();
             moments.pass(self, plan, now_ns, observer)?;
-            if now_ns >= plan.end_ns {
+            if now_ns >= plan.end_ns || plan.view.is_enough() {
                 break;
             }
             let wait_ns = match &mut plan.pace {
@@ -168,6 +174,7 @@ impl Moments {
             self.next_second += SECOND_NS;
             tell(Moment::Second, generator)?;
             generator.books.recorder.second_end();
+            generator.check_connections()?;
         }
         tell(Moment::Tick, generator)
     }

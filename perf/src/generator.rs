@@ -1,14 +1,16 @@
 //! The generator: fills frames, keeps them in flight, and keeps account of the answers.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use spillway_net::client::{
     Batch, BatchError, FrameAnswer, FrameResult, LossReason, Pipeline, Wait,
 };
-use spillway_net::message::{ArchivedOutcomeHead, OutcomeStatus};
+use spillway_net::message::{ArchivedOutcomeHead, OutcomeStatus, RefusalCode};
 use spillway_runtime::clock::{MonotonicNanos, monotonic_now};
 use spillway_runtime::metrics::Histogram;
 
+use crate::disturbance::{Gaps, WindowLatency};
 use crate::drive::{LoadPlan, Moment, Pace, Snapshot};
 use crate::error::PerfError;
 use crate::identity::Origin;
@@ -16,10 +18,13 @@ use crate::ledger::Ledger;
 use crate::recorder::{Counts, Latency, Recorder};
 use crate::report::Lateness;
 use crate::schedule::Phases;
+use crate::script::LoadView;
 use crate::workload::{Answer, Workload};
 
 /// Sleep at most so long, so that time itself is noticed.
 pub(crate) const TICK_NS: u64 = 1_000_000;
+/// How long a connection rests whose frame was refused because no node leads.
+const TAKEOVER_PAUSE_MS: u32 = 20;
 /// Queued payload after which what was filled is sent before more is filled.
 const QUEUED_BYTES_MAX: usize = 64 << 10;
 
@@ -76,6 +81,11 @@ pub(crate) struct Books<'w> {
     pub(crate) recorder: Recorder,
     pub(crate) resolved: Resolved,
     pub(crate) strictness: Strictness,
+    /// Whether nodes are killed in the middle of the load: then some answers are no failure.
+    pub(crate) is_disturbed: bool,
+    /// Who wants to know of commits as they happen.
+    pub(crate) view: Option<Arc<LoadView>>,
+    pub(crate) gaps: Gaps,
     /// Transactions that were sent but whose outcome nobody could tell.
     pub(crate) unknown: u64,
     workload_name: &'static str,
@@ -116,6 +126,9 @@ impl<'w> Generator<'w> {
                 recorder: Recorder::new(phases),
                 resolved: Resolved::default(),
                 strictness: Strictness::Load,
+                is_disturbed: false,
+                view: None,
+                gaps: Gaps::default(),
                 unknown: 0,
                 workload_name,
                 connections: vec![Connection::default(); connections],
@@ -141,6 +154,11 @@ impl<'w> Generator<'w> {
         }
     }
 
+    /// When [`Generator::begin`] was.
+    pub fn began(&self) -> MonotonicNanos {
+        self.books.began
+    }
+
     /// Nanoseconds since [`Generator::begin`].
     pub fn now_ns(&self) -> u64 {
         monotonic_now().saturating_nanos_since(self.books.began)
@@ -154,6 +172,18 @@ impl<'w> Generator<'w> {
     /// Frames of one connection without an answer.
     pub fn open_frames_of(&self, connection: usize) -> usize {
         self.books.connections[connection].frames.len()
+    }
+
+    /// Fails if no connection will ever take a frame again.
+    pub(crate) fn check_connections(&self) -> Result<(), PerfError> {
+        let mut ended = (0..self.pipeline.connections()).map(|at| self.pipeline.ended(at));
+        match ended.next().flatten() {
+            Some(reason) if ended.all(|other| other.is_some()) => {
+                let text = format!("all connections have ended: {}", reason.describe());
+                Err(PerfError::Refused(text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a connection would take a frame and the node did not ask for patience.
@@ -340,6 +370,28 @@ impl<'w> Generator<'w> {
         self.books.recorder.hold
     }
 
+    /// Transactions whose outcome nobody could tell.
+    pub fn unknown(&self) -> u64 {
+        self.books.unknown
+    }
+
+    /// Pauses between committed answers.
+    pub fn gaps(&self) -> &Gaps {
+        &self.books.gaps
+    }
+
+    /// Some answers are no failure, for nodes are killed on purpose; and these stretches are
+    /// looked at by themselves.
+    pub fn expect_disturbance(&mut self, windows: Vec<(String, u64, u64)>) {
+        self.books.is_disturbed = true;
+        self.books.recorder.watch(windows);
+    }
+
+    /// What the stretches were like.
+    pub fn windows(&self) -> Vec<WindowLatency> {
+        self.books.recorder.windows()
+    }
+
     /// Latency of the hold phase.
     pub fn latency(&self) -> Latency {
         Latency::of(&self.books.recorder.latency_hold)
@@ -390,6 +442,11 @@ impl<'w> Generator<'w> {
         }
         Ok(())
     }
+}
+
+/// Whether a node refuses a frame like this while another one takes over.
+const fn is_of_takeover(code: RefusalCode) -> bool {
+    matches!(code, RefusalCode::NotLeader | RefusalCode::Stopping | RefusalCode::LogUnavailable)
 }
 
 /// Whether an operation went into the batch; false if the frame is full and must go first.
@@ -465,7 +522,7 @@ impl Books<'_> {
             }
             FrameResult::Refused { code, message, retry_after_ms } => {
                 self.refused(connection, &frame, *retry_after_ms);
-                if *retry_after_ms == 0 {
+                if *retry_after_ms == 0 && !(self.is_disturbed && is_of_takeover(*code)) {
                     let text = format!("the node refused a frame ({code:?}): {message}");
                     self.fail(PerfError::Refused(text));
                 }
@@ -517,6 +574,12 @@ impl Books<'_> {
             Strictness::Load => {}
             Strictness::Burst => {
                 let refused = frame.transactions - committed;
+                if committed > 0 {
+                    self.gaps.committed(now_ns);
+                }
+                if let Some(view) = &self.view {
+                    view.committed_add(committed);
+                }
                 self.recorder.answered(now_ns, frame.intended_ns, committed, refused);
             }
             Strictness::Resolve => {
@@ -545,7 +608,9 @@ impl Books<'_> {
             return true;
         }
         let is_business = matches!(status, OutcomeStatus::BoundsViolated);
-        if is_business || status == OutcomeStatus::Overloaded {
+        let is_of_takeover = self.is_disturbed
+            && matches!(status, OutcomeStatus::Unavailable | OutcomeStatus::Behind);
+        if is_business || is_of_takeover || status == OutcomeStatus::Overloaded {
             ledger.refused.insert(counter, counter + 1);
             return false;
         }
@@ -610,11 +675,18 @@ impl Books<'_> {
             self.resolved.unknown += frame.transactions;
             return;
         }
+        if self.is_disturbed && self.strictness == Strictness::Burst {
+            return;
+        }
         let text = format!("a frame has an unknown outcome: {}", reason.describe());
         self.fail(PerfError::Refused(text));
     }
 
     fn pause(&mut self, connection: usize, now_ns: u64, retry_after_ms: u32) {
+        let retry_after_ms = match retry_after_ms {
+            0 if self.is_disturbed => TAKEOVER_PAUSE_MS,
+            given => given,
+        };
         let until_ns = now_ns + u64::from(retry_after_ms) * 1_000_000;
         self.connections[connection].paused_until_ns = until_ns;
     }

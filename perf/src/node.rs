@@ -1,16 +1,18 @@
 //! The node under test: a child process that is formatted, started, watched and killed.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use spillway_runtime::clock::monotonic_now;
+use spillway_runtime::clock::{MonotonicNanos, monotonic_now};
 use spillway_runtime::{file, thread};
 
 use crate::cpu;
 use crate::error::PerfError;
+use crate::ports::wait_until_free;
 
 /// How long a node may take until it is ready: it may have a large log to replay.
 const READY_SECONDS_MAX: u64 = 300;
@@ -32,12 +34,17 @@ pub struct NodeHome {
     pub output: PathBuf,
     /// The CPUs it may use; empty: all of this process.
     pub cpus: Vec<usize>,
+    /// Words in front of the program, for example to run it in another network namespace.
+    pub wrapper: Vec<String>,
+    /// Where it listens: looked at before every start, for a killed node leaves late.
+    pub listens: Vec<SocketAddr>,
 }
 
 impl NodeHome {
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg(verb).arg("--config").arg(&self.config).stdin(Stdio::null());
+        let mut words = self.wrapper.iter().map(OsStr::new).chain([self.program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("at least the program"));
+        command.args(words).arg(verb).arg("--config").arg(&self.config).stdin(Stdio::null());
         let cpus = self.cpus.clone();
         let prepare = move || {
             if !cpus.is_empty() {
@@ -79,38 +86,32 @@ impl NodeHome {
 
     /// Formats the node's directories.
     pub fn format(&self) -> Result<(), PerfError> {
-        let mut child = self.run_into_output("format", true)?;
-        let status = child.wait().map_err(PerfError::system("waiting for the format"))?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(self.failed(format!("formatting the node failed: {}", describe(status))))
+        self.format_begin()?.wait()
     }
 
-    /// Starts the node and waits until it serves; its output goes into an emptied file.
+    /// Begins to format the node's directories.
+    pub fn format_begin(&self) -> Result<Formatting, PerfError> {
+        Ok(Formatting { home: self.clone(), child: self.run_into_output("format", true)? })
+    }
+
+    /// Starts the node and waits until it serves.
     pub fn start(&self) -> Result<Node, PerfError> {
+        let mut node = self.start_begin()?;
+        node.wait_ready()?;
+        Ok(node)
+    }
+
+    /// Starts the node. Its output goes into an emptied file; that of the run before is kept
+    /// beside it.
+    pub fn start_begin(&self) -> Result<Node, PerfError> {
+        wait_until_free(&self.listens)?;
+        if file::exists(&self.output) {
+            file::rename(&self.output, &self.output.with_extension("previous"))?;
+        }
         let began = monotonic_now();
         let child = self.run_into_output("start", true)?;
-        let mut node =
-            Node { home: self.clone(), child, addresses: Vec::new(), ready_seconds: 0.0 };
-        loop {
-            let text = file::read_to_string(&self.output).map_err(PerfError::from)?;
-            let (addresses, is_ready) = parse_ready(&text);
-            if is_ready && !addresses.is_empty() {
-                node.addresses = addresses;
-                node.ready_seconds = monotonic_now().saturating_since(began).as_secs_f64();
-                return Ok(node);
-            }
-            node.check_alive()?;
-            if monotonic_now().saturating_since(began).as_secs() >= READY_SECONDS_MAX {
-                return Err(PerfError::TimedOut {
-                    what: "the start of the node",
-                    seconds: READY_SECONDS_MAX,
-                    tail: self.tail(),
-                });
-            }
-            thread::sleep(LOOK_EVERY);
-        }
+        let home = self.clone();
+        Ok(Node { home, child, began, addresses: Vec::new(), ready_seconds: 0.0 })
     }
 
     /// Writes the configuration file.
@@ -154,16 +155,63 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// A node that is being formatted.
+#[derive(Debug)]
+pub struct Formatting {
+    home: NodeHome,
+    child: Child,
+}
+
+impl Formatting {
+    /// Waits for the end.
+    pub fn wait(mut self) -> Result<(), PerfError> {
+        let status = self.child.wait().map_err(PerfError::system("waiting for the format"))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(self.home.failed(format!("formatting the node failed: {}", describe(status))))
+    }
+}
+
 /// A running node. Dropping it kills it.
 #[derive(Debug)]
 pub struct Node {
     home: NodeHome,
     child: Child,
+    began: MonotonicNanos,
     addresses: Vec<SocketAddr>,
     ready_seconds: f64,
 }
 
 impl Node {
+    /// Waits until it says that it serves.
+    pub fn wait_ready(&mut self) -> Result<(), PerfError> {
+        loop {
+            let text = file::read_to_string(&self.home.output).map_err(PerfError::from)?;
+            let (addresses, is_ready) = parse_ready(&text);
+            let waited = monotonic_now().saturating_since(self.began);
+            if is_ready && !addresses.is_empty() {
+                self.addresses = addresses;
+                self.ready_seconds = waited.as_secs_f64();
+                return Ok(());
+            }
+            self.check_alive()?;
+            if waited.as_secs() >= READY_SECONDS_MAX {
+                return Err(PerfError::TimedOut {
+                    what: "the start of the node",
+                    seconds: READY_SECONDS_MAX,
+                    tail: self.home.tail(),
+                });
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// The process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Address of shard 0.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
@@ -194,22 +242,47 @@ impl Node {
         }
     }
 
+    /// Sends a signal to it, which must still run.
+    fn signal(&mut self, signal: libc::c_int) -> Result<(), PerfError> {
+        self.check_alive()?;
+        let process = libc::pid_t::try_from(self.child.id()).expect("a process number");
+        // SAFETY: the child was not waited for, so the number is still its own.
+        if unsafe { libc::kill(process, signal) } != 0 {
+            return Err(PerfError::system("signalling a node")(std::io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+
+    /// Lets it stand still.
+    pub fn pause(&mut self) -> Result<(), PerfError> {
+        self.signal(libc::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) -> Result<(), PerfError> {
+        self.signal(libc::SIGCONT)
+    }
+
+    /// SIGKILL, without waiting.
+    pub fn kill_begin(&mut self) -> Result<(), PerfError> {
+        self.signal(libc::SIGKILL)
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) -> Result<(), PerfError> {
-        self.check_alive()?;
-        self.child.kill().map_err(PerfError::system("killing the node"))?;
+        self.kill_begin()?;
+        self.killed()
+    }
+
+    /// Waits until a killed node is gone.
+    pub fn killed(&mut self) -> Result<(), PerfError> {
         self.child.wait().map_err(PerfError::system("waiting for the killed node"))?;
         Ok(())
     }
 
     /// SIGTERM, and waits until it has stopped in an orderly way.
     pub fn stop(mut self) -> Result<(), PerfError> {
-        self.check_alive()?;
-        let process = libc::pid_t::try_from(self.child.id()).expect("a process number");
-        // SAFETY: the child was not waited for, so the number is still its own.
-        if unsafe { libc::kill(process, libc::SIGTERM) } != 0 {
-            return Err(PerfError::system("stopping the node")(std::io::Error::last_os_error()));
-        }
+        self.signal(libc::SIGTERM)?;
         let began = monotonic_now();
         loop {
             let ended = self.child.try_wait().map_err(PerfError::system("stopping the node"))?;
@@ -271,6 +344,8 @@ mod tests {
             config: directory.join("config"),
             output: directory.join("output"),
             cpus: Vec::new(),
+            wrapper: vec!["env".to_owned(), "-u".to_owned(), "NO_SUCH_NAME".to_owned()],
+            listens: Vec::new(),
         }
     }
 
@@ -285,7 +360,11 @@ mod tests {
         assert_eq!(node.address().port(), 4000);
         assert!(node.tail().starts_with("start --config"));
         node.check_alive().expect("runs");
+        node.pause().expect("stands still");
+        node.resume().expect("goes on");
         node.kill().expect("is killed");
+        assert!(home.start().is_ok_and(|node| node.ready_seconds() > 0.0));
+        assert!(file::exists(&home.output.with_extension("previous")));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use spillway_runtime::metrics::{Histogram, Precision};
 
+use crate::disturbance::WindowLatency;
 use crate::schedule::{Phase, Phases};
 
 /// Latencies, microseconds.
@@ -55,6 +56,15 @@ impl Counts {
     }
 }
 
+/// Latency of one stretch of a load, by the time of the answer.
+#[derive(Debug)]
+struct Window {
+    name: String,
+    begin_ns: u64,
+    end_ns: u64,
+    latency: Histogram,
+}
+
 /// What a load was, so far.
 #[derive(Debug)]
 pub struct Recorder {
@@ -71,6 +81,8 @@ pub struct Recorder {
     pub lateness: Histogram,
     /// The same of frames that did: the node, not the generator, let them wait.
     pub lateness_blocked: Histogram,
+    /// Stretches that are looked at by themselves.
+    windows: Vec<Window>,
 }
 
 impl Recorder {
@@ -84,7 +96,29 @@ impl Recorder {
             latency_second: Histogram::new(Precision::TwoDigits),
             lateness: Histogram::new(Precision::TwoDigits),
             lateness_blocked: Histogram::new(Precision::TwoDigits),
+            windows: Vec::new(),
         }
+    }
+
+    /// Looks at these stretches by themselves: name, begin and end.
+    pub fn watch(&mut self, windows: Vec<(String, u64, u64)>) {
+        let window = |(name, begin_ns, end_ns)| {
+            assert!(begin_ns < end_ns, "a window has a length");
+            Window { name, begin_ns, end_ns, latency: Histogram::new(Precision::TwoDigits) }
+        };
+        self.windows = windows.into_iter().map(window).collect();
+    }
+
+    /// What the stretches were like.
+    pub fn windows(&self) -> Vec<WindowLatency> {
+        let read = |window: &Window| WindowLatency {
+            name: window.name.clone(),
+            begin_ns: window.begin_ns,
+            end_ns: window.end_ns,
+            committed: window.latency.count(),
+            latency: Latency::of(&window.latency),
+        };
+        self.windows.iter().map(read).collect()
     }
 
     /// A frame left.
@@ -113,6 +147,11 @@ impl Recorder {
                 self.latency_hold.record_times(latency, committed);
             }
             self.latency_second.record_times(latency, committed);
+            for window in &mut self.windows {
+                if (window.begin_ns..window.end_ns).contains(&now_ns) {
+                    window.latency.record_times(latency, committed);
+                }
+            }
         }
     }
 
@@ -143,5 +182,17 @@ mod tests {
         assert_eq!(recorder.lateness.count(), 1);
         recorder.second_end();
         assert_eq!(recorder.latency_second.count(), 0);
+    }
+
+    #[test]
+    fn windows_go_by_the_time_of_the_answer() {
+        let mut recorder = Recorder::new(Phases::from_seconds(0.0, 1.0, 0.0));
+        recorder.watch(vec![("before".to_owned(), 10, 100), ("after".to_owned(), 100, 200)]);
+        for (answered, sent, committed) in [(5, 0, 1), (50, 40, 3), (100, 20, 2), (200, 100, 9)] {
+            recorder.answered(answered, sent, committed, 0);
+        }
+        let windows = recorder.windows();
+        assert_eq!(windows.iter().map(|one| one.committed).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(windows[1].name, "after");
     }
 }

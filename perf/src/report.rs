@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::cluster::Agreement;
 use crate::control::StatusNumbers;
+use crate::disturbance::{Event, GapSummary, WindowLatency, summaries};
 use crate::generator::Resolved;
 use crate::machine::{DeviceWrite, Machine};
+use crate::probe::Applied;
 use crate::recorder::{Counts, Latency};
 use crate::verification::Verification;
 
@@ -19,18 +22,31 @@ pub struct Sample {
     pub total: Counts,
     /// CPU time of the generator, nanoseconds.
     pub client_cpu_ns: u64,
-    /// CPU time of the node, nanoseconds.
-    pub server_cpu_ns: u64,
+    /// CPU time of each node, nanoseconds.
+    pub nodes_cpu_ns: Vec<u64>,
     /// The node's numbers, taken just after; none if the answer did not come in time.
     pub status: Option<StatusNumbers>,
+}
+
+/// Nanoseconds of CPU per committed transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CpuPerTransaction {
+    /// Of the node that led at the end.
+    pub leader: Option<u64>,
+    /// Of the other nodes, on average.
+    pub follower: Option<u64>,
+    /// Of the generator.
+    pub client: Option<u64>,
+    /// Of each node.
+    pub nodes: Vec<u64>,
 }
 
 /// How long each part took, seconds.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Seconds {
-    /// Formatting the node.
+    /// Formatting the nodes.
     pub format: f64,
-    /// The node's first start.
+    /// Their first start, to the election of a leader.
     pub start: f64,
     /// Loading the workload's rows.
     pub load: f64,
@@ -38,7 +54,7 @@ pub struct Seconds {
     pub burst: f64,
     /// Of which in the hold phase.
     pub hold: f64,
-    /// The start after the kill; null without one.
+    /// The start after the kill of all nodes, to the election of a leader; null without one.
     pub restart: Option<f64>,
     /// Getting answers for what was in flight at the kill.
     pub resolve: Option<f64>,
@@ -64,6 +80,8 @@ pub struct Lateness {
 pub struct BurstReport {
     /// Nodes.
     pub nodes: u16,
+    /// The node that led at the end, counted from 0.
+    pub leader: usize,
     /// Name of the workload.
     pub workload: &'static str,
     /// Transactions per frame.
@@ -100,8 +118,16 @@ pub struct BurstReport {
     pub seconds: Seconds,
     /// The node's numbers after its restart.
     pub status_restart: Option<StatusNumbers>,
-    /// What was in flight at the kill; none without one.
+    /// What was in flight at the kill of all nodes; none without one.
     pub resolved: Option<Resolved>,
+    /// What was done to the nodes while the load ran.
+    pub events: Vec<Event>,
+    /// Stretches of the load around that.
+    pub windows: Vec<WindowLatency>,
+    /// Transactions whose outcome nobody could tell while nodes were killed.
+    pub unknown: u64,
+    /// What all nodes hold at the end; none with a single one.
+    pub agreement: Option<Agreement>,
     /// Comparison of the tables with what was acknowledged.
     pub verification: Verification,
     /// Durable 4 KiB writes on the idle device.
@@ -120,6 +146,7 @@ impl BurstReport {
     pub fn is_good(&self) -> bool {
         let resolved = self.resolved.as_ref();
         self.verification.is_good()
+            && self.agreement.as_ref().is_none_or(Agreement::is_good)
             && resolved.is_none_or(|resolved| resolved.wrong == 0 && resolved.unknown == 0)
     }
 
@@ -140,23 +167,37 @@ impl BurstReport {
         self.samples.as_ref()?[1].status.as_ref()?.get(name).copied()
     }
 
-    fn cpu_ns(&self, of: fn(&Sample) -> u64) -> Option<u64> {
+    /// Nanoseconds of CPU per committed transaction of the hold phase: each node, generator.
+    fn cpu_ns(&self) -> Option<(Vec<u64>, u64)> {
         let [begin, end] = self.samples.as_ref()?;
         let committed = end.total.committed.checked_sub(begin.total.committed)?;
-        of(end).checked_sub(of(begin))?.checked_div(committed)
+        let per = |end: u64, begin: u64| end.checked_sub(begin)?.checked_div(committed);
+        let pairs = end.nodes_cpu_ns.iter().zip(&begin.nodes_cpu_ns);
+        let nodes: Option<Vec<u64>> = pairs.map(|(end, begin)| per(*end, *begin)).collect();
+        Some((nodes?, per(end.client_cpu_ns, begin.client_cpu_ns)?))
     }
 
-    /// Nanoseconds of CPU per committed transaction: node, generator.
-    pub fn cpu_ns_per_txn(&self) -> [Option<u64>; 2] {
-        [self.cpu_ns(|sample| sample.server_cpu_ns), self.cpu_ns(|sample| sample.client_cpu_ns)]
+    /// Nanoseconds of CPU per committed transaction.
+    pub fn cpu_ns_per_txn(&self) -> CpuPerTransaction {
+        let Some((nodes, client)) = self.cpu_ns() else { return CpuPerTransaction::default() };
+        let others = nodes.iter().enumerate().filter(|(at, _)| *at != self.leader);
+        let (count, sum) = others.fold((0, 0), |(count, sum), (_, ns)| (count + 1, sum + ns));
+        CpuPerTransaction {
+            leader: nodes.get(self.leader).copied(),
+            follower: u64::checked_div(sum, count),
+            client: Some(client),
+            nodes,
+        }
     }
 
-    /// Cores' worth of CPU used in the hold phase: node, generator.
-    fn cores(&self) -> Option<[f64; 2]> {
+    /// Cores' worth of CPU used in the hold phase: each node, generator.
+    fn cores(&self) -> Option<(Vec<f64>, f64)> {
         let [begin, end] = self.samples.as_ref()?;
         let wall = end.at_ns.checked_sub(begin.at_ns).filter(|wall| *wall > 0)? as f64;
-        let share = |of: fn(&Sample) -> u64| of(end).saturating_sub(of(begin)) as f64 / wall;
-        Some([share(|sample| sample.server_cpu_ns), share(|sample| sample.client_cpu_ns)])
+        let share = |end: u64, begin: u64| end.saturating_sub(begin) as f64 / wall;
+        let pairs = end.nodes_cpu_ns.iter().zip(&begin.nodes_cpu_ns);
+        let nodes = pairs.map(|(end, begin)| share(*end, *begin)).collect();
+        Some((nodes, share(end.client_cpu_ns, begin.client_cpu_ns)))
     }
 
     /// Log bytes per transaction of the hold phase.
@@ -171,7 +212,9 @@ impl BurstReport {
 
     /// What kept the load from being faster, for machines.
     pub fn limit(&self) -> &'static str {
-        let Some([server, generator]) = self.cores() else { return "unknown" };
+        let Some((nodes, generator)) = self.cores() else { return "unknown" };
+        let servers: f64 = nodes.iter().sum();
+        let busiest = nodes.iter().copied().fold(0.0, f64::max);
         let is_open = self.rate > 0.0;
         let kept_up = self.committed_tps() >= 0.98 * self.offered_tps;
         let waited = self.lateness.blocked_frames > self.lateness.frames / 100;
@@ -182,10 +225,12 @@ impl BurstReport {
         if is_open && kept_up && !waited {
             return "rate";
         }
-        if server > BUSY * self.server_cpus as f64 || (self.shards == 1 && server > BUSY) {
+        let is_alone = nodes.len() == 1;
+        let is_all = servers > BUSY * self.server_cpus as f64;
+        if (is_all && (is_alone || self.is_pinned)) || (self.shards == 1 && busiest > BUSY) {
             return "server CPU";
         }
-        if !self.is_pinned && server + generator > BUSY * self.machine.cpus as f64 {
+        if !self.is_pinned && servers + generator > BUSY * self.machine.cpus as f64 {
             return "shared CPU";
         }
         if self.disk_busy().is_some_and(|busy| busy > BUSY) {
@@ -202,10 +247,13 @@ impl BurstReport {
     }
 
     fn limit_text(&self) -> String {
-        let cores = self.cores().map_or_else(String::new, |[server, generator]| {
+        let cores = self.cores().map_or_else(String::new, |(nodes, generator)| {
+            let nodes: Vec<String> =
+                nodes.iter().map(|share| format!("{:.0} %", share * 100.0)).collect();
             format!(
-                " (node {:.0} % of a core, generator {:.0} %)",
-                server * 100.0,
+                " (node{} {} of a core, generator {:.0} %)",
+                if nodes.len() == 1 { "" } else { "s" },
+                nodes.join(", "),
                 generator * 100.0
             )
         });
@@ -213,7 +261,7 @@ impl BurstReport {
             "generator" => "the generator, not the node",
             "rate" => "nothing: the node kept up with the offered rate",
             "server CPU" => "the node's CPU",
-            "shared CPU" => "the CPUs that node and generator share",
+            "shared CPU" => "the CPUs that nodes and generator share",
             "disk" => "the log disk",
             "network and frames in flight" => "round trips: frames in flight, network, wake-ups",
             _ => "unknown: the load ended before the hold phase did",
@@ -257,7 +305,13 @@ impl BurstReport {
             "seconds": self.seconds,
             "machine": self.machine,
         });
-        all["cpu_ns_per_txn"] = self.json_cpu();
+        all["cpu_ns_per_txn"] = json!(self.cpu_ns_per_txn());
+        all["leader"] = json!(self.leader + 1);
+        all["unknown"] = json!(self.unknown);
+        all["events"] = self.events.iter().map(Event::json).collect();
+        all["gaps"] = json!(summaries(&self.events));
+        all["windows"] = self.windows.iter().map(WindowLatency::json).collect();
+        all["agreement"] = self.json_agreement();
         all["log"] = self.json_log();
         all["memory"] = json!({
             "rows": self.status_end("memtable_rows"),
@@ -266,11 +320,6 @@ impl BurstReport {
         all["replay"] = self.json_replay();
         all["resent"] = self.json_resent();
         all
-    }
-
-    fn json_cpu(&self) -> Value {
-        let [leader, client] = self.cpu_ns_per_txn();
-        json!({ "leader": leader, "follower": null, "client": client })
     }
 
     fn json_log(&self) -> Value {
@@ -297,6 +346,19 @@ impl BurstReport {
         json!({ "seconds": seconds, "records": records, "records_per_s": rate })
     }
 
+    fn json_agreement(&self) -> Value {
+        let Some(agreement) = &self.agreement else { return Value::Null };
+        let node = |node: &Applied| {
+            let digest = node.digest.map(|digest| format!("{digest:016x}"));
+            json!({ "applied_lsn": node.lsn, "digest": digest, "rows": node.rows })
+        };
+        json!({
+            "good": agreement.is_good(),
+            "nodes": agreement.nodes.iter().map(node).collect::<Value>(),
+            "findings": agreement.findings,
+        })
+    }
+
     fn json_resent(&self) -> Value {
         let Some(resolved) = &self.resolved else { return Value::Null };
         json!({
@@ -313,19 +375,21 @@ impl BurstReport {
         let mut table = Table::default();
         self.text_load(&mut table);
         self.text_node(&mut table);
+        self.text_disturbance(&mut table);
         self.text_verification(&mut table);
         let mut text = table.text();
         let resolved = self.resolved.iter().flat_map(|resolved| &resolved.findings);
-        for finding in self.verification.findings.iter().chain(resolved) {
+        let agreement = self.agreement.iter().flat_map(|agreement| &agreement.findings);
+        for finding in self.verification.findings.iter().chain(resolved).chain(agreement) {
             writeln!(text, "  ! {finding}").expect("writing to memory");
         }
         if let Some(kept) = &self.kept {
-            writeln!(text, "The node's directories are in {kept}").expect("writing to memory");
+            writeln!(text, "The nodes' directories are in {kept}").expect("writing to memory");
         }
         let verdict = if self.is_good() {
             "Nothing acknowledged is missing, and the books balance."
         } else {
-            "FAILED: the node did not keep what it acknowledged; see above."
+            "FAILED: what was acknowledged was not kept, or the nodes differ; see above."
         };
         writeln!(text, "{verdict}").expect("writing to memory");
         text
@@ -335,7 +399,9 @@ impl BurstReport {
         table.line(
             "workload",
             format!(
-                "{}, {} per frame, {} connections x {} in flight, {} shard{}, seed {}",
+                "{} node{}, {}, {} per frame, {} connections x {} in flight, {} shard{}, seed {}",
+                self.nodes,
+                if self.nodes == 1 { "" } else { "s" },
                 self.workload,
                 thousands(self.batch as u64),
                 self.connections,
@@ -369,10 +435,44 @@ impl BurstReport {
             table.line("punctuality", text);
         }
         table.line("limited by", self.limit_text());
-        let [leader, client] = self
-            .cpu_ns_per_txn()
-            .map(|cpu| cpu.map_or_else(|| "?".to_owned(), |ns| format!("{} ns", thousands(ns))));
-        table.line("CPU per transaction", format!("node {leader}, generator {client}"));
+        let cpu = self.cpu_ns_per_txn();
+        let ns = |cpu: Option<u64>| {
+            cpu.map_or_else(|| "?".to_owned(), |ns| format!("{} ns", thousands(ns)))
+        };
+        let nodes = match self.nodes {
+            1 => format!("node {}", ns(cpu.leader)),
+            _ => format!("leader {}, follower {}", ns(cpu.leader), ns(cpu.follower)),
+        };
+        table.line("CPU per transaction", format!("{nodes}, generator {}", ns(cpu.client)));
+    }
+
+    /// What was done to the nodes, and what it cost.
+    fn text_disturbance(&self, table: &mut Table) {
+        for (kind, gap) in summaries(&self.events) {
+            let GapSummary { count, p50_ms, p99_ms, max_ms } = gap;
+            table.line(
+                kind,
+                format!(
+                    "{count} times, write gap p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, longest                      {max_ms:.0} ms"
+                ),
+            );
+        }
+        for window in &self.windows {
+            let seconds = (window.end_ns - window.begin_ns) as f64 / 1e9;
+            table.line(
+                "latency",
+                format!(
+                    "{}: p50 {}, p99 {}, {}/s over {seconds:.1} s",
+                    window.name,
+                    time_text(window.latency.p50),
+                    time_text(window.latency.p99),
+                    thousands((window.committed as f64 / seconds) as u64)
+                ),
+            );
+        }
+        if self.unknown > 0 {
+            table.line("unknown outcomes", thousands(self.unknown));
+        }
     }
 
     fn text_node(&self, table: &mut Table) {
@@ -477,6 +577,19 @@ impl BurstReport {
                 seconds.verify
             ),
         );
+        if let Some(agreement) = self.agreement.as_ref().filter(|one| one.is_good()) {
+            let first = &agreement.nodes[0];
+            table.line(
+                "nodes",
+                format!(
+                    "all {} hold {} rows with digest {:016x} at LSN {}",
+                    agreement.nodes.len(),
+                    thousands(first.rows),
+                    first.digest.unwrap_or(0),
+                    thousands(first.lsn)
+                ),
+            );
+        }
         if !v.is_good() {
             table.line(
                 "found wrong",

@@ -1,17 +1,23 @@
-//! Where a burst takes place: directories, CPUs, sizes, the measured device.
+//! Where a burst takes place: directories, addresses, CPUs, sizes, the measured device.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Error, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
-use spillway_runtime::{file, thread};
+use spillway_runtime::clock::wall_now_micros;
+use spillway_runtime::file;
 
 use crate::arguments::{BurstArguments, BurstOptions};
-use crate::config::NodeConfig;
+use crate::config::{ClusterConfig, ClusterNode, NodeConfig};
 use crate::cpu;
 use crate::error::PerfError;
+use crate::identity::{Draw, mix};
 use crate::machine::{DeviceWrite, Machine, measure_device, memory_available_bytes};
 use crate::node::{NodeHome, directories};
+use crate::ports::free_blocks;
+use crate::proxy::Mesh;
 use crate::workload::WorkloadKind;
 
 /// Bytes of a log segment, unless the log is small.
@@ -20,18 +26,47 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// Segments of a log at least.
 const SEGMENTS_MIN: u64 = 8;
+/// The smallest memory budget of a node.
+const MEMORY_BYTES_MIN: u64 = 256 << 20;
+/// Port of shard 0 of a node that has an address of its own.
+const HOST_PORT: u16 = 7400;
+/// Names the clusters of bursts; they differ by their keys.
+const CLUSTER_ID: u64 = 0xB0A5;
 /// Room that must stay free on the log's file system.
 const DISK_RESERVE_BYTES: u64 = 256 << 20;
+
+/// Where one node of a cluster runs, if not simply on loopback.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its address there.
+    pub ip: IpAddr,
+    /// Words in front of the node's program that take it there.
+    pub wrapper: Vec<String>,
+}
+
+/// How the nodes of a burst are laid out.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    /// Where each node runs; empty: all on loopback.
+    pub hosts: Vec<Host>,
+    /// Whether connections between nodes go through proxies that can cut and delay them.
+    pub is_proxied: bool,
+}
 
 /// Where the burst takes place.
 #[derive(Debug)]
 pub(crate) struct Site {
     directory: tempfile::TempDir,
-    /// How the node is run.
-    pub(crate) home: NodeHome,
-    /// Bytes of the log.
+    /// How each node is run.
+    pub(crate) homes: Vec<NodeHome>,
+    /// The nodes as clients and each other see them.
+    pub(crate) nodes: Vec<ClusterNode>,
+    /// The proxies between them, if there are any.
+    pub(crate) mesh: Option<Arc<Mesh>>,
+    /// Bytes of each node's log.
     pub(crate) log_bytes: u64,
     memory_bytes: u64,
+    server_cpus: Vec<usize>,
     generator_cpus: Vec<usize>,
     pub(crate) is_pinned: bool,
     pub(crate) machine: Machine,
@@ -39,8 +74,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Makes the directories, sizes the node and measures the device.
-    pub(crate) fn prepare(options: &BurstOptions) -> Result<Self, PerfError> {
+    /// Makes the directories, sizes the nodes and measures the device.
+    pub(crate) fn prepare(options: &BurstOptions, seed: u64) -> Result<Self, PerfError> {
         let arguments = &options.arguments;
         let parent = match &arguments.dir {
             Some(parent) => {
@@ -54,11 +89,8 @@ impl Site {
             .tempdir_in(&parent)
             .map_err(PerfError::system(format!("a directory in {}", parent.display())))?;
         let root = directory.path().to_owned();
-        for path in directories(&root) {
-            file::create_dir_all(&path)?;
-        }
         let log_bytes = log_bytes(arguments);
-        check_disk(&root, log_bytes)?;
+        check_disk(&root, log_bytes * u64::from(arguments.nodes))?;
         let allowed = cpu::allowed();
         // On two CPUs the node's memory and disk workers need the generator's idle time.
         let is_pinned =
@@ -66,38 +98,94 @@ impl Site {
         // The generator takes the last CPU: interrupts and the node's first shard like the first.
         let split = if is_pinned { allowed.len() - 1 } else { 0 };
         let (server_cpus, generator_cpus) = allowed.split_at(split);
-        let site = Self {
-            home: NodeHome {
-                program: options.program.clone(),
-                config: root.join("node.toml"),
-                output: root.join("node.output"),
-                cpus: server_cpus.to_vec(),
-            },
+        let nodes = addresses(arguments, &options.topology, seed)?;
+        let mesh = match options.topology.is_proxied {
+            true => Some(Arc::new(Mesh::new(&nodes)?)),
+            false => None,
+        };
+        let mut site = Self {
+            homes: Vec::new(),
+            nodes,
+            mesh,
             log_bytes,
             memory_bytes: memory_bytes(arguments),
+            server_cpus: server_cpus.to_vec(),
             generator_cpus: generator_cpus.to_vec(),
             is_pinned,
             machine: Machine::describe(&root)?,
             device: measure_device(&root)?,
             directory,
         };
-        site.configure(listen(arguments.shards)?, arguments.shards)?;
+        site.write_key(seed)?;
+        for index in 0..site.nodes.len() {
+            let home = site.home(options, index)?;
+            site.homes.push(home);
+        }
         Ok(site)
     }
 
-    /// Writes the node's configuration.
-    pub(crate) fn configure(&self, listen: SocketAddr, shards: u16) -> Result<(), PerfError> {
-        let [directory_log, directory_data] = directories(self.directory.path());
+    /// The key that the nodes share: anything that nobody else on the machine can read.
+    fn write_key(&self, seed: u64) -> Result<(), PerfError> {
+        let mut file = file::create(&self.key_file())?;
+        // SAFETY: the call has no pointers, and the descriptor is open as long as `file` lives.
+        if unsafe { libc::fchmod(file.as_raw_fd(), 0o600) } != 0 {
+            return Err(PerfError::system("the key file")(Error::last_os_error()));
+        }
+        let mut draw = Draw::new(seed ^ wall_now_micros(), 0x4B59);
+        let words: String = (0..4).map(|_| format!("{:016x}", draw.bits())).collect();
+        file.write_all(format!("{words}\n").as_bytes()).map_err(PerfError::system("the key file"))
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.directory.path().join("cluster.key")
+    }
+
+    /// Makes the directories of one node and writes its configuration.
+    fn home(&self, options: &BurstOptions, index: usize) -> Result<NodeHome, PerfError> {
+        let (arguments, node) = (&options.arguments, self.nodes[index]);
+        let is_alone = self.nodes.len() == 1;
+        let root = match is_alone {
+            true => self.directory.path().to_owned(),
+            false => self.directory.path().join(format!("node-{}", node.id)),
+        };
+        let [directory_log, directory_data] = directories(&root);
+        file::create_dir_all(&directory_log)?;
+        file::create_dir_all(&directory_data)?;
+        let seen = match &self.mesh {
+            Some(mesh) => mesh.seen_from(index, &self.nodes),
+            None => self.nodes.clone(),
+        };
+        let key_file = self.key_file();
+        let cluster = ClusterConfig {
+            id: u128::from(mix(CLUSTER_ID)) << 64 | u128::from(CLUSTER_ID),
+            key_file: &key_file,
+            listen_peers: node.peer,
+            nodes: &seen,
+        };
         let config = NodeConfig {
+            id: node.id,
             directory_log: &directory_log,
             directory_data: &directory_data,
-            listen,
-            shards,
+            listen: node.client,
+            shards: arguments.shards,
             log_bytes: self.log_bytes,
             segment_bytes: segment_bytes(self.log_bytes),
             memory_bytes: self.memory_bytes,
+            cluster: (!is_alone).then_some(cluster),
+            extra: "",
         };
-        self.home.configure(&config.text())
+        let port = |shard| SocketAddr::new(node.client.ip(), node.client.port() + shard);
+        let host = options.topology.hosts.get(index);
+        let home = NodeHome {
+            program: options.program.clone(),
+            config: root.join("node.toml"),
+            output: root.join("node.output"),
+            cpus: self.server_cpus.clone(),
+            wrapper: host.map_or_else(Vec::new, |host| host.wrapper.clone()),
+            listens: (0..arguments.shards).map(port).chain([node.peer]).collect(),
+        };
+        home.configure(&config.text())?;
+        Ok(home)
     }
 
     /// Binds the calling thread to the generator's CPUs, if node and generator have their own.
@@ -111,15 +199,20 @@ impl Site {
     /// Gives the calling thread all CPUs again.
     pub(crate) fn unbind_generator(&self) -> Result<(), PerfError> {
         if self.is_pinned {
-            let all = [&self.home.cpus[..], &self.generator_cpus].concat();
+            let all = [&self.server_cpus[..], &self.generator_cpus].concat();
             cpu::bind(&all).map_err(PerfError::system("unbinding the generator"))?;
         }
         Ok(())
     }
 
-    /// CPUs the node may use.
+    /// Where the nodes' directories are.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// CPUs the nodes may use.
     pub(crate) fn server_cpus(&self) -> usize {
-        if self.is_pinned { self.home.cpus.len() } else { self.machine.cpus }
+        if self.is_pinned { self.server_cpus.len() } else { self.machine.cpus }
     }
 
     /// Removes the directory, or keeps it and tells where.
@@ -157,7 +250,9 @@ fn log_bytes(arguments: &BurstArguments) -> u64 {
         arguments.rate * per_transaction
     } else {
         // As fast as possible: large values reach more bytes per second.
-        BYTES_PER_SECOND_MAX * (per_transaction / 1000.0).clamp(1.0, 4.0)
+        // Nodes of a cluster share the machine, and each writes everything.
+        let bytes_per_second = BYTES_PER_SECOND_MAX / f64::from(arguments.nodes);
+        bytes_per_second * (per_transaction / 1000.0).clamp(1.0, 4.0)
     };
     // One transaction per batch fills a block of its own at worst.
     let blocks = if arguments.batch < 32 { 2.0 } else { 1.0 };
@@ -175,30 +270,34 @@ fn whole_segments(bytes: u64) -> u64 {
     bytes.next_multiple_of(segment_bytes(bytes))
 }
 
-/// Where the node is to listen. It must come back there after the kill. One shard can choose a
-/// port itself and be given the same one again; several need ports in a row, looked for here.
-fn listen(shards: u16) -> Result<SocketAddr, PerfError> {
-    const ATTEMPTS: usize = 100;
-    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    if shards == 1 {
-        return Ok(address(0));
-    }
-    let bind = |port| TcpListener::bind(address(port));
-    for _ in 0..ATTEMPTS {
-        let first = bind(0).and_then(|listener| listener.local_addr());
-        let first = first.map_err(PerfError::system("looking for free ports"))?.port();
-        let mut others = (0..shards).map(|shard| first.checked_add(shard).map(bind));
-        if others.all(|other| matches!(other, Some(Ok(_)))) {
-            return Ok(address(first));
-        }
-    }
-    Err(PerfError::Refused(format!("there are no {shards} free ports in a row on 127.0.0.1")))
+/// Where the nodes listen. They must come back there after a kill.
+fn addresses(
+    arguments: &BurstArguments,
+    topology: &Topology,
+    seed: u64,
+) -> Result<Vec<ClusterNode>, PerfError> {
+    let nodes = usize::from(arguments.nodes);
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    // One port per shard, and one for the other nodes.
+    let ports = match topology.hosts.is_empty() {
+        true => free_blocks(loopback, arguments.shards + 1, nodes, seed)?,
+        false => vec![HOST_PORT; nodes],
+    };
+    let node = |(index, port): (usize, u16)| {
+        let ip = topology.hosts.get(index).map_or(loopback, |host| host.ip);
+        let [client, peer] = [port, port + arguments.shards].map(|port| SocketAddr::new(ip, port));
+        ClusterNode { id: index as u16 + 1, peer, client }
+    };
+    Ok(ports.into_iter().enumerate().map(node).collect())
 }
 
 fn memory_bytes(arguments: &BurstArguments) -> u64 {
     match arguments.memory_gib {
         Some(gib) => (gib * (1u64 << 30) as f64) as u64,
-        None => memory_available_bytes().unwrap_or(4 << 30) / 10 * 6,
+        None => {
+            let all = memory_available_bytes().unwrap_or(4 << 30) / 10 * 6;
+            (all / u64::from(arguments.nodes)).max(MEMORY_BYTES_MIN)
+        }
     }
 }
 
@@ -210,26 +309,6 @@ fn check_disk(directory: &Path, log_bytes: u64) -> Result<(), PerfError> {
             free_mib: free >> 20,
             needed_mib: (log_bytes + DISK_RESERVE_BYTES) >> 20,
         });
-    }
-    Ok(())
-}
-
-/// Waits until the ports of a killed node are free again: the kernel takes an io_uring apart, and
-/// with it the listening socket that a multishot accept holds, some milliseconds after the process
-/// is gone.
-pub(crate) fn wait_until_free(listen: SocketAddr, shards: u16) -> Result<(), PerfError> {
-    const ATTEMPTS: usize = 5_000;
-    for shard in 0..shards {
-        let address = SocketAddr::new(listen.ip(), listen.port().saturating_add(shard));
-        let mut attempts = 0;
-        while let Err(error) = TcpListener::bind(address) {
-            attempts += 1;
-            if attempts == ATTEMPTS || error.kind() != std::io::ErrorKind::AddrInUse {
-                let doing = format!("waiting for {address} to be free after the kill");
-                return Err(PerfError::system(doing)(error));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
     }
     Ok(())
 }
@@ -247,11 +326,5 @@ mod tests {
             assert!((SEGMENT_BYTES_MIN..=SEGMENT_BYTES).contains(&segment));
             assert!(segment.is_multiple_of(4096) && log_bytes / segment >= SEGMENTS_MIN);
         }
-    }
-
-    #[test]
-    fn ports_in_a_row_are_found() {
-        assert_eq!(listen(1).expect("needs none").port(), 0);
-        assert!(listen(4).expect("there are some").port() > 0);
     }
 }

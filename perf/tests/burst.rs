@@ -7,7 +7,7 @@ mod fake_node;
 mod store;
 
 use clap::Parser;
-use spillway_perf::{BurstArguments, BurstOptions, BurstReport, PerfError, burst};
+use spillway_perf::{BurstArguments, BurstOptions, BurstReport, PerfError, Topology, burst};
 use spillway_runtime::file;
 
 #[derive(Parser)]
@@ -23,12 +23,12 @@ fn run(fault: &str, line: &str) -> Result<BurstReport, PerfError> {
     file::write_atomic(&directory.path().join("fault"), fault.as_bytes()).expect("a note");
     let directory = directory.path().to_str().expect("text");
     let line = format!(
-        "burst --dir {directory} --ramp 0.05 --hold 0.2 --fall 0.05 --accounts 3000 --rows 200 \
+        "burst --nodes 1 --dir {directory} --ramp 0.05 --hold 0.2 --fall 0.05 --accounts 3000 --rows 200 \
          --log-gib 0.1 --connections 4 --batch 20 {line}"
     );
     let arguments = Line::try_parse_from(line.split_whitespace()).expect("a good line").burst;
     let program = std::env::current_exe().expect("this program has a path");
-    burst(&BurstOptions { program, arguments })
+    burst(&BurstOptions { program, topology: Topology::default(), arguments })
 }
 
 fn sound(line: &str) -> BurstReport {

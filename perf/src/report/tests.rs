@@ -1,4 +1,5 @@
 use super::*;
+use crate::disturbance::LEADER_KILLED;
 
 fn status(log_bytes: u64, log_batches: u64) -> Option<StatusNumbers> {
     let named = [
@@ -16,7 +17,7 @@ fn sample(at_s: u64, committed: u64, client: u64, server: u64) -> Sample {
         at_ns: at_s * 1_000_000_000,
         total: Counts { offered: committed, sent: committed, committed, refused: 0 },
         client_cpu_ns: client,
-        server_cpu_ns: server,
+        nodes_cpu_ns: vec![server],
         status: status(committed * 150, committed / 1000),
     }
 }
@@ -32,6 +33,7 @@ fn report() -> BurstReport {
     };
     BurstReport {
         nodes: 1,
+        leader: 0,
         workload: "insert",
         batch: 1000,
         connections: 8,
@@ -57,6 +59,10 @@ fn report() -> BurstReport {
             ("replay_ns".to_owned(), 2_000_000_000),
         ])),
         resolved: Some(Resolved::default()),
+        events: Vec::new(),
+        windows: Vec::new(),
+        unknown: 0,
+        agreement: None,
         verification: Verification { acknowledged: 9, verified: 9, ..Verification::default() },
         device: DeviceWrite { write_p50_us: 79, write_p99_us: 200 },
         machine,
@@ -113,6 +119,62 @@ fn json_has_the_keys_that_others_rely_on() {
     assert_eq!(json["replay"]["records_per_s"], 3_000_000.0);
 }
 
+fn applied(digest: u64) -> Applied {
+    Applied { lsn: 9, digest: Some(digest), rows: 5 }
+}
+
+#[test]
+fn a_cluster_tells_its_nodes_apart() {
+    let mut report = report();
+    (report.nodes, report.leader, report.server_cpus) = (3, 1, 2);
+    let samples = report.samples.as_mut().expect("has samples");
+    samples[0].nodes_cpu_ns = vec![1_000_000_000; 3];
+    samples[1].nodes_cpu_ns = vec![1_400_000_000, 2_200_000_000, 1_800_000_000];
+    report.agreement = Some(Agreement::of(vec![applied(7); 3]));
+    let event = |gap_ns| Event {
+        kind: LEADER_KILLED,
+        nodes: vec![1],
+        at_ns: 3_000_000_000,
+        ready_s: Some(0.5),
+        caught_up_s: None,
+        gap_ns,
+    };
+    report.events = vec![event(200_000_000), event(400_000_000)];
+    report.windows = vec![WindowLatency {
+        name: "before".to_owned(),
+        begin_ns: 0,
+        end_ns: 2_000_000_000,
+        committed: 1000,
+        latency: Latency::default(),
+    }];
+    assert!(report.is_good());
+    let json = report.json();
+    let expected = json!({ "leader": 300, "follower": 150, "client": 100,
+        "nodes": [100, 300, 200] });
+    assert_eq!(json["cpu_ns_per_txn"], expected);
+    assert_eq!(json["leader"], 2);
+    assert_eq!(json["gaps"][LEADER_KILLED]["p99_ms"], 400.0);
+    assert_eq!(json["events"][0]["gap_ms"], 200.0);
+    assert_eq!(json["windows"][0]["committed_tps"], 500.0);
+    assert_eq!(json["agreement"]["nodes"][2]["digest"], "0000000000000007");
+    assert_eq!(report.limit(), "network and frames in flight");
+    let text = report.text();
+    for part in [
+        "3 nodes, insert",
+        "leader 300 ns, follower 150 ns",
+        "2 times, write gap p50 200 ms, p99 400 ms",
+        "before: p50",
+        "all 3 hold 5 rows with digest 0000000000000007 at LSN 9",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    report.is_pinned = false;
+    assert_eq!(report.limit(), "network and frames in flight");
+    let samples = report.samples.as_mut().expect("has samples");
+    samples[1].nodes_cpu_ns = vec![2_700_000_000, 2_200_000_000, 1_800_000_000];
+    assert_eq!(report.limit(), "shared CPU");
+}
+
 #[test]
 fn the_limit_is_named() {
     let mut report = report();
@@ -123,7 +185,7 @@ fn the_limit_is_named() {
     assert!(report.text().contains("the generator, not the node"));
     let samples = report.samples.as_mut().expect("has samples");
     samples[1].client_cpu_ns = 1_200_000_000;
-    samples[1].server_cpu_ns = 1_500_000_000;
+    samples[1].nodes_cpu_ns = vec![1_500_000_000];
     assert_eq!(report.limit(), "network and frames in flight");
     report.rate = 2_000_000.0;
     assert_eq!(report.limit(), "rate");
@@ -136,7 +198,8 @@ fn the_limit_is_named() {
 fn anything_wrong_is_a_failure() {
     assert!(report().is_good());
     assert!(report().text().contains("the books balance"));
-    let spoil: [fn(&mut BurstReport); 6] = [
+    let spoil: [fn(&mut BurstReport); 7] = [
+        |report| report.agreement = Some(Agreement::of(vec![applied(1), applied(2)])),
         |report| report.verification.lost = 1,
         |report| report.verification.foreign = 1,
         |report| report.verification.damaged = 1,
