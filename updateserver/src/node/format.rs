@@ -58,7 +58,11 @@ pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatRe
     };
     let cluster = config.cluster.id.unwrap_or_else(|| cluster_id(config));
     let node = NodeId(config.node.id);
-    let members = Members::of_voters([node]);
+    let members = if config.cluster.join {
+        Members::default()
+    } else {
+        Members::of_voters(config.cluster.members(node))
+    };
     let plan = FormatPlan::new(cluster, node, geometry, durable_write, members)?;
     direct_check(&files)?;
     space_check(&files.log, config.log.bytes_total)?;

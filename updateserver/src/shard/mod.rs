@@ -42,6 +42,7 @@ pub use reply::{Outgoing, Released};
 use connection::Connections;
 use execute::Scratch;
 use item::Sealer;
+use partition::Partition;
 use prepare::Spread;
 use reply::{HeldReplies, Waits};
 use role::Role;
@@ -330,6 +331,18 @@ impl Shard {
     pub fn digest(&self, partition: PartitionId) -> u128 {
         assert_eq!(partition.0 % self.spread.shards, self.spread.index.0, "not this shard's");
         self.store.partitions[usize::from(partition.0 / self.spread.shards)].digest
+    }
+
+    /// One number for the digests of all partitions of this shard, what is open left out: the
+    /// sum over all shards is the same on all nodes that have applied the same log, however many
+    /// shards they have.
+    pub fn digest_all(&self) -> u64 {
+        let one = |partition: &Partition| {
+            let (id, digest) = (u128::from(partition.id.0) + 1, partition.digest);
+            let bytes = digest.wrapping_add(id.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes();
+            xxhash_rust::xxh3::xxh3_64(&bytes)
+        };
+        self.store.partitions.iter().map(one).fold(0, u64::wrapping_add)
     }
 
     /// Rows held, deleted ones included; bytes of the arena in use and taken from the budget.
