@@ -58,8 +58,9 @@ impl ApplyEntry {
 
     /// As the shard core takes it.
     pub fn with_batch<T>(&self, give: impl FnOnce(&ApplyBatch<'_>) -> T) -> T {
-        let sections: Vec<ApplySection<'_>> = self
-            .sections
+        // A change of members is the quorum's business.
+        let applied = if self.kind == FrameKind::Data { &self.sections[..] } else { &[] };
+        let sections: Vec<ApplySection<'_>> = applied
             .iter()
             .map(|(partition, digest, range)| ApplySection {
                 partition: *partition,

@@ -104,6 +104,8 @@ pub(super) struct LogShell {
     board_version: u64,
     peers: Option<PeerLinks>,
     peer_events: Vec<PeerEvent>,
+    /// What each peer's connection had not taken when the replica was last told.
+    outgoing: Vec<(NodeId, usize)>,
     failure: Option<NodeError>,
 }
 
@@ -162,6 +164,7 @@ impl LogShell {
             board_version: u64::MAX,
             peers,
             peer_events: Vec::new(),
+            outgoing: Vec::new(),
             failure: None,
         })
     }
@@ -205,6 +208,7 @@ impl LogShell {
         // Items first: a completion then lets a fuller batch go.
         self.drain();
         self.peers_turn(ring, now);
+        self.outgoing_tell(ring);
         self.reap(ring, now);
         self.shards_turn(ring);
         self.commands(ring);
@@ -268,6 +272,19 @@ impl LogShell {
             }
         };
         self.step(ring, ReplicaInput::Peer { from, header, frame });
+    }
+
+    /// Tells the replica what the connections have not taken yet, where that changed.
+    fn outgoing_tell(&mut self, ring: &mut TcpRing) {
+        for at in 0..self.outgoing.len() {
+            let (node, before) = self.outgoing[at];
+            let Some(peers) = &self.peers else { return };
+            let bytes = peers.outgoing_bytes(ring, node);
+            if bytes != before {
+                self.outgoing[at].1 = bytes;
+                self.step(ring, ReplicaInput::PeerOutgoing { node, bytes });
+            }
+        }
     }
 
     fn reap(&mut self, ring: &mut TcpRing, _now: u64) {
@@ -334,7 +351,14 @@ impl LogShell {
         self.published.drained = drained.contains(&self.replica.status().node);
         if let Some(peers) = &mut self.peers {
             let members = self.board.members();
-            let addresses = members.into_iter().map(|m| (m.node, m.peer_address)).collect();
+            let addresses: Vec<_> =
+                members.into_iter().map(|m| (m.node, m.peer_address)).collect();
+            self.outgoing.retain(|(node, _)| addresses.iter().any(|(known, _)| known == node));
+            for (node, _) in &addresses {
+                if !self.outgoing.iter().any(|(known, _)| known == node) {
+                    self.outgoing.push((*node, 0));
+                }
+            }
             peers.members_set(ring, addresses);
         }
         let command = crate::quorum::ReplicaCommand::Drained(drained);
@@ -399,10 +423,29 @@ impl LogShell {
     }
 
     fn carry_out(&mut self, ring: &mut TcpRing, now: u64, effects: &mut ReplicaEffects) {
-        // Peers first: their disks are to work at the same time as ours.
+        if let Some(role) = effects.role {
+            self.role_changed(&role);
+        }
+        if let Some(round) = effects.round {
+            self.published.round_started = round.started;
+            self.published.round_confirmed = round.confirmed;
+        }
+        if let Some(committed) = effects.committed {
+            self.published.lsn = committed.lsn.0;
+            self.published.ticket = committed.ticket;
+        }
+        if effects.role.is_some() || effects.round.is_some() {
+            // Before any message: who answers a request that came since must wait for the next
+            // round.
+            self.publish();
+        }
+        // Peers before the own disk: theirs are to work at the same time.
         if let Some(peers) = &mut self.peers {
             for send in effects.sends.drain(..) {
                 peers.send(ring, send.to, &send.header.encode(), send.body);
+            }
+            for node in effects.resets.drain(..) {
+                peers.reset(ring, node);
             }
         }
         for write in effects.writes.drain(..) {
@@ -425,17 +468,6 @@ impl LogShell {
         for read in effects.reads.drain(..) {
             self.reader.read(&read);
         }
-        if let Some(committed) = effects.committed {
-            self.published.lsn = committed.lsn.0;
-            self.published.ticket = committed.ticket;
-        }
-        if let Some(round) = effects.round {
-            self.published.round_started = round.started;
-            self.published.round_confirmed = round.confirmed;
-        }
-        if let Some(role) = effects.role {
-            self.role_changed(&role);
-        }
         if let Some(leader) = effects.leader {
             self.published.leader = leader.map_or(0, |NodeId(node)| node);
         }
@@ -444,7 +476,9 @@ impl LogShell {
             self.published.failed = true;
         }
         for answer in effects.answers.drain(..) {
-            eprintln!("note: {answer}");
+            if let Err(refusal) = answer.result {
+                eprintln!("note: {:?} was not carried out: {refusal}", answer.command);
+            }
         }
         if let Some(failure) = effects.failed.take() {
             self.failure = Some(NodeError::Replica(failure));

@@ -597,12 +597,19 @@ fn members(config: &Config) -> Vec<Member> {
 
 fn replica_options(config: &Config, superblock: &Superblock) -> ReplicaOptions {
     let cluster = &config.cluster;
+    let slots = cluster.slot_ring_bytes as u64;
     ReplicaOptions {
         tick_nanos: cluster.tick_ms * 1_000_000,
         heartbeat_ticks: cluster.heartbeat_ticks,
         election_ticks_min: cluster.election_ticks_min,
         election_ticks_max: cluster.election_ticks_max,
         inflight_bytes_max: cluster.peer_bytes_in_flight_max,
+        // What nobody can let go of must never fill the memory for batches.
+        uncommitted_bytes_max: slots / 4,
+        tail_bytes_max: slots / 4,
+        cache_bytes_max: slots / 2,
+        in_flight_small_max: config.log.writes_in_flight_small_max,
+        batch_bytes_wait: config.log.batch_bytes_wait,
         ..ReplicaOptions::new(writer_options(config, superblock), superblock.boot)
     }
 }
@@ -615,8 +622,6 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
         vote: superblock.vote,
         boot: superblock.boot,
         in_flight_max: config.log.writes_in_flight_max,
-        in_flight_small_max: config.log.writes_in_flight_small_max,
-        batch_bytes_wait: config.log.batch_bytes_wait,
         watermark_idle_nanos: config.log.watermark_idle_us * 1000,
     }
 }

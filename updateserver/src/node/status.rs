@@ -1,10 +1,13 @@
 //! Numbers for `admin status`.
 
-use spillway_net::message::{StatusReport, StatusValue};
+use spillway_net::ids::{Lsn, NodeId};
+use spillway_net::message::{ClusterReport, MemberReport, StatusReport, StatusValue};
 use spillway_runtime::clock;
 
+use crate::quorum::{MemberStatus, ReplicaStatus};
 use crate::shard::Shard;
 
+use super::board::Member;
 use super::published::Published;
 
 /// The log's numbers, published for all cores.
@@ -100,4 +103,42 @@ pub(super) fn report(sources: &StatusSources<'_>) -> StatusReport {
     let values =
         values.into_iter().map(|(name, value)| StatusValue { name: name.to_owned(), value });
     StatusReport { values: values.collect() }
+}
+
+/// How the node sees the cluster.
+pub(super) fn cluster_report(
+    status: &ReplicaStatus,
+    addresses: &[Member],
+    drained: &[NodeId],
+) -> ClusterReport {
+    let member = |member: &MemberStatus| {
+        let address = addresses.iter().find(|known| known.node == member.node);
+        MemberReport {
+            node: member.node.0,
+            address: address.map_or_else(String::new, |known| known.client_address.clone()),
+            peer_address: address.map_or_else(String::new, |known| known.peer_address.clone()),
+            kind: member.kind.name().to_owned(),
+            state: member.state.name().to_owned(),
+            drained: drained.contains(&member.node),
+            matched: member.matched.0,
+            applied: member.applied.0,
+            silent_ms: member.silent_ms,
+        }
+    };
+    let Lsn(applied) = status.applied;
+    ClusterReport {
+        node: status.node.0,
+        role: status.role.name().to_owned(),
+        term: status.term.0,
+        leader: status.leader.map_or(0, |NodeId(node)| node),
+        scl: status.scl.0,
+        vcl: status.vcl.0,
+        vdl: status.vdl.0,
+        // Reads see the applied end of the node that they ask: nobody reads at an older one.
+        pgmrpl: applied.min(status.vdl.0),
+        applied,
+        lal_bytes: status.lal_bytes,
+        tail_bytes: status.tail_bytes,
+        members: status.members.iter().map(member).collect(),
+    }
 }
