@@ -44,6 +44,8 @@ mod writer;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use assembler::{AssemblerRoom, BatchAssembler, SealIdentity, Section, sections_bytes};
 pub use clock::BatchClock;
