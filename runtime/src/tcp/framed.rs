@@ -242,3 +242,42 @@ impl TcpRing {
         self.finish_close(index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: ConnectionId = ConnectionId { index: 3, generation: 5 };
+
+    #[test]
+    fn parts_add_up() {
+        let mut framed = Framed::new(10);
+        for bytes in [4, 5] {
+            assert!(framed.received(ID, bytes).is_none() && framed.is_wanting());
+        }
+        let told = framed.received(ID, 1);
+        let Some(TcpEvent::Header { connection: ID, header }) = told else { panic!("{told:?}") };
+        assert_eq!(&header[..], [0; 10]);
+        assert!(!framed.is_wanting());
+        let slot = SlotMut::heap(7);
+        let address = slot.address();
+        framed.next(Step::Body(slot));
+        assert!(framed.received(ID, 6).is_none());
+        let told = framed.received(ID, 1);
+        let Some(TcpEvent::Body { connection: ID, slot }) = told else { panic!("{told:?}") };
+        assert_eq!((slot.address(), slot.len()), (address, 7));
+    }
+
+    #[test]
+    #[should_panic(expected = "11 of 10 bytes arrived")]
+    fn more_than_asked_for_is_refused() {
+        let mut framed = Framed::new(10);
+        assert!(framed.received(ID, 11).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "a header of 257 bytes")]
+    fn long_header_is_refused() {
+        assert!(Framed::new(HEADER_BYTES_MAX + 1).is_wanting());
+    }
+}
