@@ -151,7 +151,8 @@ impl TcpRing {
     /// Makes a connection receive in exact lengths: a header of `header_bytes` is received and
     /// told by [`TcpEvent::Header`]; after that, and after each [`TcpEvent::Body`], the owner says
     /// by [`TcpRing::receive_body`] or [`TcpRing::receive_header`] what comes next, and until then
-    /// nothing is received. `Received` is never told.
+    /// nothing is received; the end of the connection is not noticed then either, except by a send
+    /// that fails. `Received` is never told.
     ///
     /// To be called on a connection that is still being made, or before the first turn after its
     /// `Accepted` or `Connected`. Does nothing if the connection is gone.
@@ -211,8 +212,9 @@ impl TcpRing {
 
     /// Has the kernel give the other side up that takes nothing for `millis`, or is silent for
     /// about that long (whole seconds, two at least) while there is nothing to send. `Closed`
-    /// follows, with `ETIMEDOUT` or as if the peer had closed or reset. A side that is alive and does not read for that long while there is
-    /// something to send to it is given up as well. Does nothing if the connection is gone.
+    /// follows, with `ETIMEDOUT` or as if the peer had closed or reset. A side that is alive and
+    /// does not read for that long while there is something to send to it is given up as well.
+    /// Does nothing if the connection is gone.
     ///
     /// # Errors
     /// Fails if the kernel refuses.
