@@ -299,6 +299,12 @@ impl SessionTable {
         slot.as_mut().expect("filled above")
     }
 
+    /// Another session that has state here in this one's slot.
+    pub fn older_in_slot(&self, session: SessionId) -> Option<SessionId> {
+        let held = self.slots[slot_of(session)].as_deref()?;
+        (held.id != session).then_some(held.id)
+    }
+
     /// The session's state here, if it was ever used here.
     pub fn get_mut(&mut self, session: SessionId) -> Option<&mut Session> {
         self.slots[slot_of(session)].as_deref_mut().filter(|held| held.id == session)

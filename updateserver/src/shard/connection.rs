@@ -147,6 +147,10 @@ impl Shard {
                 return;
             }
             self.directory.touch(session, self.now_seconds);
+            if let Some(older) = self.sessions.older_in_slot(session) {
+                // A newer session is open in its slot, so its end is committed.
+                self.session_remove(older, out);
+            }
             let held = self.sessions.enter(session);
             if hello.attempt < held.attempt {
                 let text = format!("session {session} was attached by a newer connection");

@@ -178,59 +178,57 @@ impl Shard {
             let text = format!("more than {SESSION_FRAMES_IN_FLIGHT_MAX} unanswered frames");
             return Err(unserved(RefusalCode::LimitReached, text));
         }
-        // Reads need no session: nothing of theirs has to be found again.
         let session = connection.session.unwrap_or(SessionId(0));
         let submit = message::access::<Submit>(frame.payload)
             .map_err(|error| unserved(RefusalCode::Malformed, error.to_string()))?;
-        let consistency = self.consistency(submit)?;
+        let service = self.service(submit, session)?;
         let walk = FrameWalk::new(submit, at)
             .map_err(|error| unserved(RefusalCode::Malformed, error.0))?;
         if let Some(connection) = self.connections.get_mut(frame.connection) {
             connection.frames_in_flight += 1;
         }
         self.counters.frames += 1;
-        if !self.leads() {
-            return Ok((walk, FrameService { session: SessionId(0), consistency }));
-        }
-        if session.0 != 0 {
+        if session.0 != 0 && self.leads() {
             self.directory.touch(session, self.now_seconds);
             let acknowledged = submit.acknowledged_below.to_native();
             self.sessions.acknowledge_below(session, acknowledged, self.store.floor);
         }
-        Ok((walk, FrameService { session, consistency }))
+        Ok((walk, service))
     }
 
-    /// Whether and how a frame is served here. On the leader only reads may be less than strong;
-    /// on a follower nothing else is served.
-    fn consistency(&self, submit: &ArchivedSubmit) -> Result<Consistency, Unserved> {
+    /// Whether and how a frame of a session is served here. Reads that may be old are served by
+    /// any node that has what they ask for, everything else by the leader.
+    fn service(
+        &self,
+        submit: &ArchivedSubmit,
+        session: SessionId,
+    ) -> Result<FrameService, Unserved> {
         let Some(mode) = ReadMode::from_wire(submit.read_mode) else {
             let text = format!("there is no read mode {}", submit.read_mode);
             return Err(unserved(RefusalCode::Malformed, text));
         };
-        let bound = submit.read_bound.to_native();
-        let is_old_read = mode != ReadMode::Strong && only_reads(submit);
-        if self.leads() {
-            return Ok(match mode {
-                ReadMode::AtLsn if is_old_read && self.log.vdl.max(self.applied_lsn).0 < bound => {
-                    Consistency::Behind
-                }
-                ReadMode::AtLsn if is_old_read => Consistency::Covered,
-                ReadMode::Stale if is_old_read && self.is_fresh(bound) => Consistency::Covered,
-                _ => Consistency::Strong,
-            });
+        if mode == ReadMode::Strong || !only_reads(submit) {
+            return match self.role {
+                Role::Lead(_) => Ok(FrameService { session, consistency: Consistency::Strong }),
+                _ => Err(Unserved::Elsewhere(self.refusal_not_leader())),
+            };
         }
-        if !is_old_read || self.role == Role::Diverged {
+        if self.role == Role::Diverged {
             return Err(Unserved::Elsewhere(self.refusal_not_leader()));
         }
-        if self.log.drained {
+        if self.log.drained && !self.leads() {
             let text = "an operator keeps reads away from this node: ask another one".to_owned();
             return Err(Unserved::Elsewhere(Refusal::new(RefusalCode::Drained, text)));
         }
-        let covered = match mode {
-            ReadMode::Stale => self.is_fresh(bound),
-            ReadMode::AtLsn | ReadMode::Strong => self.applied_lsn.0 >= bound,
+        let bound = submit.read_bound.to_native();
+        let consistency = match mode {
+            ReadMode::Stale if self.is_fresh(bound) => Consistency::Covered,
+            // A leader is as fresh as can be once it has proof that it leads.
+            ReadMode::Stale if self.leads() => Consistency::Strong,
+            ReadMode::AtLsn if self.applied_lsn.0 >= bound => Consistency::Covered,
+            _ => Consistency::Behind,
         };
-        Ok(if covered { Consistency::Covered } else { Consistency::Behind })
+        Ok(FrameService { session: SessionId(0), consistency })
     }
 
     /// Whether what this node has is no older than so many microseconds.

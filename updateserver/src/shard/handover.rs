@@ -97,7 +97,7 @@ impl History {
 
     /// Hand-overs that could still be taken back.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.handovers.len()
     }
 }
