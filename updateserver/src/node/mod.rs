@@ -10,6 +10,7 @@ mod format;
 mod inbound;
 mod log_shell;
 mod memory;
+pub mod peers;
 mod recover;
 mod shard_shell;
 mod start;

@@ -140,7 +140,9 @@ impl PeerLinks {
     /// it is told by [`Self::turn`].
     pub fn event(&mut self, ring: &mut TcpRing, event: TcpEvent) -> Option<TcpEvent> {
         match event {
-            TcpEvent::Accepted { listener, connection, peer } if self.listener == Some(listener) => {
+            TcpEvent::Accepted { listener, connection, peer }
+                if self.listener == Some(listener) =>
+            {
                 self.accepted(ring, connection, peer.to_string());
             }
             TcpEvent::Connected { connection } => {
@@ -481,3 +483,6 @@ impl PeerLinks {
 }
 
 const _: () = assert!(BODY_NANOS_MAX < SILENCE_NANOS_MAX && 4 * PING_NANOS < SILENCE_NANOS_MAX);
+
+#[cfg(test)]
+mod tests;
