@@ -210,8 +210,8 @@ impl TcpRing {
     }
 
     /// Has the kernel give the other side up that takes nothing for `millis`, or is silent for
-    /// about that long (whole seconds, two at least) while there is nothing to send. `Closed` with
-    /// `ETIMEDOUT` follows. A side that is alive and does not read for that long while there is
+    /// about that long (whole seconds, two at least) while there is nothing to send. `Closed`
+    /// follows, with `ETIMEDOUT` or as if the peer had closed or reset. A side that is alive and does not read for that long while there is
     /// something to send to it is given up as well. Does nothing if the connection is gone.
     ///
     /// # Errors

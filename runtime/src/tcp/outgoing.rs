@@ -243,7 +243,7 @@ mod tests {
         outgoing.launch();
         let pieces = listed(&outgoing.flight);
         let bytes = pieces.iter().map(|(_, bytes)| bytes).sum::<usize>();
-        assert!(bytes >= PIECES_BYTES_ENOUGH && bytes < PIECES_BYTES_ENOUGH + 4096);
+        assert!((PIECES_BYTES_ENOUGH..PIECES_BYTES_ENOUGH + 4096).contains(&bytes));
         outgoing.clear();
         for _ in 0..1_000 {
             outgoing.queue_slots(&[0; 1], Some(slot.slice(0..1)));
