@@ -64,7 +64,7 @@ const PING: Message = {
 };
 
 /// Bytes of the body behind a header, 0 for none; or what is wrong with the header.
-pub type BodyBytesOf = Box<dyn Fn(&Message) -> Result<u32, String>>;
+pub type BodyBytesOf = Box<dyn Fn(&Message) -> Result<u32, String> + Send>;
 
 /// What links are made from.
 pub struct PeerLinksOptions {

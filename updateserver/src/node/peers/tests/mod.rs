@@ -96,7 +96,7 @@ impl Node {
             key,
             listener: Some(listener),
             members: vec![],
-            body_bytes_of,
+            body_bytes_of: Box::new(body_bytes_of),
         };
         Node {
             ring,
