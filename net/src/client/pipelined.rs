@@ -370,7 +370,12 @@ impl Pipeline {
                 }
                 None => 0,
             },
-            TcpEvent::Accepted { .. } | TcpEvent::Ready { .. } | TcpEvent::Woken => 0,
+            // A client neither listens, nor watches, nor frames its connections.
+            TcpEvent::Accepted { .. }
+            | TcpEvent::Header { .. }
+            | TcpEvent::Body { .. }
+            | TcpEvent::Ready { .. }
+            | TcpEvent::Woken => 0,
         }
     }
 

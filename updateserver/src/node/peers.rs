@@ -63,6 +63,9 @@ const PING: Message = {
     ping
 };
 
+/// Bytes of the body behind a header, 0 for none; or what is wrong with the header.
+pub type BodyBytesOf = Box<dyn Fn(&Message) -> Result<u32, String> + Send>;
+
 /// What links are made from.
 pub struct PeerLinksOptions {
     /// What this node says of itself. The log's sizes in it bound the bodies.
@@ -73,8 +76,8 @@ pub struct PeerLinksOptions {
     pub listener: Option<ListenerId>,
     /// The members and where they listen, as `host:port`. This node may be among them.
     pub members: Vec<(NodeId, String)>,
-    /// Bytes of the body behind a header, 0 for none; or what is wrong with the header.
-    pub body_bytes_of: fn(&Message) -> Result<u32, String>,
+    /// Reads headers. What it lets pass is bounded here again.
+    pub body_bytes_of: BodyBytesOf,
 }
 
 /// What the owner is told.
@@ -102,7 +105,7 @@ pub struct PeerLinks {
     hello: Hello,
     key: ClusterKey,
     listener: Option<ListenerId>,
-    body_bytes_of: fn(&Message) -> Result<u32, String>,
+    body_bytes_of: BodyBytesOf,
     members: Members,
     links: Vec<Link>,
     notices: Notices,
@@ -140,7 +143,9 @@ impl PeerLinks {
     /// it is told by [`Self::turn`].
     pub fn event(&mut self, ring: &mut TcpRing, event: TcpEvent) -> Option<TcpEvent> {
         match event {
-            TcpEvent::Accepted { listener, connection, peer } if self.listener == Some(listener) => {
+            TcpEvent::Accepted { listener, connection, peer }
+                if self.listener == Some(listener) =>
+            {
                 self.accepted(ring, connection, peer.to_string());
             }
             TcpEvent::Connected { connection } => {
@@ -481,3 +486,6 @@ impl PeerLinks {
 }
 
 const _: () = assert!(BODY_NANOS_MAX < SILENCE_NANOS_MAX && 4 * PING_NANOS < SILENCE_NANOS_MAX);
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::link::{Link, Phase};
 use super::members::Due;
 use super::notice::Fault;
 use super::resolve::Resolver;
-use super::{PeerLinks, PeerEvent, PeerNotice};
+use super::{PeerEvent, PeerLinks, PeerNotice};
 
 impl PeerLinks {
     /// Makes all connections that are due.
@@ -22,8 +22,8 @@ impl PeerLinks {
             }
         }
         while let Some(due) = self.members.due(self.now_nanos) {
-            if self.links.iter().any(|link| !link.is_accepted && link.node == Some(due.node)) {
-                // The old one still ends; its end leads here again.
+            if self.has_dialed(due.node) {
+                // It still ends, and its end leads here again.
                 continue;
             }
             match due.address.parse::<SocketAddr>() {
@@ -31,6 +31,10 @@ impl PeerLinks {
                 Err(_) => self.resolve(ring, due),
             }
         }
+    }
+
+    fn has_dialed(&self, node: NodeId) -> bool {
+        self.links.iter().any(|link| !link.is_accepted && link.node == Some(node))
     }
 
     fn resolve(&mut self, ring: &TcpRing, due: Due) {
@@ -44,7 +48,8 @@ impl PeerLinks {
     }
 
     fn connect(&mut self, ring: &mut TcpRing, node: NodeId, address: String, target: SocketAddr) {
-        if !self.members.contains(node) {
+        // The members may have changed while a name was looked up.
+        if !self.members.contains(node) || self.has_dialed(node) {
             return;
         }
         match ring.connect_framed(target, MESSAGE_BYTES) {
