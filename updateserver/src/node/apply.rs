@@ -28,7 +28,7 @@ pub(super) struct ApplyEntry {
 impl ApplyEntry {
     /// The directory of an entry's body, which was verified when it came in.
     pub fn of(geometry: &Geometry, body: Slot) -> Arc<Self> {
-        let view = BodyView::new(geometry, &body);
+        let view = BodyView::new(geometry, &body).expect("the body was verified when it came in");
         let base = body.as_ptr().addr();
         let sections = view
             .sections()

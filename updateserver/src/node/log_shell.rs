@@ -259,7 +259,7 @@ impl LogShell {
         header: &Message,
         body: Option<SlotMut>,
     ) {
-        let Ok(header) = PeerHeader::decode(header) else { return };
+        let Ok(header) = PeerHeader::decode(&self.geometry, header) else { return };
         if header.from != from || header.cluster != self.cluster {
             return;
         }
@@ -307,7 +307,7 @@ impl LogShell {
             self.step(ring, ReplicaInput::WriteCompleted { sequence, result });
         }
         self.completions = completions;
-        while let Some((lsn, result)) = self.reader.reap(&self.geometry) {
+        while let Some((lsn, result)) = self.reader.reap() {
             self.step(ring, ReplicaInput::EntryRead { lsn, result });
         }
     }

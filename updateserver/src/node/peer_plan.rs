@@ -19,18 +19,21 @@ pub(super) struct PeerPlan {
     hello: Hello,
     key: ClusterKey,
     members: Vec<(NodeId, String)>,
+    geometry: Geometry,
 }
 
 impl PeerPlan {
     /// Completed on the thread that listens.
     pub fn links(self, listener: Option<ListenerId>) -> PeerLinksOptions {
-        let Self { hello, key, members } = self;
+        let Self { hello, key, members, geometry } = self;
+        let body_bytes_of = Box::new(move |header: &Message| body_bytes_of(&geometry, header));
         PeerLinksOptions { hello, key, listener, members, body_bytes_of }
     }
 }
 
-fn body_bytes_of(header: &Message) -> Result<u32, String> {
-    PeerHeader::decode(header).map(|header| header.body_bytes).map_err(|fault| fault.to_string())
+fn body_bytes_of(geometry: &Geometry, header: &Message) -> Result<u32, String> {
+    let header = PeerHeader::decode(geometry, header).map_err(|fault| fault.to_string())?;
+    Ok(header.body_bytes)
 }
 
 /// The plan of a node that has peers, or waits for some.
@@ -49,5 +52,6 @@ pub(super) fn of(config: &Config, superblock: &Superblock) -> Result<Option<Peer
     };
     let key = config.cluster.key_load()?.unwrap_or_else(ClusterKey::certified);
     let members = config.cluster.nodes.iter().map(|n| (NodeId(n.id), n.peer.clone())).collect();
-    Ok(Some(PeerPlan { hello, key, members }))
+    let geometry = superblock.geometry;
+    Ok(Some(PeerPlan { hello, key, members, geometry }))
 }

@@ -216,6 +216,13 @@ impl PeerLinks {
         self.links[at].send(ring, header, body, self.now_nanos)
     }
 
+    /// Ends the link of a node and what waits in it; it is connected again soon.
+    pub fn reset(&mut self, ring: &mut TcpRing, node: NodeId) {
+        if let Some(at) = self.link_of(node) {
+            ring.close(self.links[at].connection);
+        }
+    }
+
     /// Bytes sent to a node that its kernel has not taken yet. Bound it.
     #[must_use]
     pub fn outgoing_bytes(&self, ring: &TcpRing, to: NodeId) -> usize {

@@ -10,7 +10,6 @@ use spillway_runtime::disk::{DiskCompletion, DiskRing, DiskRingOptions, FileSlot
 use spillway_runtime::error::{Errno, RuntimeError};
 use spillway_runtime::slot_ring::{Slot, SlotMut};
 
-use crate::log::Geometry;
 use crate::quorum::EntryReadRequest;
 
 /// Reads in flight.
@@ -61,18 +60,14 @@ impl EntryReader {
     }
 
     /// The next entry that was read, or why it could not be.
-    pub fn reap(&mut self, geometry: &Geometry) -> Option<(Lsn, Result<Slot, i32>)> {
+    pub fn reap(&mut self) -> Option<(Lsn, Result<Slot, i32>)> {
         if self.completions.is_empty() {
             self.disk.reap(&mut self.completions);
         }
         let completion = self.completions.pop()?;
-        let slot = self.disk.take_slot(completion.token);
+        let slot = self.disk.take_slot(completion.token).expect("each read fills a slot");
         let result = match completion.result {
-            Ok(bytes) if bytes as usize == slot.len() => {
-                // Behind the local header stands what the peers have too.
-                let (_, body) = slot.split_at(geometry.block());
-                Ok(body.freeze())
-            }
+            Ok(bytes) if bytes as usize == slot.len() => Ok(slot.freeze()),
             Ok(_) => Err(Errno::SHORT_TRANSFER.0),
             Err(Errno(errno)) => Err(errno),
         };
