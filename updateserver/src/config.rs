@@ -85,7 +85,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// This node's number in the cluster, 1 to 7, never used again for another disk. Fixed at
+    /// This node's number in the cluster, 1 to 999, never used again for another disk. Fixed at
     /// format. Default 1.
     #[serde(default = "one")]
     pub id: u16,
@@ -254,8 +254,8 @@ impl Config {
         let (node, log, network) = (&self.node, &self.log, &self.network);
         let range =
             |good: bool, key, value: u64, expected: &str| range(path, good, key, value, expected);
-        let good = (1..=limits::NODES_MAX as u16).contains(&node.id);
-        range(good, "node.id", node.id.into(), "from 1 to 7")?;
+        let good = (1..=limits::NODE_ID_MAX).contains(&node.id);
+        range(good, "node.id", node.id.into(), "from 1 to 999")?;
         let partitions = usize::from(node.partitions);
         let good = partitions.is_power_of_two() && partitions <= limits::PARTITIONS_MAX;
         range(good, "node.partitions", partitions as u64, "a power of two up to 1024")?;
@@ -346,7 +346,7 @@ mod tests {
     fn values_outside_their_range_are_errors_that_name_the_range() {
         for (section, line, expected) in [
             ("node", "partitions = 100", "power of two"),
-            ("node", "id = 8", "1 to 7"),
+            ("node", "id = 1000", "1 to 999"),
             ("log", "[log]\nbytes_total = 1000", "whole segments"),
             ("log", "[log]\nsegment_bytes = 4194304\nbytes_total = 33554432", "8 MiB"),
             ("log", "[log]\nwrites_in_flight_max = 5", "1 to 4"),

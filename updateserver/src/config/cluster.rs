@@ -150,8 +150,8 @@ impl ClusterConfig {
         nodes(count <= limits::NODES_MAX, &format_args!("{count} nodes"), "1 to 7 nodes")?;
         for (at, node) in self.nodes.iter().enumerate() {
             let id = format!("id {}", node.id);
-            let good = (1..=limits::NODES_MAX as u16).contains(&node.id);
-            nodes(good, &id, "ids from 1 to 7")?;
+            let good = (1..=limits::NODE_ID_MAX).contains(&node.id);
+            nodes(good, &id, "ids from 1 to 999")?;
             let again = self.nodes[..at].iter().any(|earlier| earlier.id == node.id);
             nodes(!again, &id, "each id once")?;
             for address in [&node.peer, &node.client] {

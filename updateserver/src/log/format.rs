@@ -36,7 +36,7 @@ impl FormatPlan {
         members: Members,
     ) -> Result<Self, GeometryError> {
         geometry.check()?;
-        assert!((1..=limits::NODES_MAX as u16).contains(&node.0), "node id {node} out of range");
+        assert!((1..=limits::NODE_ID_MAX).contains(&node.0), "node id {node} out of range");
         assert_eq!(members.fault(), None, "members of a fresh node");
         let offset = geometry.data_offset();
         let superblock = Superblock {

@@ -1,7 +1,7 @@
 //! The members of a cluster as the superblock keeps them.
 
 use spillway_net::ids::NodeId;
-use spillway_net::limits::NODES_MAX;
+use spillway_net::limits::NODE_ID_MAX;
 
 use super::bytes::{get_u16, put_u16};
 
@@ -49,7 +49,7 @@ impl Members {
     fn list_is_sound(list: &[u16; MEMBERS_MAX]) -> bool {
         let used = Self::nodes(list).count();
         let unique = |at: usize| !list[..at].contains(&list[at]);
-        let known = list.iter().all(|node| usize::from(*node) <= NODES_MAX);
+        let known = list.iter().all(|node| *node <= NODE_ID_MAX);
         known && list[used..].iter().all(|node| *node == 0) && (0..used).all(unique)
     }
 

@@ -240,7 +240,7 @@ impl Superblock {
             if holds { Ok(()) } else { Err(SuperblockError::Field(field)) }
         };
         self.geometry.check()?;
-        let node_max = limits::NODES_MAX as u16;
+        let node_max = limits::NODE_ID_MAX;
         require(is_zero(&block[128..160]), "reserved")?;
         require(is_zero(&block[USED_BYTES..]), "padding")?;
         self.members.fault().map_or(Ok(()), |fault| Err(SuperblockError::Field(fault)))?;
