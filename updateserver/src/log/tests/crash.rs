@@ -25,6 +25,7 @@ struct Met {
     later: usize,
     wrapped: usize,
     superseded: usize,
+    truncations: usize,
 }
 
 fn run(seed: u64, met: &mut Met) {
@@ -57,6 +58,7 @@ fn run(seed: u64, met: &mut Met) {
     }
     let (superblock, _) = node.scan().expect("a crash alone damages nothing");
     let count = u64::from(superblock.geometry.segments_count);
+    met.truncations += node.truncations;
     met.wrapped += usize::from(superblock.floor.ordinal >= count);
 }
 
@@ -69,7 +71,7 @@ fn acknowledged_entries_survive_crashes() {
     println!("{met:?}");
     assert!(met.torn > 1000 && met.clean > 500, "{met:?}");
     assert!(met.full > 100 && met.later > 100, "{met:?}");
-    assert!(met.wrapped > 50 && met.superseded > 1000, "{met:?}");
+    assert!(met.wrapped > 50 && met.superseded > 1000 && met.truncations > 1000, "{met:?}");
 }
 
 /// A disk that tears within a block breaks the assumption that the block is its atomic unit. Then

@@ -95,6 +95,8 @@ pub struct Node {
     pub draw: Draw,
     pub wall: WallMicros,
     pub largest: usize,
+    /// Frames that went back, as scans met them.
+    pub truncations: usize,
 }
 
 /// What a sink has heard.
@@ -106,6 +108,7 @@ struct Heard<'a> {
     truncated: Option<Lsn>,
     entries: EntryIndex,
     hint: Lsn,
+    truncations: usize,
 }
 
 impl Heard<'_> {
@@ -115,6 +118,7 @@ impl Heard<'_> {
                 assert!(lsn < self.last.lsn && self.truncated.is_none(), "something to truncate");
                 assert!(lsn >= self.hint, "what is committed stays");
                 self.truncated = Some(lsn);
+                self.truncations += 1;
                 self.entries.truncate_after(lsn);
             }
             ScanItem::Entry(entry) => self.entry(entry),
@@ -150,6 +154,7 @@ impl Node {
             draw: Draw(seed),
             wall: WallMicros(1_700_000_000_000_000),
             largest: geometry.payload_bytes_max(),
+            truncations: 0,
         }
     }
 
@@ -176,13 +181,15 @@ impl Node {
             truncated: None,
             entries,
             hint: floor.lsn,
+            truncations: 0,
         };
         while let Some(request) = scanner.next_read() {
             assert!(request.bytes <= scanner.read_bytes_max());
             scanner.feed(self.disk.read(&request), &mut |item| heard.take(item))?;
         }
         let recovered = scanner.finish();
-        let (end, entries) = (recovered.position.cursor.chain.sequence, heard.entries);
+        let end = recovered.position.cursor.chain.sequence;
+        let (entries, truncations) = (heard.entries, heard.truncations);
         let read = self.kept.range(floor.sequence..end).filter(|(_, kept)| kept.is_entry());
         assert_eq!(read.count(), heard.next, "a prefix of what was issued");
         assert_eq!(recovered.entries, entries);
@@ -196,6 +203,7 @@ impl Node {
             assert!(covered || found.is_some_and(|found| found.checksum == *checksum), "{index}");
         }
         assert!(recovered.commit_hint.0 <= self.committed.keys().next_back().map_or(0, |k| *k));
+        self.truncations += truncations;
         Ok((superblock, recovered))
     }
 
@@ -584,6 +592,7 @@ impl Node {
         superblock.sequence += 1;
         superblock.floor = floor;
         superblock.durable_sequence = boot.writer.durable_sequence();
+        superblock.term = boot.term;
         boot.writer.superblock_write(&superblock);
         boot.update = Some((superblock, floor));
         self.step(boot, LogInput::TurnEnd);
