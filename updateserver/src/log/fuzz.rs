@@ -5,6 +5,7 @@ use spillway_net::ids::{ClusterId, NodeId};
 use super::format::FormatPlan;
 use super::frame::{LocalHeader, SharedHeader};
 use super::geometry::Geometry;
+use super::members::Members;
 use super::recovery::{LogScanner, ScanItem};
 use super::segment::SegmentHeader;
 use super::superblock::{DurableWrite, SUPERBLOCK_COPIES, Superblock, superblock_choose};
@@ -28,7 +29,13 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
     let mut copies_found = copies.chunks(block);
     let decoded =
         [0, 1, 2, 3].map(|copy| Superblock::decode(copy, copies_found.next().unwrap_or_default()));
-    let plan = FormatPlan::new(ClusterId(1), NodeId(1), geometry, DurableWrite::SyncedWrite);
+    let plan = FormatPlan::new(
+        ClusterId(1),
+        NodeId(1),
+        geometry,
+        DurableWrite::SyncedWrite,
+        Members::default(),
+    );
     let plan = plan.expect("the geometry of this function holds");
     let chosen = superblock_choose(&decoded).map(|chosen| chosen.superblock);
     let superblock = chosen
@@ -52,7 +59,7 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
         target[..there.len()].copy_from_slice(there);
         target[there.len()..].fill(0);
         let mut sink = |item: ScanItem<'_>| match item {
-            ScanItem::Entry(view) => entries += 1 + view.sections().count(),
+            ScanItem::Entry(entry) => entries += 1 + entry.view.sections().count(),
             ScanItem::Truncated(_) => entries += 1,
         };
         if scanner.feed(Ok(target), &mut sink).is_err() {

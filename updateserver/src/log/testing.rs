@@ -1,4 +1,4 @@
-//! What the tests of this module share: sizes, a seeded generator, memory for batches, a disk.
+//! What the tests of this module share: sizes, a seeded generator, a disk.
 //!
 //! Fault model of [`SimDisk`]: a write is pending until it completes. A completed write is on the
 //! medium. At a crash each pending write has landed in part: every sector (of one block) is old or
@@ -8,9 +8,9 @@
 
 use spillway_net::ids::{ClusterId, NodeId};
 
-use super::batch::{BatchBuffers, batch_buffer_bytes};
 use super::format::FormatPlan;
 use super::geometry::Geometry;
+use super::members::Members;
 use super::recovery::ReadRequest;
 use super::superblock::{
     DurableWrite, SUPERBLOCK_COPIES, Superblock, SuperblockChosen, SuperblockError,
@@ -90,26 +90,6 @@ impl Drop for SeedReport {
     }
 }
 
-/// Batch buffers on the heap.
-pub struct VecBuffers(pub Vec<Vec<u8>>);
-
-impl VecBuffers {
-    pub fn new(geometry: &Geometry, count: u16) -> Self {
-        // Not zeroed: what is not written must not reach the disk.
-        Self((0..count).map(|_| vec![0xa5; batch_buffer_bytes(geometry)]).collect())
-    }
-}
-
-impl BatchBuffers for VecBuffers {
-    fn buffer_mut(&mut self, index: u16) -> &mut [u8] {
-        &mut self.0[usize::from(index)]
-    }
-
-    fn count(&self) -> u16 {
-        self.0.len() as u16
-    }
-}
-
 /// A file of the simulated disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {
@@ -140,7 +120,8 @@ pub struct SimDisk {
 
 impl SimDisk {
     pub fn format(geometry: Geometry) -> Self {
-        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite);
+        let members = Members::of_voters([NODE]);
+        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite, members);
         let plan = plan.expect("test geometry");
         let segment = |number| {
             let mut bytes = plan.segment_start(number);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 
-use spillway_net::ids::WallMicros;
+use spillway_net::ids::{Lsn, WallMicros};
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
@@ -16,10 +16,12 @@ use spillway_runtime::metrics::{Histogram, Precision};
 use spillway_runtime::queue::mpsc::{Consumer, Ticket};
 use spillway_runtime::queue::spsc;
 use spillway_runtime::queue::state::StateWriter;
+use spillway_runtime::slot_ring::SlotRing;
 
 use crate::log::{
-    BatchBuffers, LogEffects, LogInput, LogPosition, LogWriter, LogWriterOptions, Poisoned,
-    RawContent, RawWrite, Room, Section, batch_buffer_bytes,
+    AssemblerRoom, BatchAssembler, BatchClock, EntryBase, FrameKind, LogEffects, LogInput,
+    LogPosition, LogWriter, LogWriterOptions, PARTITION_SYSTEM, Poisoned, RESERVE_SEGMENTS,
+    RawContent, RawFile, RawWrite, SealIdentity, Section,
 };
 use crate::shard::{LogItem, ORIGIN_ROOT};
 
@@ -27,6 +29,8 @@ use super::status::LogNumbers;
 
 /// Marks tokens of writes that are no frames.
 const TOKEN_RAW: u64 = 1 << 63;
+/// Batches of full size that are assembled or in flight.
+const SLOTS_BATCHES: usize = 16;
 /// Largest raw write of zeros, bytes.
 const ZEROS_BYTES_MAX: usize = 1 << 20;
 
@@ -53,6 +57,10 @@ impl Published {
 /// What the log's shell is made of.
 pub(super) struct LogShellOptions {
     pub writer: LogWriterOptions,
+    /// See [`BatchAssembler::new`].
+    pub in_flight_small_max: usize,
+    /// See [`BatchAssembler::new`].
+    pub batch_bytes_wait: usize,
     pub position: LogPosition,
     pub digests: Vec<u128>,
     pub files: Vec<DirectFile>,
@@ -69,7 +77,17 @@ pub(super) struct LogShellOptions {
 /// See the module. Lives on the log's thread.
 pub(super) struct LogShell {
     writer: LogWriter,
+    writer_options: LogWriterOptions,
+    assembler: BatchAssembler,
+    batch_slots: SlotRing,
+    clock: BatchClock,
+    /// Running digest of every partition.
+    digests: Vec<u128>,
+    last: EntryBase,
+    /// Number, index and ticket of entries that are not durable.
+    open: VecDeque<(u64, Lsn, u64)>,
     disk: DiskRing,
+    buffers_free: Vec<u16>,
     slots: Vec<FileSlot>,
     durability: Durability,
     queue: Consumer<Box<LogItem>>,
@@ -85,23 +103,11 @@ pub(super) struct LogShell {
     completions: Vec<DiskCompletion>,
     raw_waiting: VecDeque<RawWrite>,
     raw_buffer: BufferIndex,
-    /// Start of each frame write in flight, by sequence.
-    started: VecDeque<(u64, u64)>,
+    /// Start and buffer of each frame write in flight, by sequence.
+    started: VecDeque<(u64, u64, u16)>,
     deadline_nanos: Option<u64>,
     margin_bytes: u64,
     poisoned: Option<Poisoned>,
-}
-
-struct Buffers<'a>(&'a mut DiskRing);
-
-impl BatchBuffers for Buffers<'_> {
-    fn buffer_mut(&mut self, index: u16) -> &mut [u8] {
-        self.0.buffer_mut(BufferIndex(index))
-    }
-
-    fn count(&self) -> u16 {
-        self.0.buffers() - 1
-    }
 }
 
 impl LogShell {
@@ -113,22 +119,35 @@ impl LogShell {
             files_max: geometry.segments_count,
             name: "log".to_owned(),
         })?;
-        let frame_bytes = batch_buffer_bytes(&geometry);
+        let frame_bytes = geometry.batch_bytes_max as usize;
         // A raw write is zeros, or header and table of a segment.
         let raw_bytes = (geometry.data_offset() as usize).max(ZEROS_BYTES_MAX);
         let buffer_bytes = frame_bytes.max(raw_bytes).next_multiple_of(4096);
-        let pool = BufferPool::new(options.writer.buffers + 1, buffer_bytes)?;
+        let buffers = options.writer.in_flight_max as u16;
+        let pool = BufferPool::new(buffers + 1, buffer_bytes)?;
         if let Some(warning) = disk.register_buffers(pool)? {
             eprintln!("warning: {warning}");
         }
         let slots =
             options.files.iter().map(|file| disk.register_file(file)).collect::<Result<_, _>>()?;
-        let raw_buffer = BufferIndex(options.writer.buffers);
+        let raw_buffer = BufferIndex(buffers);
         let published =
             Published { lsn: options.position.cursor.chain.lsn.0, ..Published::default() };
         Ok(Self {
-            writer: LogWriter::new(options.writer, options.position, options.digests),
+            writer_options: options.writer,
+            assembler: BatchAssembler::new(
+                geometry,
+                options.in_flight_small_max,
+                options.batch_bytes_wait,
+            ),
+            batch_slots: SlotRing::new("log", SLOTS_BATCHES * frame_bytes.next_multiple_of(4096))?,
+            clock: BatchClock::new(options.position.cursor.chain.timestamp),
+            digests: options.digests,
+            last: options.position.tail.last_identity(),
+            open: VecDeque::new(),
+            writer: LogWriter::new(options.writer, options.position),
             disk,
+            buffers_free: (0..buffers).collect(),
             slots,
             durability: options.durability,
             queue: options.queue,
@@ -201,8 +220,9 @@ impl LogShell {
                 continue;
             }
             let sequence = completion.token;
-            if let Some(at) = self.started.iter().position(|(started, _)| *started == sequence) {
-                let (_, started) = self.started.remove(at).expect("found above");
+            if let Some(at) = self.started.iter().position(|(started, ..)| *started == sequence) {
+                let (_, started, buffer) = self.started.remove(at).expect("found above");
+                self.buffers_free.push(buffer);
                 self.write_times.record(now.saturating_sub(started));
             }
             self.step(now, LogInput::WriteCompleted { sequence, result })?;
@@ -226,18 +246,20 @@ impl LogShell {
                     bytes: &item.bytes[section.start as usize..section.end as usize],
                 })
                 .collect();
-            let bytes = crate::log::sections_bytes(&sections);
-            let mut room = self.writer.room(sections.len(), bytes);
-            if matches!(room, Room::LogFull(_)) {
-                // Handed over before the shards knew: the margin has room for it.
-                room = self.writer.room_reserved(sections.len(), bytes);
-            }
-            if room != Room::Fits {
+            if !self.fits(&sections) {
                 drop(sections);
                 self.waiting = Some((ticket, item));
                 return;
             }
-            self.writer.append(ticket.0, &sections, &mut Buffers(&mut self.disk));
+            let running: Vec<Section<'_>> = sections
+                .iter()
+                .map(|section| Section {
+                    digest: digest_next(&mut self.digests, section),
+                    ..*section
+                })
+                .collect();
+            self.assembler.append(ticket.0, &running, &mut self.batch_slots);
+            drop(running);
             drop(sections);
             item.clear();
             if item.origin != ORIGIN_ROOT
@@ -249,20 +271,70 @@ impl LogShell {
         }
     }
 
+    /// Whether there is room for an item. Handed over before the shards knew that the log is full,
+    /// it may use the reserve: the margin has room for it.
+    fn fits(&mut self, sections: &[Section<'_>]) -> bool {
+        let (count, bytes) = (sections.len(), crate::log::sections_bytes(sections));
+        let room =
+            |reserve| self.writer.has_room(self.assembler.frames_with(count, bytes), reserve);
+        self.poisoned.is_none()
+            && (room(RESERVE_SEGMENTS) || room(0))
+            && self.assembler.room(count, bytes, &mut self.batch_slots) == AssemblerRoom::Fits
+    }
+
+    /// Seals what is ripe and gives it to the writer: on a node of its own an entry is committed
+    /// when it is durable.
+    fn seal(&mut self, now: u64, completion: bool) {
+        let in_flight_max = self.writer_options.in_flight_max;
+        while self.assembler.ripe(self.writer.pending_count(), in_flight_max, completion) {
+            let wall = WallMicros(clock::wall_now_micros());
+            let identity = SealIdentity {
+                cluster: self.writer_options.cluster,
+                term: self.writer_options.term,
+                index: Lsn(self.last.lsn.0 + 1),
+                previous: self.last.checksum,
+                timestamp: self.clock.stamp(now, wall),
+            };
+            let frame = self.assembler.seal(identity, &mut self.batch_slots);
+            let frame = frame.expect("what is ripe can be sealed");
+            assert_eq!(frame.shared.kind, FrameKind::Data, "a batch");
+            self.last = EntryBase {
+                lsn: identity.index,
+                term: identity.term,
+                checksum: frame.shared.checksum,
+                timestamp: identity.timestamp,
+            };
+            let ticket = frame.ticket;
+            let number = self.writer.write(frame);
+            self.open.push_back((number, identity.index, ticket));
+        }
+    }
+
     fn step(&mut self, now: u64, input: LogInput) -> Result<(), RuntimeError> {
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
-        let wall = WallMicros(clock::wall_now_micros());
-        self.writer.step(now, wall, input, &mut Buffers(&mut self.disk), &mut effects);
+        let completed =
+            matches!(input, LogInput::WriteCompleted { .. } | LogInput::RawCompleted { .. });
+        if completed {
+            self.writer.step(now, input, &mut self.batch_slots, &mut effects);
+        }
+        if self.poisoned.is_none() && effects.poisoned.is_none() {
+            self.seal(now, completed);
+        }
+        let input = if completed { LogInput::TurnEnd } else { input };
+        self.writer.step(now, input, &mut self.batch_slots, &mut effects);
         for write in &effects.writes {
-            self.started.push_back((write.sequence, now));
+            let buffer = self.buffers_free.pop().expect("a buffer for each write in flight");
+            let target = self.disk.buffer_mut(BufferIndex(buffer));
+            target[..write.slot.len()].copy_from_slice(&write.slot);
+            self.started.push_back((write.sequence, now, buffer));
             self.numbers.batches += 1;
             self.numbers.bytes += u64::from(write.bytes);
             self.disk.write(WriteRequest {
                 file: self.slots[write.segment as usize],
                 file_offset: write.offset,
-                buffer: BufferIndex(write.buffer),
-                buffer_offset: write.buffer_offset,
+                buffer: BufferIndex(buffer),
+                buffer_offset: 0,
                 bytes: write.bytes,
                 durability: self.durability,
                 token: write.sequence,
@@ -273,9 +345,13 @@ impl LogShell {
         if idle {
             self.raw_submit();
         }
-        if let Some(committed) = effects.committed {
-            self.published.lsn = committed.lsn.0;
-            self.published.ticket = committed.ticket;
+        while let Some((number, lsn, ticket)) = self.open.front().copied()
+            && effects.durable.is_some_and(|durable| number <= durable)
+        {
+            self.open.pop_front();
+            self.published.lsn = lsn.0;
+            self.published.ticket = ticket;
+            self.writer.committed_set(lsn);
         }
         if let Some(poisoned) = effects.poisoned {
             eprintln!("error: {poisoned}");
@@ -296,6 +372,9 @@ impl LogShell {
     /// Raw writes share one buffer, so they go one by one. They are rare: one per segment.
     fn raw_submit(&mut self) {
         let Some(write) = self.raw_waiting.front() else { return };
+        let RawFile::Segment(segment) = write.file else {
+            unreachable!("this shell gives the writer no superblock")
+        };
         let buffer = self.disk.buffer_mut(self.raw_buffer);
         let bytes = write.content.len() as usize;
         match &write.content {
@@ -303,7 +382,7 @@ impl LogShell {
             RawContent::Bytes(content) => buffer[..bytes].copy_from_slice(content),
         }
         self.disk.write(WriteRequest {
-            file: self.slots[write.segment as usize],
+            file: self.slots[segment as usize],
             file_offset: write.offset,
             buffer: self.raw_buffer,
             buffer_offset: 0,
@@ -349,6 +428,17 @@ impl LogShell {
 
     /// Whether nothing is in flight or waiting.
     pub fn is_quiet(&self) -> bool {
-        self.poisoned.is_some() || (self.writer.is_quiet() && self.disk.in_flight() == 0)
+        let quiet = self.writer.is_quiet() && self.assembler.pending_bytes() == 0;
+        self.poisoned.is_some() || (quiet && self.disk.in_flight() == 0)
     }
+}
+
+/// The running digest of the section's partition behind it.
+fn digest_next(digests: &mut [u128], section: &Section<'_>) -> u128 {
+    if section.partition == PARTITION_SYSTEM {
+        return section.digest;
+    }
+    let running = &mut digests[usize::from(section.partition.0)];
+    *running = running.wrapping_add(section.digest);
+    *running
 }

@@ -11,7 +11,7 @@ use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
 use spillway_runtime::error::RuntimeError;
 
-use crate::log::{LogScanner, Recovered, ScanItem, Superblock};
+use crate::log::{LogScanner, Recovered, ScanEntry, ScanItem, Superblock};
 use crate::redo::{PARTITION_SYSTEM, SystemFragment, system_digest};
 use crate::root::Root;
 use crate::shard::{ReplayCounts, ReplayError, Shard};
@@ -58,7 +58,7 @@ pub(super) fn scan(
         };
         scanner.feed(result, &mut |item| match item {
             ScanItem::Truncated(lsn) => superseded = Some(lsn),
-            ScanItem::Entry(frame) => {
+            ScanItem::Entry(ScanEntry { view: frame, .. }) => {
                 let mut entry = ReplayEntry {
                     lsn: frame.shared.index,
                     sections: Vec::new(),

@@ -443,6 +443,8 @@ fn go_all(
     let mut wires = root_wires(shards);
     let mut log_options = Some(LogShellOptions {
         writer: writer_options(config, superblock),
+        in_flight_small_max: config.log.writes_in_flight_small_max,
+        batch_bytes_wait: config.log.batch_bytes_wait,
         position: log.recovered.position,
         digests: log.digests,
         files: segments,
@@ -479,10 +481,7 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
         vote: superblock.vote,
         boot: superblock.boot,
         in_flight_max: config.log.writes_in_flight_max,
-        in_flight_small_max: config.log.writes_in_flight_small_max,
-        batch_bytes_wait: config.log.batch_bytes_wait,
         watermark_idle_nanos: config.log.watermark_idle_us * 1000,
-        buffers: config.log.writes_in_flight_max as u16 + 3,
     }
 }
 
