@@ -1,6 +1,8 @@
 //! Who votes, who learns, and the one change that may be under way.
 
-use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+};
 use spillway_net::ids::NodeId;
 
 use crate::log::Members;

@@ -37,11 +37,18 @@ impl HeldQueue {
 
     /// The oldest, if all that it needs is durable.
     pub fn pop(&mut self, write_durable: u64, superblock_durable: u64) -> Option<Held> {
-        let item = self.items.pop_front_if(|item| {
-            item.write <= write_durable && item.superblock <= superblock_durable
-        })?;
+        let front = self.items.front()?;
+        if front.write > write_durable || front.superblock > superblock_durable {
+            return None;
+        }
+        let item = self.items.pop_front()?;
         assert!(item.number <= self.number, "taken in order");
         Some(item)
+    }
+
+    /// What the last item needs of the log.
+    pub fn write(&self) -> u64 {
+        self.write
     }
 
     /// True when nothing waits.
@@ -57,12 +64,8 @@ mod tests {
     #[test]
     fn nothing_overtakes() {
         let mut queue = HeldQueue::default();
-        let held = |number, write, superblock| Held {
-            number,
-            write,
-            superblock,
-            messages: Vec::new(),
-        };
+        let held =
+            |number, write, superblock| Held { number, write, superblock, messages: Vec::new() };
         queue.push(held(1, 1, 1));
         queue.push(held(2, 1, 2));
         queue.push(held(3, 4, 2));

@@ -388,10 +388,8 @@ impl PeerHeader {
         require(bytes <= bytes_max && bytes.is_multiple_of(geometry.block_bytes), "body size")?;
         require(self.message.has_body() == (bytes > 0), "body size")?;
         // A node that repairs its log may not know any term.
-        let termless = matches!(
-            self.message,
-            PeerMessage::Fetch { .. } | PeerMessage::FetchReply { .. }
-        );
+        let termless =
+            matches!(self.message, PeerMessage::Fetch { .. } | PeerMessage::FetchReply { .. });
         require(termless || self.term.0 > 0, "term")?;
         self.message.check(self.term)
     }
