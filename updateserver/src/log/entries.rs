@@ -233,3 +233,109 @@ impl EntryIndex {
         Self { base, entries: self.entries.range(from..).copied().collect() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::{CLUSTER, small_geometry};
+
+    fn header(index: u64, term: u64, previous: u64) -> SharedHeader {
+        SharedHeader {
+            kind: FrameKind::Data,
+            checksum: 1000 * term + index,
+            cluster: CLUSTER,
+            entry_term: Epoch(term),
+            index: Lsn(index),
+            previous,
+            timestamp: WallMicros(10 * index + term),
+            section_count: 1,
+            payload_bytes: 16,
+            frame_bytes: 1536,
+        }
+    }
+
+    /// Entries 6 to 9 of term 1 behind entry 5.
+    fn index() -> EntryIndex {
+        let chain = ChainState {
+            lsn: Lsn(5),
+            shared: 1005,
+            timestamp: WallMicros(51),
+            entry_term: Epoch(1),
+            ..ChainState::EMPTY
+        };
+        let mut index = EntryIndex::behind(&chain);
+        for lsn in 6..=9 {
+            let next = header(lsn, 1, 1000 + lsn - 1);
+            assert!(index.accepts(&next, Lsn(0)));
+            index.take(&next, EntryPlace::NOWHERE);
+        }
+        index
+    }
+
+    #[test]
+    fn entries_are_found_by_index() {
+        let mut index = index();
+        assert_eq!((index.first(), index.last(), index.len()), (Lsn(6), Lsn(9), 4));
+        assert_eq!(index.get(Lsn(7)).map(|meta| meta.checksum), Some(1007));
+        assert_eq!((index.get(Lsn(5)), index.get(Lsn(10)), index.get(Lsn(0))), (None, None, None));
+        assert_eq!(index.identity(Lsn(5)), Some(index.base()));
+        assert_eq!(index.identity(Lsn(4)), None);
+        index.release_to(Lsn(7));
+        assert_eq!((index.first(), index.last()), (Lsn(8), Lsn(9)));
+        assert_eq!((index.base().lsn, index.base().checksum), (Lsn(7), 1007));
+        index.release_to(Lsn(6));
+        assert_eq!(index.first(), Lsn(8), "never back");
+        index.truncate_after(Lsn(8));
+        assert_eq!((index.last(), index.last_identity().checksum), (Lsn(8), 1008));
+        index.release_to(Lsn(8));
+        assert!(index.is_empty());
+        assert_eq!((index.first(), index.last()), (Lsn(9), Lsn(8)));
+        assert_eq!(index.last_identity(), index.base());
+    }
+
+    #[test]
+    fn a_tail_is_what_follows() {
+        let index = index();
+        let tail = index.tail(Lsn(7));
+        assert_eq!((tail.base().lsn, tail.base().checksum), (Lsn(7), 1007));
+        assert_eq!((tail.get(Lsn(8)), tail.last()), (index.get(Lsn(8)), Lsn(9)));
+        assert_eq!(index.tail(Lsn(5)), index);
+        assert!(index.tail(Lsn(9)).is_empty());
+    }
+
+    #[test]
+    fn only_what_continues_is_accepted() {
+        let index = index();
+        let accepts = |header: &SharedHeader| index.accepts(header, Lsn(6));
+        assert!(accepts(&header(10, 1, 1009)) && accepts(&header(10, 4, 1009)));
+        assert!(accepts(&header(8, 2, 1007)), "another term supersedes");
+        assert!(!accepts(&header(8, 1, 1007)), "its own term does not");
+        assert!(!accepts(&header(6, 2, 1005)), "committed");
+        assert!(!accepts(&header(5, 2, 1004)) && !accepts(&header(0, 2, 0)), "the base");
+        assert!(!accepts(&header(11, 2, 1010)), "a gap");
+        assert!(!accepts(&header(10, 1, 1008)), "behind another entry");
+        assert!(!accepts(&header(10, 0, 1009)), "an earlier term");
+        let watermark = SharedHeader { kind: FrameKind::Watermark, ..header(10, 1, 1009) };
+        assert!(!accepts(&watermark));
+        for (timestamp, lawful) in [(90, false), (91, false), (92, true)] {
+            let timestamp = WallMicros(timestamp);
+            assert_eq!(accepts(&SharedHeader { timestamp, ..header(10, 1, 1009) }), lawful);
+        }
+    }
+
+    #[test]
+    fn a_place_belongs_to_one_entry() {
+        let geometry = small_geometry();
+        let mut index = index();
+        let place = EntryPlace { ordinal: 6, offset: 5120, bytes: 1536 };
+        index.take(&header(8, 2, 1007), EntryPlace::NOWHERE);
+        assert_eq!(index.last(), Lsn(8), "all behind it is gone");
+        assert!(!index.place_set(Lsn(8), 1008, place), "issued for the entry before");
+        assert!(!index.place_set(Lsn(9), 1009, place) && !index.place_set(Lsn(5), 1005, place));
+        assert!(index.get(Lsn(8)).is_some_and(|meta| !meta.place.is_known()));
+        assert!(index.place_set(Lsn(8), 2008, place));
+        let plan = index.get(Lsn(8)).expect("there").place.read_plan(&geometry);
+        assert_eq!(plan, ReadRequest { segment: 2, offset: 5632, bytes: 1024 });
+        assert_eq!(size_of::<EntryMeta>(), 48);
+    }
+}

@@ -1,9 +1,10 @@
-//! Entry point for fuzzing: arbitrary bytes as the segments of a log.
+//! Entry points for fuzzing: arbitrary bytes as the segments of a log, or as an entry from the
+//! network.
 
 use spillway_net::ids::{ClusterId, NodeId};
 
 use super::format::FormatPlan;
-use super::frame::{LocalHeader, SharedHeader};
+use super::frame::{BodyView, LocalHeader, SharedHeader, body_check};
 use super::geometry::Geometry;
 use super::members::Members;
 use super::recovery::{LogScanner, ScanItem};
@@ -68,4 +69,13 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
     }
     entries += scanner.finish().frames as usize;
     entries
+}
+
+/// Reads `data` as the body of an entry from the network, in the sizes of [`FUZZ_GEOMETRY`]. Must
+/// not panic and not allocate, whatever the bytes are. Returns whether it is a good one.
+pub fn fuzz_body(data: &[u8]) -> bool {
+    let header = BodyView::new(&FUZZ_GEOMETRY, data).map(|view| view.sections().count());
+    let checked = body_check(&FUZZ_GEOMETRY, ClusterId(1), data);
+    assert!(checked.is_err() || header.is_ok(), "what passes the full check can be viewed");
+    checked.is_ok()
 }

@@ -82,3 +82,36 @@ impl Members {
         Self { voters: list(0), voters_outgoing: list(1), learners: list(2) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_survive_and_are_checked() {
+        let members = Members {
+            voters: Members::list([3, 1, 4].map(NodeId)),
+            voters_outgoing: Members::list([1, 2, 3].map(NodeId)),
+            learners: Members::list([NodeId(6)]),
+        };
+        assert_eq!(members.fault(), None);
+        let mut bytes = [0xff; MEMBERS_BYTES];
+        members.encode(&mut bytes);
+        assert_eq!(Members::decode(&bytes), members);
+        let voters: Vec<u16> = Members::nodes(&members.voters).map(|node| node.0).collect();
+        assert_eq!(voters, [3, 1, 4]);
+        assert_eq!(Members::default().fault(), None, "a node that joins later knows nobody");
+        let with = |voters: [u16; 8]| Members { voters, ..Members::default() }.fault();
+        assert_eq!(with([1, 2, 3, 4, 5, 6, 7, 0]), None);
+        for voters in [[1, 0, 2, 0, 0, 0, 0, 0], [1, 2, 1, 0, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0]]
+        {
+            assert_eq!(with(voters), Some("member list"), "{voters:?}");
+        }
+        for learner in [4, 2] {
+            let learners = Members::list([NodeId(learner)]);
+            assert_eq!(Members { learners, ..members }.fault(), Some("learner that votes"));
+        }
+        let alone = Members { voters: [0; 8], ..members };
+        assert_eq!(alone.fault(), Some("outgoing voters"));
+    }
+}

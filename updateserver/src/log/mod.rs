@@ -44,6 +44,8 @@ mod writer;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use assembler::{AssemblerRoom, BatchAssembler, SealIdentity, Section, sections_bytes};
 pub use clock::BatchClock;
@@ -58,7 +60,7 @@ pub use frame::{
     BodyView, FrameFault, FrameKind, FrameSizes, LocalHeader, PARTITION_SYSTEM, SectionEntry,
     SectionView, SharedHeader, body_check,
 };
-pub use fuzz::{FUZZ_GEOMETRY, fuzz_scan};
+pub use fuzz::{FUZZ_GEOMETRY, fuzz_body, fuzz_scan};
 pub use geometry::{Geometry, GeometryError};
 pub use members::{MEMBERS_MAX, Members};
 pub use position::{ChainState, Cursor, Floor, Tail};

@@ -528,11 +528,11 @@ impl LogScanner {
                     return self.begin_rest(Finding::Nothing);
                 }
                 let here = (tail.ordinal, tail.offset) == (self.cursor.ordinal, self.cursor.offset);
-                // Even the smallest frame goes to the next segment when it finds no room.
-                let least = 2 * u64::from(geometry.block_bytes);
-                let moved = end - tail.offset < least
-                    && tail.ordinal + 1 == self.cursor.ordinal
+                // The boot's first frame goes to the next segment when it finds no room. Its chain
+                // says that nothing stands between.
+                let moved = tail.ordinal + 1 == self.cursor.ordinal
                     && self.cursor.offset == geometry.data_offset();
+                let least = 2 * u64::from(geometry.block_bytes);
                 if at_tail && !here && !moved {
                     return Err(self.damaged(DamageReason::TailMissed));
                 }

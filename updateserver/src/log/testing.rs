@@ -9,6 +9,7 @@
 use spillway_net::ids::{ClusterId, NodeId};
 
 use super::format::FormatPlan;
+use super::frame::{FrameSizes, LocalHeader, SectionEntry, SharedHeader, body_seal};
 use super::geometry::Geometry;
 use super::members::Members;
 use super::recovery::ReadRequest;
@@ -88,6 +89,38 @@ impl Drop for SeedReport {
             eprintln!("failing seed: {}", self.0);
         }
     }
+}
+
+/// A frame finished in a buffer.
+pub struct FrameSealed {
+    /// Where it starts in the buffer.
+    pub start: usize,
+    pub sizes: FrameSizes,
+    /// Checksum of the local header.
+    pub local: u64,
+    /// Checksum of the shared header.
+    pub shared: u64,
+}
+
+/// Finishes a frame by hand: the payload stands at `payload_start` of `buffer`. Sizes and checksums
+/// in the given headers are computed, all else is written as it is given, lawful or not.
+pub fn frame_seal(
+    geometry: &Geometry,
+    buffer: &mut [u8],
+    payload_start: usize,
+    directory: &[SectionEntry],
+    shared: SharedHeader,
+    mut local: LocalHeader,
+) -> FrameSealed {
+    let sizes = FrameSizes::of(geometry, directory.len(), shared.payload_bytes as usize);
+    let start = payload_start - sizes.header_bytes;
+    let frame = &mut buffer[start..start + sizes.frame_bytes];
+    let (head, body) = frame.split_at_mut(geometry.block());
+    let shared = body_seal(geometry, body, directory, shared).checksum;
+    local.frame_bytes = sizes.frame_bytes as u32;
+    local.header_bytes = sizes.header_bytes as u32;
+    local.shared = shared;
+    FrameSealed { start, sizes, local: local.encode(head), shared }
 }
 
 /// A file of the simulated disk.

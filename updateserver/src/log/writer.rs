@@ -317,6 +317,7 @@ impl LogWriter {
         slots: &mut SlotRing,
         out: &mut LogEffects,
     ) {
+        out.next_deadline_nanos = None;
         if self.poisoned.is_some() {
             return;
         }
@@ -334,7 +335,7 @@ impl LogWriter {
         self.issue_prepare(out);
         self.issue_superblock(out);
         self.pump(now_nanos, out);
-        self.watermark(now_nanos, slots, out);
+        out.next_deadline_nanos = self.watermark(now_nanos, slots, out);
     }
 
     /// Issues entries in order as long as the rules allow it.
@@ -565,10 +566,6 @@ impl LogWriter {
         }
     }
 
-    fn watermark_bytes(&self) -> usize {
-        FrameSizes::of(&self.geometry, 0, 0).frame_bytes
-    }
-
     /// The last bytes of a full log belong to the entries that empty it.
     fn has_room_for_watermark(&self) -> bool {
         let left = u64::from(self.geometry.segment_bytes) - self.position.cursor.offset;
@@ -578,26 +575,32 @@ impl LogWriter {
 
     /// Writes a watermark frame when the log has been silent (or ends) and its last frames are not
     /// covered by a later one; else says when to look again.
-    fn watermark(&mut self, now_nanos: u64, slots: &mut SlotRing, out: &mut LogEffects) {
+    fn watermark(
+        &mut self,
+        now_nanos: u64,
+        slots: &mut SlotRing,
+        out: &mut LogEffects,
+    ) -> Option<u64> {
         let idle = self.pending_count() == 0;
         if !idle || !self.uncovered || !self.has_room_for_watermark() {
-            return;
+            return None;
         }
-        let deadline = self.last_frame_nanos.saturating_add(self.options.watermark_idle_nanos);
+        let idle_nanos = self.options.watermark_idle_nanos;
+        let deadline = self.last_frame_nanos.saturating_add(idle_nanos);
         if !self.shutting_down && now_nanos < deadline {
-            out.next_deadline_nanos = Some(deadline);
-            return;
+            return Some(deadline);
         }
-        if !self.can_issue(self.watermark_bytes() as u64) {
-            // The next segment is being prepared: its completion comes by here.
-            return;
+        let bytes = FrameSizes::of(&self.geometry, 0, 0).frame_bytes;
+        if !self.can_issue(bytes as u64) {
+            // The next segment is being prepared; its completion leads here again.
+            return None;
         }
-        let Some(slot) = slots.reserve(self.watermark_bytes()) else {
-            out.next_deadline_nanos = Some(now_nanos + self.options.watermark_idle_nanos);
-            return;
+        let Some(slot) = slots.reserve(bytes) else {
+            return Some(now_nanos.saturating_add(idle_nanos));
         };
         let frame = self.watermark_frame(slot);
         self.issue(None, frame, self.commit_hint(), now_nanos, out);
+        None
     }
 
     fn watermark_frame(&self, slot: SlotMut) -> EntryFrame {
