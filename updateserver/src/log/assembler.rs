@@ -228,18 +228,20 @@ impl BatchAssembler {
     }
 
     /// An entry that is no batch: a no-op, or a configuration change with its one section. It does
-    /// not touch the batches. `None` when the ring is full.
+    /// not touch the batches. When the ring is full it stands in memory of its own: the first entry
+    /// of a term cannot wait.
     pub fn seal_system(
         &self,
         identity: SealIdentity,
         kind: FrameKind,
         sections: &[Section<'_>],
         slots: &mut SlotRing,
-    ) -> Option<EntryFrame> {
+    ) -> EntryFrame {
         assert!(matches!(kind, FrameKind::NoOp | FrameKind::Config), "{kind:?} is no such entry");
         let payload_bytes = sections_bytes(sections);
         let sizes = FrameSizes::of(&self.geometry, sections.len(), payload_bytes);
-        let slot = slots.reserve(sizes.frame_bytes)?;
+        let slot = slots.reserve(sizes.frame_bytes);
+        let slot = slot.unwrap_or_else(|| SlotMut::heap(sizes.frame_bytes));
         let (head, mut body) = slot.split_at(self.geometry.block());
         let mut directory = Vec::with_capacity(sections.len());
         let mut at = sizes.shared_bytes;
@@ -256,7 +258,7 @@ impl BatchAssembler {
         let shared = body_seal(&self.geometry, &mut body, &directory, header);
         let sizes = shared.check_sizes(&self.geometry, &body[..sizes.shared_bytes]);
         assert_eq!(sizes, Ok(()), "sections of a {kind:?} entry");
-        Some(EntryFrame { shared, head, body: body.freeze(), ticket: 0 })
+        EntryFrame { shared, head, body: body.freeze(), ticket: 0 }
     }
 
     /// Drops what was appended and not sealed.
