@@ -5,7 +5,7 @@
 
 use spillway_net::add::{AddArgument, AddBounded};
 use spillway_net::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
-use spillway_net::client::{Batch, FrameAnswer, Router, TableHandle};
+use spillway_net::client::{Batch, FrameAnswer, NodeBook, Router, TableHandle};
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::{Lsn, TableId};
 use spillway_net::key::KeyWriter;
@@ -26,7 +26,7 @@ struct Sink {
 }
 
 impl ClientEffects for Sink {
-    fn connect(&mut self) {}
+    fn connect(&mut self, _address: &str) {}
 
     fn send(&mut self, frame: &[u8]) {
         self.bytes.clear();
@@ -82,17 +82,9 @@ fn transfer(
 /// A core whose connection stands.
 fn ready_core(welcome: &Welcome) -> (ClientCore, Sink) {
     let mut core = ClientCore::new(CoreOptions {
-        connection: 0,
         session: 1,
-        cluster: 0,
-        shard: 0,
-        shards: 0,
         frames_in_flight_max: 16,
-        request_timeout_nanos: 1_000_000_000,
-        give_up_nanos: 1_000_000_000,
-        connect_nanos: 0,
-        reconnect: false,
-        seed: 1,
+        ..CoreOptions::new(NodeBook::new(["localhost:1"]))
     });
     let mut sink = Sink::default();
     core.step(0, ClientInput::Start, &mut sink);

@@ -20,7 +20,7 @@ use crate::draw::Draw;
 use crate::model::Model;
 use crate::node::Entries;
 use crate::options::{Bug, Sizes};
-use crate::worker::Tables;
+use crate::worker::{PORT_BASE, Tables};
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that transactions may not use, as in production.
@@ -227,7 +227,7 @@ fn shards_new(scene: &StartScene<'_>, directory: &Arc<SessionDirectory>) -> Vec<
                 cluster: CLUSTER,
                 node: NODE,
                 epoch: Epoch(1),
-                shard_ports: (0..sizes.shards).map(|shard| 7400 + shard).collect(),
+                shard_ports: (0..sizes.shards).map(|shard| PORT_BASE + shard).collect(),
                 handovers_in_flight_max: sizes.handovers_max,
                 held_bytes_max: 256 << 10,
                 outcomes_bytes_max: 64 << 20,

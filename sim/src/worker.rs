@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use spillway_net::add::{AddArgument, AddBounded};
 use spillway_net::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
 use spillway_net::client::{
-    Batch, FrameAnswer, FrameResult, FrameToken, LossReason, Router, TableHandle,
+    Batch, FrameAnswer, FrameResult, FrameToken, LossReason, NodeBook, Router, TableHandle,
 };
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::TableId;
@@ -27,6 +27,8 @@ use crate::disk::CLUSTER;
 use crate::draw::Draw;
 use crate::options::{SECOND, Sizes};
 
+/// Port of the node's shard 0; those of the others follow.
+pub const PORT_BASE: u16 = 7400;
 /// What every account begins with.
 pub const BALANCE_INITIAL: i64 = 1000;
 
@@ -93,8 +95,8 @@ impl Tables {
 /// What a worker's core wants of the world, in order.
 #[derive(Debug)]
 pub enum Wish {
-    /// Connect.
-    Connect,
+    /// Connect to this shard.
+    Connect(u16),
     /// Send.
     Send(Vec<u8>),
     /// Close.
@@ -125,8 +127,10 @@ struct Effects {
 }
 
 impl ClientEffects for Effects {
-    fn connect(&mut self) {
-        self.wishes.push(Wish::Connect);
+    fn connect(&mut self, address: &str) {
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let shard = port.and_then(|port| port.checked_sub(PORT_BASE));
+        self.wishes.push(Wish::Connect(shard.expect("an address of the simulated node")));
     }
 
     fn send(&mut self, frame: &[u8]) {
@@ -234,6 +238,8 @@ impl Worker {
         let salt = |salt: &i64| {
             lives(&tables.journal, &[Value::Int8(*salt), Value::Int8(0), Value::Int8(0)])
         };
+        let ports = (0..sizes.shards).map(|shard| PORT_BASE + shard).collect();
+        let nodes = NodeBook::with_ports(format!("sim:{PORT_BASE}"), ports);
         let options = CoreOptions {
             connection: number,
             session,
@@ -244,8 +250,10 @@ impl Worker {
             request_timeout_nanos: draw.pick(&[100_000_000, 300_000_000, SECOND]),
             give_up_nanos: 20 * SECOND,
             connect_nanos: 300 * SECOND,
-            reconnect: true,
+            // A node may be killed any number of times before a request is answered.
+            leaders_lost_max: usize::MAX,
             seed: draw.bits(),
+            ..CoreOptions::new(nodes)
         };
         Self {
             core: ClientCore::new(options),

@@ -601,8 +601,7 @@ impl World {
     fn wishes(&mut self, at: usize, wishes: Vec<Wish>) {
         for wish in wishes {
             match wish {
-                Wish::Connect => {
-                    let shard = self.workers[at].shard();
+                Wish::Connect(shard) => {
                     let number = self.network.connect(at, shard);
                     self.workers[at].connection = Some(number);
                     self.after_about(self.sizes.network_nanos, Event::Connected(number));

@@ -20,6 +20,11 @@ pub enum LossReason {
     Disconnected,
     /// There was no answer within the time given, over all attempts.
     GaveUp,
+    /// It was on its way to as many leaders that were lost as is allowed. Not sent to another one
+    /// unless the caller asks to resolve it: it may be what they were lost by.
+    LeadersLost,
+    /// No node leads.
+    NoLeader,
     /// A newer connection took the session over.
     Fenced,
     /// The node does not know the session any more.
@@ -36,6 +41,8 @@ impl LossReason {
         match self {
             Self::Disconnected => "the connection was lost",
             Self::GaveUp => "there was no answer in the time given",
+            Self::LeadersLost => "the leaders it was sent to were lost, one after the other",
+            Self::NoLeader => "no node leads",
             Self::Fenced => "another connection took the session over",
             Self::SessionUnknown => "the node does not know the session any more",
             Self::Refused => "the node refused",
@@ -75,7 +82,8 @@ pub enum FrameResult<'a> {
         /// Worth a retry after this many milliseconds; 0: not worth one.
         retry_after_ms: u32,
     },
-    /// Whether its transactions took effect is not known.
+    /// Whether its transactions took effect is not known. Asking again resolves it, see
+    /// [`crate::client::Pipeline::resolve`].
     Unknown(LossReason),
     /// It never left the client; none of its transactions took effect.
     NotSent(LossReason),

@@ -7,6 +7,7 @@ use rkyv::ser::Writer;
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Place, Portable, Serialize};
 
+use crate::client::freshness::Freshness;
 use crate::frame::{self, FrameKind};
 use crate::ids::{Lsn, TableId};
 use crate::limits::{
@@ -60,6 +61,9 @@ pub enum BatchError {
     /// The batch was submitted without a transaction.
     #[error("the batch has no transaction")]
     NoTransaction,
+    /// Transactions that change rows were to read something older than everything.
+    #[error("a frame that changes rows reads everything: leave its freshness strong")]
+    WritesNotStrong,
 }
 
 /// The longest value of an operation. A patch of a whole row is a little longer than the row.
@@ -92,12 +96,18 @@ pub struct Batch {
     /// Keys and values.
     bytes: Vec<u8>,
     open: Option<OpenTransaction>,
+    freshness: Freshness,
 }
 
 impl Batch {
     /// An empty batch.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says what the reads must have seen. Strong again after [`Batch::clear`] and a submit.
+    pub fn set_freshness(&mut self, freshness: Freshness) {
+        self.freshness = freshness;
     }
 
     /// Begins a transaction.
@@ -371,15 +381,18 @@ impl Batch {
         self.operations.clear();
         self.bytes.clear();
         self.open = None;
+        self.freshness = Freshness::Strong;
     }
 
     /// Appends the transactions of `other` for which `wanted` says so, in order; `wanted` gets
-    /// their indices. For sending again what an overloaded node refused.
+    /// their indices. Takes its freshness over. For sending again what an overloaded node
+    /// refused.
     pub fn extend_from(
         &mut self,
         other: &Batch,
         mut wanted: impl FnMut(usize) -> bool,
     ) -> Result<(), BatchError> {
+        self.freshness = other.freshness;
         let mut operations = other.operations.chunks_exact(OPERATION_HEAD_BYTES);
         let mut rest = other.bytes.as_slice();
         let heads = other.transactions.chunks_exact(TRANSACTION_HEAD_BYTES);
@@ -419,6 +432,8 @@ impl Batch {
             Err(BatchError::Open)
         } else if self.is_empty() {
             Err(BatchError::NoTransaction)
+        } else if self.freshness != Freshness::Strong && !self.is_read_only() {
+            Err(BatchError::WritesNotStrong)
         } else {
             Ok(())
         }
@@ -438,11 +453,12 @@ impl Batch {
         self.check_complete().expect("only complete batches are written");
         let start = frame::begin(out);
         out.reserve(self.payload_bytes());
+        let (read_mode, read_bound) = self.freshness.to_wire();
         let columns = SubmitColumns {
             acknowledged_below,
             first_number,
-            read_mode: 0,
-            read_bound: 0,
+            read_mode,
+            read_bound,
             transactions: Column::new(&self.transactions),
             operations: Column::new(&self.operations),
             bytes: Column::new(&self.bytes),
@@ -637,6 +653,25 @@ mod tests {
         assert_eq!(batch.get(TABLE, b"k"), Err(BatchError::Operations));
         batch.end().expect("as many as allowed");
         assert_eq!((batch.len(), batch.operations()), (1, TRANSACTION_OPERATIONS_MAX));
+    }
+
+    #[test]
+    fn only_reads_may_ask_for_less_than_everything() {
+        let mut batch = Batch::new();
+        batch.begin();
+        batch.get(TABLE, b"k").expect("it fits");
+        batch.end().expect("it has an operation");
+        batch.set_freshness(Freshness::AtLsn(Lsn(9)));
+        let mut out = Vec::new();
+        batch.write_frame(&mut out, 1, 1, 1);
+        let submit = read(&out).1;
+        assert_eq!((submit.read_mode, submit.read_bound), (1, 9));
+        batch.begin();
+        batch.delete(TABLE, b"k").expect("it fits");
+        batch.end().expect("it has an operation");
+        assert_eq!(batch.check_complete(), Err(BatchError::WritesNotStrong));
+        batch.clear();
+        assert_eq!(batch.freshness, Freshness::Strong);
     }
 
     #[test]

@@ -6,21 +6,24 @@ use std::time::Duration;
 use spillway_runtime::clock::monotonic_now;
 use spillway_runtime::thread;
 
-use crate::client::answer::{FrameAnswer, FrameResult};
+use crate::client::answer::{FrameAnswer, FrameResult, FrameToken};
 use crate::client::batch::Batch;
-use crate::client::core::{CoreOptions, answer_kind};
+use crate::client::core::{ClientCore, CoreOptions, Follow, answer_kind};
 use crate::client::error::ClientError;
+use crate::client::freshness::Freshness;
 use crate::client::link::Link;
+use crate::client::nodes::NodeBook;
 use crate::client::outcome::{self, Outcome};
+use crate::client::plan::Plan;
 use crate::client::scan::{ScanRange, ScanRows};
 use crate::client::table::{Router, TableHandle};
 use crate::client::transaction::Transaction;
 use crate::frame::FrameKind;
-use crate::ids::TableId;
+use crate::ids::{Lsn, TableId};
 use crate::message::{
-    self, Done, Payload, SessionClose, SessionOpen, SessionOpened, Status, StatusReport,
-    StatusValue, TableCreate, TableCreated, TableDrop, TableEntry, TableList, TableListing,
-    Welcome,
+    self, ClusterCommand, ClusterReport, ClusterStatus, Done, Payload, SessionClose, SessionOpen,
+    SessionOpened, Status, StatusReport, StatusValue, TableCreate, TableCreated, TableDrop,
+    TableEntry, TableList, TableListing, Welcome,
 };
 use crate::schema::TableDefinition;
 use crate::value::Value;
@@ -32,16 +35,29 @@ const RETRY_MS_DEFAULT: u32 = 10;
 /// How a [`Client`] behaves. [`ClientOptions::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Address of the node's shard 0.
-    pub address: SocketAddr,
+    /// Addresses of nodes' shards 0, each `host:port`, at least one. One that runs is enough:
+    /// the others are learned from it.
+    pub nodes: Vec<String>,
+    /// Which node serves. Default the leader.
+    pub follow: Follow,
     /// For the operator's lists.
     pub client_name: String,
-    /// How long connecting may take, all attempts included; 0: one attempt. Default 0.
+    /// How long connecting may take, all attempts included; 0: every node is tried once.
+    /// Default 0.
     pub connect_ms: u64,
-    /// An answer that takes longer makes the client reconnect and ask again. Default 10,000.
+    /// How long one attempt to connect to one node may take. Default 1,000.
+    pub connect_timeout_ms: u64,
+    /// An answer that takes longer makes the client turn to another node and ask again. Default
+    /// 10,000.
     pub request_timeout_ms: u64,
     /// A call takes no longer than about this, whatever was tried. Default 30,000.
     pub give_up_ms: u64,
+    /// A request that was on its way to so many leaders that were lost ends with an unknown
+    /// outcome. Default 2.
+    pub leaders_lost_max: usize,
+    /// For how long a read is repeated while nodes are behind what it must have seen. Default
+    /// 1,000.
+    pub behind_ms: u64,
     /// For how long transactions that an overloaded node refused are sent again before the
     /// refusal is handed to the caller. Default 0: not at all.
     pub retry_ms: u64,
@@ -52,12 +68,26 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// The defaults, for the node whose shard 0 listens at `address`.
     pub fn new(address: SocketAddr) -> Self {
+        Self::cluster([address.to_string()])
+    }
+
+    /// The defaults, for the nodes whose shards 0 listen at these addresses, each `host:port`.
+    ///
+    /// # Panics
+    /// If there is no address.
+    pub fn cluster(addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let nodes: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        assert!(!nodes.is_empty(), "a client knows at least one node");
         Self {
-            address,
+            nodes,
+            follow: Follow::Leader,
             client_name: "client".to_owned(),
             connect_ms: 0,
+            connect_timeout_ms: 1_000,
             request_timeout_ms: 10_000,
             give_up_ms: 30_000,
+            leaders_lost_max: 2,
+            behind_ms: 1_000,
             retry_ms: 0,
             seed: u64::from(std::process::id()),
         }
@@ -82,39 +112,69 @@ struct ShardLinks {
     session: Option<Link>,
 }
 
+/// A call whose outcome is unknown.
+#[derive(Debug)]
+struct Unresolved {
+    shard: u16,
+    token: FrameToken,
+    /// What the batch's transactions had come to before; empty if nothing. Those that are worth
+    /// a retry are the ones asked about.
+    outcomes: Vec<Outcome>,
+}
+
 /// A client that waits for every answer.
 #[derive(Debug)]
 pub struct Client {
     options: ClientOptions,
+    nodes: NodeBook,
     welcome: Welcome,
     router: Router,
     shards: Vec<ShardLinks>,
+    lsn: Lsn,
+    unresolved: Option<Unresolved>,
 }
 
 impl Client {
-    /// Connects to the node whose shard 0 listens at `address`, with the default options.
-    pub fn connect(address: impl ToSocketAddrs) -> Result<Self, ClientError> {
-        let mut addresses =
-            address.to_socket_addrs().map_err(|error| ClientError::Address(error.to_string()))?;
-        let address = addresses.next();
-        let address = address.ok_or_else(|| ClientError::Address("no such host".to_owned()))?;
-        Self::connect_with(ClientOptions::new(address))
+    /// Connects to the cluster of the nodes whose shards 0 listen at `addresses`, one or several,
+    /// with the default options.
+    pub fn connect(addresses: impl ToSocketAddrs) -> Result<Self, ClientError> {
+        let addresses =
+            addresses.to_socket_addrs().map_err(|error| ClientError::Address(error.to_string()))?;
+        let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
+        if addresses.is_empty() {
+            return Err(ClientError::Address("no such host".to_owned()));
+        }
+        Self::connect_with(ClientOptions::cluster(addresses))
     }
 
     /// Connects with these options.
     pub fn connect_with(options: ClientOptions) -> Result<Self, ClientError> {
-        let plain = Link::open(options.address, core_options(&options, None, 0, 0))?;
+        let nodes = NodeBook::new(options.nodes.iter().cloned());
+        let plain = Link::open(core_options(&options, &nodes, None, 0, 0))?;
         let welcome = plain.core().welcome().expect("a ready core was greeted").clone();
         let router = Router::new(&welcome)?;
+        let nodes = plain.core().nodes().clone();
         let mut shards: Vec<ShardLinks> = Vec::new();
         shards.resize_with(usize::from(router.shards()), ShardLinks::default);
         shards[0].plain = Some(plain);
-        Ok(Self { options, welcome, router, shards })
+        let (lsn, unresolved) = (Lsn(0), None);
+        Ok(Self { options, nodes, welcome, router, shards, lsn, unresolved })
     }
 
-    /// What the node said of itself.
+    /// What the node that served last said of itself.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// The nodes as far as the client knows them.
+    pub fn nodes(&self) -> &NodeBook {
+        &self.nodes
+    }
+
+    /// The highest committed LSN of any answer. A read with [`Freshness::AtLsn`] of it sees, at
+    /// any node, all that this client has written and read.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
     }
 
     /// Finds the shard of a key.
@@ -123,14 +183,13 @@ impl Client {
     }
 
     fn open_link(&self, shard: u16, session: u64) -> Result<Link, ClientError> {
-        let port = self.welcome.shard_ports.get(usize::from(shard));
-        let port = *port.ok_or(ClientError::ShardUnknown(shard))?;
-        let address = match shard {
-            // The address given may be a forwarded one.
-            0 => self.options.address,
-            _ => SocketAddr::new(self.options.address.ip(), port),
-        };
-        Link::open(address, core_options(&self.options, Some(&self.welcome), shard, session))
+        if usize::from(shard) >= self.shards.len() {
+            return Err(ClientError::ShardUnknown(shard));
+        }
+        let mut nodes = self.nodes.clone();
+        // All shards of one node, as long as it serves.
+        nodes.begin_with(self.welcome.node);
+        Link::open(core_options(&self.options, &nodes, Some(&self.welcome), shard, session))
     }
 
     /// Sends a request to a shard and decodes its answer with `read`.
@@ -141,7 +200,10 @@ impl Client {
         message: &T,
         read: fn(&[u8]) -> Result<R, message::MessageError>,
     ) -> Result<R, ClientError> {
-        self.plain(shard)?.call(
+        self.plain(shard)?;
+        self.call(
+            shard,
+            |links| &mut links.plain,
             |core, now, plan| core.request(now, kind, message, plan),
             |answer| {
                 let (answered, payload) = payload_of(&answer.result)?;
@@ -151,14 +213,42 @@ impl Client {
         )
     }
 
-    /// The connection to a shard that has no session.
-    fn plain(&mut self, shard: u16) -> Result<&mut Link, ClientError> {
+    /// Queues something on a link that is open, waits for its end, and learns from the link what
+    /// it has learned meanwhile.
+    fn call<R>(
+        &mut self,
+        shard: u16,
+        choose: impl FnOnce(&mut ShardLinks) -> &mut Option<Link>,
+        launch: impl FnOnce(&mut ClientCore, u64, &mut Plan<'_>) -> Result<FrameToken, ClientError>,
+        take: impl FnMut(&FrameAnswer<'_>) -> Result<R, ClientError>,
+    ) -> Result<R, ClientError> {
+        let link = choose(&mut self.shards[usize::from(shard)]).as_mut();
+        let link = link.expect("the caller opened it");
+        if link.core().nodes().leader() < self.nodes.leader() {
+            link.learn(&self.nodes);
+        }
+        let result = link.call(launch, take);
+        if link.take_news() {
+            self.nodes.merge(link.core().nodes());
+        }
+        let core = link.core();
+        self.lsn = self.lsn.max(core.lsn());
+        if let Some(welcome) = core.welcome()
+            && (welcome.node, welcome.epoch) != (self.welcome.node, self.welcome.epoch)
+        {
+            self.welcome.clone_from(welcome);
+        }
+        result
+    }
+
+    /// Opens the connection to a shard that has no session, if there is none.
+    fn plain(&mut self, shard: u16) -> Result<(), ClientError> {
         let ended = |link: &Link| link.core().ended().is_some();
         if self.links(shard)?.plain.as_ref().is_none_or(ended) {
             let link = self.open_link(shard, 0)?;
             self.links(shard)?.plain = Some(link);
         }
-        Ok(self.links(shard)?.plain.as_mut().expect("it was opened above"))
+        Ok(())
     }
 
     fn links(&mut self, shard: u16) -> Result<&mut ShardLinks, ClientError> {
@@ -219,12 +309,27 @@ impl Client {
         Ok(reports)
     }
 
+    /// How the node that serves sees the cluster.
+    pub fn cluster_status(&mut self) -> Result<ClusterReport, ClientError> {
+        let read = message::decode::<ClusterReport>;
+        self.request(0, FrameKind::ClusterStatus, &ClusterStatus {}, read)
+    }
+
+    /// Gives the leader a command for the cluster. It is accepted, not carried out, when this
+    /// returns. [`ClientError::Unknown`] is to be expected if it makes the leader hand over.
+    pub fn cluster_command(&mut self, command: &ClusterCommand) -> Result<(), ClientError> {
+        let read = message::decode::<Done>;
+        let Done {} = self.request(0, FrameKind::ClusterCommand, command, read)?;
+        Ok(())
+    }
+
     /// Sends the batch's transactions to a shard (see [`TableHandle::shard_of`]) and waits for
     /// their outcomes, one per transaction. The batch is empty afterwards, unless it could not be
     /// sent at all.
     ///
     /// # Errors
-    /// [`ClientError::Unknown`] means that transactions may or may not have taken effect.
+    /// [`ClientError::Unknown`] means that transactions may or may not have taken effect;
+    /// [`Client::resolve`] asks again.
     pub fn submit(&mut self, shard: u16, batch: &mut Batch) -> Result<Vec<Outcome>, ClientError> {
         batch.check_complete()?;
         let mut pending = Batch::new();
@@ -233,29 +338,28 @@ impl Client {
             keep.extend_from(batch, |_| true)?;
         }
         let until = monotonic_now().0 + self.options.retry_ms.saturating_mul(NANOS_PER_MS);
-        let (mut outcomes, mut retry_after_ms) = self.submit_once(shard, batch)?;
+        let (mut outcomes, mut retry_after_ms) = self.submit_once(shard, batch, &[])?;
         loop {
-            let transient = |outcome: &Outcome| outcome.status.is_transient();
             let wait = u64::from(retry_after_ms.max(1)) * NANOS_PER_MS;
             let in_time = monotonic_now().0.saturating_add(wait) < until;
-            if !in_time || !outcomes.iter().any(transient) {
+            if !in_time || !outcomes.iter().any(is_transient) {
                 return Ok(outcomes);
             }
             thread::sleep(Duration::from_nanos(wait));
-            pending.extend_from(&keep, |index| transient(&outcomes[index]))?;
-            let (again, later) = self.submit_once(shard, &mut pending)?;
-            let places = outcomes.iter_mut().filter(|outcome| outcome.status.is_transient());
-            for (place, outcome) in places.zip(again) {
-                *place = outcome;
-            }
+            pending.extend_from(&keep, |index| is_transient(&outcomes[index]))?;
+            let (again, later) = self.submit_once(shard, &mut pending, &outcomes)?;
+            fill(&mut outcomes, again);
             retry_after_ms = later;
         }
     }
 
+    /// One frame on the shard's session. `outcomes` are those of the batch that the frame is the
+    /// rest of.
     fn submit_once(
         &mut self,
         shard: u16,
         batch: &mut Batch,
+        outcomes: &[Outcome],
     ) -> Result<(Vec<Outcome>, u32), ClientError> {
         let ended = |link: &Link| link.core().ended().is_some();
         if self.links(shard)?.session.as_ref().is_none_or(ended) {
@@ -268,8 +372,50 @@ impl Client {
             let link = self.open_link(shard, opened.session)?;
             self.links(shard)?.session = Some(link);
         }
-        let link = self.links(shard)?.session.as_mut().expect("it was opened above");
-        link.call(|core, now, plan| core.submit(now, batch, plan), read_outcomes)
+        self.unresolved = None;
+        let launch =
+            |core: &mut ClientCore, now, plan: &mut Plan<'_>| core.submit(now, batch, plan);
+        let result = self.call(shard, |links| &mut links.session, launch, read_outcomes);
+        self.keep_unresolved(shard, &result, outcomes);
+        result
+    }
+
+    fn keep_unresolved<R>(
+        &mut self,
+        shard: u16,
+        result: &Result<R, ClientError>,
+        outcomes: &[Outcome],
+    ) {
+        let link = self.shards[usize::from(shard)].session.as_ref();
+        let core = link.map(Link::core).filter(|core| core.ended().is_none());
+        if let (Err(ClientError::Unknown(_)), Some(core)) = (result, core) {
+            let token = core.unresolved().last();
+            let outcomes = outcomes.to_vec();
+            self.unresolved = token.map(|token| Unresolved { shard, token, outcomes });
+        }
+    }
+
+    /// Asks again about the last call of [`Client::submit`] or [`Client::execute`], which ended
+    /// with [`ClientError::Unknown`]: its transactions are sent again with the same numbers.
+    /// Those that have taken effect give their first outcome, the others take effect now.
+    /// Returns what the call would have.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`]: the outcome is still unknown, ask again.
+    /// [`ClientError::NotUnresolved`]: the last call was answered, or its session has ended.
+    pub fn resolve(&mut self) -> Result<Vec<Outcome>, ClientError> {
+        let unresolved = self.unresolved.take().ok_or(ClientError::NotUnresolved)?;
+        let Unresolved { shard, token, mut outcomes } = unresolved;
+        let launch =
+            |core: &mut ClientCore, now, plan: &mut Plan<'_>| core.resolve(now, token, plan);
+        let result = self.call(shard, |links| &mut links.session, launch, read_outcomes);
+        self.keep_unresolved(shard, &result, &outcomes);
+        let (again, _) = result?;
+        if outcomes.is_empty() {
+            return Ok(again);
+        }
+        fill(&mut outcomes, again);
+        Ok(outcomes)
     }
 
     /// Runs one transaction and waits for its outcome.
@@ -280,16 +426,41 @@ impl Client {
         outcomes.pop().ok_or(ClientError::Protocol("it answered without an outcome"))
     }
 
-    /// The row with this key, if there is one.
+    /// Runs the batch's transactions, which only read, without a session, and waits for their
+    /// outcomes. See [`Batch::set_freshness`]. The batch is empty afterwards, unless it could not
+    /// be sent at all.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSession`] if a transaction writes.
+    pub fn read(&mut self, shard: u16, batch: &mut Batch) -> Result<Vec<Outcome>, ClientError> {
+        self.plain(shard)?;
+        let launch =
+            |core: &mut ClientCore, now, plan: &mut Plan<'_>| core.submit(now, batch, plan);
+        let answer = self.call(shard, |links| &mut links.plain, launch, read_outcomes);
+        answer.map(|(outcomes, _)| outcomes)
+    }
+
+    /// The row with this key, if there is one, as of now.
     pub fn get(&mut self, table: &TableHandle, key: &[Value]) -> Result<Option<Row>, ClientError> {
+        self.get_at(table, key, Freshness::Strong)
+    }
+
+    /// The row with this key, if there is one, as fresh as asked for.
+    ///
+    /// # Errors
+    /// [`ClientError::NotCommitted`] with `Behind`: no node that was asked is so fresh yet.
+    pub fn get_at(
+        &mut self,
+        table: &TableHandle,
+        key: &[Value],
+        freshness: Freshness,
+    ) -> Result<Option<Row>, ClientError> {
         let mut transaction = Transaction::new();
         transaction.get(table, key)?;
+        transaction.batch.set_freshness(freshness);
         let shard = transaction.complete()?;
         // Without a session: a read needs none, and a node whose log is full opens none.
-        let link = self.plain(shard)?;
-        let batch = &mut transaction.batch;
-        let (mut outcomes, _) =
-            link.call(|core, now, plan| core.submit(now, batch, plan), read_outcomes)?;
+        let mut outcomes = self.read(shard, &mut transaction.batch)?;
         let answer = outcomes.pop();
         let outcome = answer.ok_or(ClientError::Protocol("it answered without an outcome"))?;
         if !outcome.is_committed() {
@@ -336,13 +507,32 @@ impl Client {
     }
 }
 
+fn is_transient(outcome: &Outcome) -> bool {
+    outcome.status.is_transient()
+}
+
+/// Puts the outcomes of a second try in the places of those that were worth one.
+fn fill(outcomes: &mut [Outcome], again: Vec<Outcome>) {
+    let places = outcomes.iter_mut().filter(|outcome| is_transient(outcome));
+    for (place, outcome) in places.zip(again) {
+        *place = outcome;
+    }
+}
+
 fn core_options(
     options: &ClientOptions,
+    nodes: &NodeBook,
     welcome: Option<&Welcome>,
     shard: u16,
     session: u64,
 ) -> CoreOptions {
     CoreOptions {
+        nodes: nodes.clone(),
+        follow: options.follow,
+        is_scout: true,
+        leaders_lost_max: options.leaders_lost_max,
+        behind_nanos: options.behind_ms.saturating_mul(NANOS_PER_MS),
+        connect_timeout_nanos: options.connect_timeout_ms.saturating_mul(NANOS_PER_MS),
         connection: usize::from(shard),
         session,
         cluster: welcome.map_or(0, |welcome| welcome.cluster),

@@ -8,6 +8,7 @@ use crate::client::answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 use crate::client::batch::Batch;
 use crate::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
 use crate::client::error::ClientError;
+use crate::client::nodes::NodeBook;
 use crate::frame::{self, Assembled, FrameAssembler, FrameKind, HEADER_BYTES};
 use crate::ids::{Lsn, TableId};
 use crate::limits::FRAME_PAYLOAD_BYTES_MAX;
@@ -25,15 +26,13 @@ fn options() -> CoreOptions {
     CoreOptions {
         connection: 3,
         session: SESSION,
-        cluster: 0,
         shard: 1,
-        shards: 0,
         frames_in_flight_max: 16,
         request_timeout_nanos: TIMEOUT,
         give_up_nanos: GIVE_UP,
-        connect_nanos: 0,
-        reconnect: true,
+        connect_timeout_nanos: TIMEOUT,
         seed: 5,
+        ..CoreOptions::new(NodeBook::with_ports("n1:7001", vec![7001, 7002]))
     }
 }
 
@@ -72,6 +71,8 @@ struct Recorded {
 #[derive(Debug, Default)]
 struct Wire {
     connect_wanted: bool,
+    /// Where the last connection goes.
+    address: String,
     up: bool,
     closes: usize,
     connects: usize,
@@ -81,7 +82,8 @@ struct Wire {
 }
 
 impl ClientEffects for Wire {
-    fn connect(&mut self) {
+    fn connect(&mut self, address: &str) {
+        self.address = address.to_owned();
         assert!(!self.up && !self.connect_wanted, "one connection at a time");
         self.connect_wanted = true;
     }
@@ -126,6 +128,8 @@ impl Wire {
 /// A node that executes each transaction once and keeps outcomes.
 #[derive(Debug, Default)]
 struct Node {
+    /// The shard connected to.
+    shard: u16,
     assembler: FrameAssembler,
     greeted: bool,
     /// Content of each executed transaction's frame, by the frame's first number.
@@ -161,9 +165,11 @@ impl Node {
         match kind {
             FrameKind::Hello => {
                 let hello = message::decode::<Hello>(payload).expect("valid");
-                assert_eq!(hello.session, SESSION);
+                // Shard 0 is only asked for the ports of the others.
+                assert_eq!(hello.session, if self.shard == 1 { SESSION } else { 0 });
                 self.greeted = true;
-                message::write_frame(out, FrameKind::Welcome, request, Lsn(0), &welcome());
+                let welcome = Welcome { shard: self.shard, ..welcome() };
+                message::write_frame(out, FrameKind::Welcome, request, Lsn(0), &welcome);
             }
             FrameKind::Submit => self.execute(request, payload, out),
             FrameKind::Status => {
@@ -236,6 +242,11 @@ impl World {
         self.wire.up = true;
         self.wire.connects += 1;
         self.node.connection_lost();
+        self.node.shard = match self.wire.address.as_str() {
+            "n1:7001" => 0,
+            "n1:7002" => 1,
+            other => panic!("nobody listens at {other}"),
+        };
         self.core.step(self.now, ClientInput::Connected, &mut self.wire);
     }
 

@@ -1,7 +1,5 @@
 //! What can go wrong between a caller and a node.
 
-use std::net::SocketAddr;
-
 use crate::client::answer::LossReason;
 use crate::client::batch::BatchError;
 use crate::client::table::TableError;
@@ -16,8 +14,8 @@ pub enum ClientError {
     /// Nobody listens there, or the network is down.
     #[error("cannot connect to {address}: {cause}. Is the node running? (spillway start)")]
     Connect {
-        /// Where the connection was to go.
-        address: SocketAddr,
+        /// Where the connection was to go: one address, or all that were tried.
+        address: String,
         /// What the system said.
         cause: String,
     },
@@ -37,9 +35,35 @@ pub enum ClientError {
         /// Worth a retry after this many milliseconds; 0: not worth one.
         retry_after_ms: u32,
     },
-    /// Whether the transactions took effect is not known.
+    /// Whether the transactions took effect is not known. Asking again resolves it, see
+    /// [`crate::client::Client::resolve`].
     #[error("the outcome is unknown: {}", .0.describe())]
     Unknown(LossReason),
+    /// There is nothing to ask again for.
+    #[error(
+        "no unknown outcome can be resolved: the request was answered, never sent, resolved          before, its session has ended, or it was forgotten for newer ones"
+    )]
+    NotUnresolved,
+    /// All nodes that were reached follow, and none knows the leader.
+    #[error(
+        "no node leads (asked {asked}): an election takes about a second; if it lasts, less than          a majority of the nodes is up (spillway admin zones)"
+    )]
+    NoLeader {
+        /// Addresses of the nodes.
+        asked: String,
+    },
+    /// The nodes of a cluster must have as many shards, each.
+    #[error(
+        "node {node} has {shards} shards where the nodes before had {expected}: configure all          nodes with the same number ([node] shards) and restart it"
+    )]
+    ShardsDiffer {
+        /// The node.
+        node: u16,
+        /// Its shards.
+        shards: usize,
+        /// Those of the nodes before.
+        expected: usize,
+    },
     /// The request never left the client.
     #[error("not sent: {}", .0.describe())]
     NotSent(LossReason),

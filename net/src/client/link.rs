@@ -1,7 +1,7 @@
 //! One connection of the blocking face: a core and a socket with time-outs.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use spillway_runtime::clock::monotonic_now;
@@ -10,6 +10,7 @@ use spillway_runtime::thread;
 use crate::client::answer::{FrameAnswer, FrameToken, LossReason};
 use crate::client::core::{ClientCore, ClientInput, CoreOptions};
 use crate::client::error::ClientError;
+use crate::client::nodes::NodeBook;
 use crate::client::plan::Plan;
 
 const RECEIVE_BYTES: usize = 64 << 10;
@@ -18,9 +19,9 @@ const RECEIVE_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Link {
     core: ClientCore,
-    address: SocketAddr,
     stream: Option<TcpStream>,
     timeout: Duration,
+    connect_timeout: Duration,
     outbox: Vec<u8>,
     received: Box<[u8]>,
 }
@@ -31,21 +32,21 @@ fn now() -> u64 {
 
 impl Link {
     /// Connects and waits for the greeting.
-    pub(crate) fn open(address: SocketAddr, options: CoreOptions) -> Result<Self, ClientError> {
+    pub(crate) fn open(options: CoreOptions) -> Result<Self, ClientError> {
         let timeout = Duration::from_nanos(options.request_timeout_nanos);
+        let connect_timeout = Duration::from_nanos(options.connect_timeout_nanos);
         let mut link = Self {
             core: ClientCore::new(options),
-            address,
             stream: None,
             timeout,
+            connect_timeout,
             outbox: Vec::new(),
             received: vec![0; RECEIVE_BYTES].into_boxed_slice(),
         };
         link.step(ClientInput::Start, &mut |_| {});
         while !link.core.is_ready() {
             if let Some(reason) = link.core.ended() {
-                let error = link.core.take_error();
-                return Err(connect_error(address, reason, error));
+                return Err(connect_error(&mut link.core, reason));
             }
             link.wait(&mut |_| {});
         }
@@ -57,6 +58,16 @@ impl Link {
         &self.core
     }
 
+    /// See [`ClientCore::take_news`].
+    pub(crate) fn take_news(&mut self) -> bool {
+        self.core.take_news()
+    }
+
+    /// Tells the core what others have learned of the nodes.
+    pub(crate) fn learn(&mut self, nodes: &NodeBook) {
+        self.step(ClientInput::Learned(nodes), &mut |_| unreachable!("nothing is in flight"));
+    }
+
     /// Queues something by `launch` and waits until it has ended; `take` reads its end.
     pub(crate) fn call<R>(
         &mut self,
@@ -66,7 +77,7 @@ impl Link {
         let mut nobody = |_: FrameAnswer<'_>| unreachable!("queueing a frame ends nothing");
         let mut plan = Plan::new(&mut self.outbox, &mut nobody);
         let token = launch(&mut self.core, now(), &mut plan)?;
-        let (close, connect) = (plan.close, plan.connect);
+        let (close, connect) = (plan.close, plan.connect.take());
         let mut end = None;
         let mut answers = |answer: FrameAnswer<'_>| {
             if answer.token == token {
@@ -118,15 +129,20 @@ impl Link {
     fn step(&mut self, input: ClientInput<'_>, answers: &mut dyn FnMut(FrameAnswer<'_>)) {
         let mut plan = Plan::new(&mut self.outbox, answers);
         self.core.step(now(), input, &mut plan);
-        let (close, connect) = (plan.close, plan.connect);
+        let (close, connect) = (plan.close, plan.connect.take());
         self.carry_out(close, connect, answers);
     }
 
-    fn carry_out(&mut self, close: bool, connect: bool, answers: &mut dyn FnMut(FrameAnswer<'_>)) {
+    fn carry_out(
+        &mut self,
+        close: bool,
+        connect: Option<String>,
+        answers: &mut dyn FnMut(FrameAnswer<'_>),
+    ) {
         if close {
             self.stream = None;
-        } else if connect {
-            match self.connect() {
+        } else if let Some(address) = connect {
+            match self.connect(&address) {
                 Ok(stream) => {
                     self.stream = Some(stream);
                     self.step(ClientInput::Connected, answers);
@@ -141,21 +157,34 @@ impl Link {
         }
     }
 
-    fn connect(&self) -> std::io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(self.timeout))?;
-        Ok(stream)
+    fn connect(&self, address: &str) -> std::io::Result<TcpStream> {
+        let mut failure = None;
+        for address in socket_addresses(address)? {
+            match TcpStream::connect_timeout(&address, self.connect_timeout) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    stream.set_write_timeout(Some(self.timeout))?;
+                    return Ok(stream);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| std::io::Error::other("the host has no address")))
+    }
+}
+
+/// What an address stands for. One that is a name is looked up, which takes as long as it takes.
+pub(crate) fn socket_addresses(address: &str) -> std::io::Result<Vec<SocketAddr>> {
+    match address.parse() {
+        Ok(address) => Ok(vec![address]),
+        Err(_) => Ok(address.to_socket_addrs()?.collect()),
     }
 }
 
 /// Why a connection was never ready, as the caller should read it.
-pub(crate) fn connect_error(
-    address: SocketAddr,
-    reason: LossReason,
-    error: Option<ClientError>,
-) -> ClientError {
-    match error {
+pub(crate) fn connect_error(core: &mut ClientCore, reason: LossReason) -> ClientError {
+    let address = core.nodes().addresses().collect::<Vec<_>>().join(", ");
+    match core.take_error() {
         Some(ClientError::Lost(cause)) => ClientError::Connect { address, cause },
         Some(ClientError::TimedOut(ms)) => {
             ClientError::Connect { address, cause: format!("no greeting within {ms} ms") }

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Every connection has a session of its own and talks to one shard. A frame is kept until it is
-//! answered; after a lost connection the session is attached again and unanswered frames are sent
-//! again with the same numbers, so each of their transactions takes effect at most once.
+//! answered; after a lost connection the session is attached again, to the leader of that time,
+//! and unanswered frames are sent again with the same numbers, so each of their transactions takes
+//! effect at most once. What could not be found out is told as an unknown outcome, and can be
+//! asked for again.
 
 pub mod answer;
 pub mod backoff;
@@ -16,8 +18,13 @@ pub mod blocking;
 pub mod core;
 #[cfg(test)]
 mod core_tests;
+mod course;
 pub mod error;
+#[cfg(test)]
+mod follow_tests;
+pub mod freshness;
 mod link;
+pub mod nodes;
 pub mod outcome;
 pub mod pipelined;
 mod plan;
@@ -29,7 +36,10 @@ mod window;
 pub use answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 pub use batch::{Batch, BatchError};
 pub use blocking::{Client, ClientOptions, Row};
+pub use core::Follow;
 pub use error::ClientError;
+pub use freshness::Freshness;
+pub use nodes::NodeBook;
 pub use outcome::{FoundRow, GetResults, Outcome};
 pub use pipelined::{Pipeline, PipelineOptions, Spread, Wait};
 pub use scan::{ScanRange, ScanRows};

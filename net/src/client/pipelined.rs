@@ -1,5 +1,6 @@
 //! The pipelined face: many connections in one thread, many frames in flight on each.
 
+use std::io;
 use std::net::SocketAddr;
 
 use spillway_runtime::clock::monotonic_now;
@@ -10,12 +11,14 @@ use spillway_runtime::tcp::{
 use crate::client::answer::{FrameAnswer, FrameResult, FrameToken, LossReason};
 use crate::client::batch::Batch;
 use crate::client::blocking::payload_of;
-use crate::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
+use crate::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions, Follow};
 use crate::client::error::ClientError;
-use crate::client::link::connect_error;
+use crate::client::link::{connect_error, socket_addresses};
+use crate::client::nodes::NodeBook;
 use crate::client::plan::Plan;
 use crate::client::table::Router;
 use crate::frame::FrameKind;
+use crate::ids::Lsn;
 use crate::message::{self, Payload, SessionClose, SessionOpen, SessionOpened, Welcome};
 
 const NANOS_PER_MS: u64 = 1_000_000;
@@ -45,8 +48,13 @@ pub enum Spread {
 /// How a [`Pipeline`] connects. [`PipelineOptions::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct PipelineOptions {
-    /// Address of the node's shard 0.
-    pub address: SocketAddr,
+    /// Addresses of nodes' shards 0, each `host:port`, at least one. One that runs is enough:
+    /// the others are learned from it. A host name is looked up when it is connected to, which
+    /// holds the thread up; write numbers where that matters.
+    pub nodes: Vec<String>,
+    /// Which node serves. Default the leader. With [`Follow::Any`] the connections have no
+    /// sessions and only read.
+    pub follow: Follow,
     /// For the operator's lists.
     pub client_name: String,
     /// Connections, each with a session of its own. Default 1.
@@ -56,12 +64,22 @@ pub struct PipelineOptions {
     /// Unanswered frames per connection at most. Default 64, at most
     /// [`crate::limits::SESSION_FRAMES_IN_FLIGHT_MAX`].
     pub frames_in_flight_max: usize,
-    /// An answer that takes longer makes the client reconnect and ask again. Default 10,000.
+    /// An answer that takes longer makes the client turn to another node and ask again. Default
+    /// 10,000.
     pub request_timeout_ms: u64,
     /// A frame without an answer for so long, whatever was tried, is reported as lost with an
     /// unknown outcome. Default 60,000.
     pub give_up_ms: u64,
-    /// How long connecting may take, all attempts included; 0: one attempt. Default 0.
+    /// A frame that was on its way to so many leaders that were lost ends with an unknown
+    /// outcome. Default 2.
+    pub leaders_lost_max: usize,
+    /// For how long a read is repeated while nodes are behind what it must have seen. Default
+    /// 1,000.
+    pub behind_ms: u64,
+    /// How long one attempt to connect to one node may take. Default 1,000.
+    pub connect_timeout_ms: u64,
+    /// How long connecting may take, all attempts included; 0: every node is tried once.
+    /// Default 0.
     pub connect_ms: u64,
     /// Whether a lost connection is made anew and its frames sent again. Default true.
     pub reconnect: bool,
@@ -72,14 +90,29 @@ pub struct PipelineOptions {
 impl PipelineOptions {
     /// One connection to the node at `address`, with the defaults.
     pub fn new(address: SocketAddr) -> Self {
+        Self::cluster([address.to_string()])
+    }
+
+    /// One connection to the cluster of the nodes at these addresses, each `host:port`, with the
+    /// defaults.
+    ///
+    /// # Panics
+    /// If there is no address.
+    pub fn cluster(addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let nodes: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        assert!(!nodes.is_empty(), "a client knows at least one node");
         Self {
-            address,
+            nodes,
+            follow: Follow::Leader,
             client_name: "pipeline".to_owned(),
             connections: 1,
             spread: Spread::RoundRobin,
             frames_in_flight_max: 64,
             request_timeout_ms: 10_000,
             give_up_ms: 60_000,
+            leaders_lost_max: 2,
+            behind_ms: 1_000,
+            connect_timeout_ms: 1_000,
             connect_ms: 0,
             reconnect: true,
             seed: 1,
@@ -91,7 +124,6 @@ impl PipelineOptions {
 #[derive(Debug)]
 struct Link {
     core: ClientCore,
-    address: SocketAddr,
     id: Option<ConnectionId>,
 }
 
@@ -106,6 +138,8 @@ pub struct Pipeline {
     link_of_slot: Vec<usize>,
     events: Vec<TcpEvent>,
     outbox: Vec<u8>,
+    /// What all connections together know of the nodes.
+    nodes: NodeBook,
     welcome: Welcome,
     /// Time as of the last poll.
     now: u64,
@@ -136,22 +170,17 @@ impl Pipeline {
             link_of_slot: vec![usize::MAX; connections_max as usize],
             events: Vec::new(),
             outbox: Vec::new(),
-            welcome: Welcome {
-                cluster: 0,
-                node: 0,
-                epoch: 0,
-                leader: 0,
-                partitions: 0,
-                shard: 0,
-                shard_ports: Vec::new(),
-                ..Welcome::default()
-            },
+            nodes: NodeBook::new(options.nodes.iter().cloned()),
+            welcome: Welcome::default(),
             now: monotonic_now().0,
             tick_at: u64::MAX,
             options,
         };
         pipeline.open_control()?;
-        let sessions = pipeline.open_sessions()?;
+        let sessions = match pipeline.options.follow {
+            Follow::Leader => pipeline.open_sessions()?,
+            Follow::Any => vec![0; pipeline.options.connections],
+        };
         pipeline.close_links();
         pipeline.open_links(&sessions)?;
         Ok(pipeline)
@@ -160,6 +189,29 @@ impl Pipeline {
     /// What the node said of itself on the first connection.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// The node that a connection was served by last, and its term; `None` before that.
+    pub fn node_of(&self, connection: usize) -> Option<(u16, u64)> {
+        let welcome = self.links[connection].core.welcome();
+        welcome.map(|welcome| (welcome.node, welcome.epoch))
+    }
+
+    /// The nodes as far as the connections know them.
+    pub fn nodes(&self) -> &NodeBook {
+        &self.nodes
+    }
+
+    /// The highest committed LSN of any answer. A read at it sees, at any node, all that these
+    /// connections have written and read.
+    pub fn lsn(&self) -> Lsn {
+        self.links.iter().map(|link| link.core.lsn()).max().unwrap_or_default()
+    }
+
+    /// Frames of a connection whose outcome was reported as unknown, oldest first, as far as they
+    /// can still be resolved: as many as may be in flight are kept.
+    pub fn unresolved(&self, connection: usize) -> impl Iterator<Item = FrameToken> {
+        self.links[connection].core.unresolved()
     }
 
     /// Finds the shard of a key.
@@ -214,6 +266,17 @@ impl Pipeline {
         let link = &mut self.links[connection];
         let mut outgoing = Outgoing { ring: &mut self.ring, id: link.id };
         let token = link.core.submit(self.now, batch, &mut outgoing)?;
+        self.watch_deadline();
+        Ok(token)
+    }
+
+    /// Asks again for the outcome of a frame that was reported as unknown: it is sent again with
+    /// the same numbers, and answered under the token returned. What has taken effect gives its
+    /// first outcome, what has not takes effect now.
+    pub fn resolve(&mut self, token: FrameToken) -> Result<FrameToken, ClientError> {
+        let link = self.links.get_mut(token.connection).ok_or(ClientError::NotUnresolved)?;
+        let mut outgoing = Outgoing { ring: &mut self.ring, id: link.id };
+        let token = link.core.resolve(self.now, token, &mut outgoing)?;
         self.watch_deadline();
         Ok(token)
     }
@@ -327,7 +390,8 @@ impl Pipeline {
         let mut plan = Plan::new(&mut self.outbox, answers);
         self.links[link].core.step(self.now, ClientInput::Received(bytes), &mut plan);
         let Plan { close, connect, ended, .. } = plan;
-        self.carry_out(link, close, connect, answers) + ended
+        let ended = self.carry_out(link, close, connect, answers) + ended;
+        if self.links[link].core.take_news() { ended + self.spread(link, answers) } else { ended }
     }
 
     fn step(
@@ -339,7 +403,16 @@ impl Pipeline {
         let mut plan = Plan::new(&mut self.outbox, answers);
         self.links[link].core.step(self.now, input, &mut plan);
         let Plan { close, connect, ended, .. } = plan;
-        self.carry_out(link, close, connect, answers) + ended
+        let ended = self.carry_out(link, close, connect, answers) + ended;
+        if self.links[link].core.take_news() { ended + self.spread(link, answers) } else { ended }
+    }
+
+    /// Tells all connections what one has learned of the nodes.
+    fn spread(&mut self, from: usize, answers: &mut dyn FnMut(FrameAnswer<'_>)) -> usize {
+        self.nodes.merge(self.links[from].core.nodes());
+        let nodes = self.nodes.clone();
+        let others = (0..self.links.len()).filter(|link| *link != from);
+        others.map(|link| self.step(link, ClientInput::Learned(&nodes), answers)).sum()
     }
 
     /// Does what a step planned. Returns how many more frames have ended by that.
@@ -347,7 +420,7 @@ impl Pipeline {
         &mut self,
         index: usize,
         close: bool,
-        connect: bool,
+        connect: Option<String>,
         answers: &mut dyn FnMut(FrameAnswer<'_>),
     ) -> usize {
         let link = &mut self.links[index];
@@ -362,8 +435,11 @@ impl Pipeline {
             self.ring.close(id);
         }
         let mut ended = 0;
-        if connect {
-            match self.ring.connect(link.address) {
+        if let Some(address) = connect {
+            let id = first_address(&address).and_then(|address| {
+                self.ring.connect(address).map_err(|error| io::Error::other(error.to_string()))
+            });
+            match id {
                 Ok(id) => {
                     link.id = Some(id);
                     self.link_of_slot[id.index as usize] = index;
@@ -384,6 +460,12 @@ impl Pipeline {
     fn core(&self, connection: usize, session: u64, shard: u16) -> ClientCore {
         let options = &self.options;
         ClientCore::new(CoreOptions {
+            nodes: self.nodes.clone(),
+            follow: options.follow,
+            is_scout: connection == 0,
+            leaders_lost_max: options.leaders_lost_max,
+            behind_nanos: options.behind_ms.saturating_mul(NANOS_PER_MS),
+            connect_timeout_nanos: options.connect_timeout_ms.saturating_mul(NANOS_PER_MS),
             connection,
             session,
             cluster: self.welcome.cluster,
@@ -409,7 +491,7 @@ impl Pipeline {
         loop {
             for link in &mut self.links {
                 if let Some(reason) = link.core.ended() {
-                    return Err(connect_error(link.address, reason, link.core.take_error()));
+                    return Err(connect_error(&mut link.core, reason));
                 }
             }
             if self.links.iter().all(|link| link.core.is_ready()) {
@@ -421,11 +503,12 @@ impl Pipeline {
 
     /// Makes a connection without session to shard 0.
     fn open_control(&mut self) -> Result<(), ClientError> {
-        let address = self.options.address;
         let core = self.core(0, 0, 0);
-        self.start_links(vec![Link { core, address, id: None }])?;
+        self.start_links(vec![Link { core, id: None }])?;
         let welcome = self.links[0].core.welcome().expect("a ready core was greeted");
         self.welcome = welcome.clone();
+        // All connections of readers go to one node, as long as it serves.
+        self.nodes.begin_with(welcome.node);
         Ok(())
     }
 
@@ -470,23 +553,22 @@ impl Pipeline {
                 Spread::RoundRobin => (connection % shards) as u16,
                 Spread::Shard(shard) => shard,
             };
-            let port = self.welcome.shard_ports.get(usize::from(shard));
-            let port = *port.ok_or(ClientError::ShardUnknown(shard))?;
-            let address = match shard {
-                // The address given may be a forwarded one.
-                0 => self.options.address,
-                _ => SocketAddr::new(self.options.address.ip(), port),
-            };
-            links.push(Link { core: self.core(connection, *session, shard), address, id: None });
+            if usize::from(shard) >= shards {
+                return Err(ClientError::ShardUnknown(shard));
+            }
+            links.push(Link { core: self.core(connection, *session, shard), id: None });
         }
         self.start_links(links)
     }
 
-    /// Closes all connections and ends their sessions, so that the node can forget them at once
+    /// Closes all connections and ends their sessions, if they have any, so that the node can forget them at once
     /// instead of when they expire.
     pub fn close(mut self) -> Result<(), ClientError> {
         let sessions: Vec<u64> = self.links.iter().map(|link| link.core.session()).collect();
         self.close_links();
+        if self.options.follow == Follow::Any {
+            return Ok(());
+        }
         self.open_control()?;
         let mut failure = None;
         let mut note = |answer: FrameAnswer<'_>| {
@@ -524,7 +606,7 @@ struct Outgoing<'a> {
 }
 
 impl ClientEffects for Outgoing<'_> {
-    fn connect(&mut self) {
+    fn connect(&mut self, _address: &str) {
         unreachable!("queueing a frame connects nothing");
     }
 
@@ -542,6 +624,12 @@ impl ClientEffects for Outgoing<'_> {
     fn answer(&mut self, _answer: FrameAnswer<'_>) {
         unreachable!("queueing a frame ends nothing");
     }
+}
+
+/// What an address stands for first.
+fn first_address(address: &str) -> io::Result<SocketAddr> {
+    let first = socket_addresses(address)?.into_iter().next();
+    first.ok_or_else(|| io::Error::other("the host has no address"))
 }
 
 fn describe(reason: CloseReason) -> String {

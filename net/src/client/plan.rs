@@ -9,8 +9,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) outbox: &'a mut Vec<u8>,
     /// Close the connection, whatever is to be sent.
     pub(crate) close: bool,
-    /// Make a connection.
-    pub(crate) connect: bool,
+    /// Make a connection to this address.
+    pub(crate) connect: Option<String>,
     /// Frames that have ended.
     pub(crate) ended: usize,
     answers: &'a mut dyn FnMut(FrameAnswer<'_>),
@@ -22,18 +22,18 @@ impl<'a> Plan<'a> {
         answers: &'a mut dyn FnMut(FrameAnswer<'_>),
     ) -> Self {
         outbox.clear();
-        Self { outbox, close: false, connect: false, ended: 0, answers }
+        Self { outbox, close: false, connect: None, ended: 0, answers }
     }
 }
 
 impl ClientEffects for Plan<'_> {
-    fn connect(&mut self) {
+    fn connect(&mut self, address: &str) {
         assert!(!self.close, "a core connects in another step than it closes");
-        self.connect = true;
+        self.connect = Some(address.to_owned());
     }
 
     fn send(&mut self, frame: &[u8]) {
-        assert!(!self.close && !self.connect, "a core sends on a standing connection");
+        assert!(!self.close && self.connect.is_none(), "a core sends on a standing connection");
         self.outbox.extend_from_slice(frame);
     }
 
