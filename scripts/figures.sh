@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Takes the figures of one node: every figure several times, interleaved, so that a slow minute of
-# the machine hits all of them; prints median, lowest, highest, and the target.
+# Takes the figures of one node and of a cluster of three: every figure several times, interleaved,
+# so that a slow minute of the machine hits all of them; prints median, lowest, highest, and the
+# target.
 #
 #   scripts/figures.sh [--rounds N] [--hold SECONDS] [--dir DIRECTORY] [--only PATTERN]
 #
@@ -17,7 +18,7 @@ while [ $# -gt 0 ]; do
         --hold) hold=$2; shift 2 ;;
         --dir) directory=$2; shift 2 ;;
         --only) only=$2; shift 2 ;;
-        *) sed -n '2,9p' "$0" >&2; exit 64 ;;
+        *) sed -n '2,10p' "$0" >&2; exit 64 ;;
     esac
 done
 spillway=${SPILLWAY:-target/release/spillway}
@@ -51,13 +52,14 @@ json() {
         }' "$2"
 }
 
-# burst NAME ARGUMENTS...: one run; its result becomes $scratch/NAME.json.
+# burst NAME ARGUMENTS...: one run with $nodes nodes; its result becomes $scratch/NAME.json.
+nodes=1
 burst() {
     local name=$1
     shift
     rm -f "$scratch/$name.json"
-    if ! "$scratch/spillway" perf burst "$@" --ramp 1 --hold "$hold" --fall 1 --dir "$scratch" \
-        --json "$scratch/$name.json" >"$scratch/output" 2>&1; then
+    if ! "$scratch/spillway" perf burst --nodes "$nodes" "$@" --ramp 1 --hold "$hold" --fall 1 \
+        --dir "$scratch" --json "$scratch/$name.json" >"$scratch/output" 2>&1; then
         failed=$((failed + 1))
         echo "  $name FAILED: perf burst $*"
         tail -n 12 "$scratch/output" | sed 's/^/    /'
@@ -70,6 +72,24 @@ take() {
     if [ -n "$2" ] && [ "$2" != null ]; then
         echo "$2" >>"$scratch/values.$1"
     fi
+}
+
+# window_ratio FILE: the 99th percentile of latency while a node stood still, to that before.
+window_ratio() {
+    awk '
+        /^ *"windows": \[/ { in_windows = 1 }
+        in_windows && /^ *"name": / { split($0, part, "\""); name = part[4] }
+        in_windows && /^ *"p99": / {
+            value = $0; sub(/^[^:]*: */, "", value); sub(/,$/, "", value); p99 = value + 0
+            found[++count] = p99
+        }
+        in_windows && /^ *"name": / { names[++named] = name }
+        in_windows && /^  \]/ { in_windows = 0 }
+        END {
+            for (at = 1; at <= count; at++) by[names[at]] = found[at]
+            if (by["before"] > 0 && by["follower paused"] > 0)
+                printf "%.2f", by["follower paused"] / by["before"]
+        }' "$1"
 }
 
 # redis ROUND CONNECTIONS PIPELINE: SET of 100 bytes, every write on disk before its answer.
@@ -168,6 +188,33 @@ for ((round = 1; round <= rounds; round++)); do
             fi
         fi
     done
+    nodes=3
+    if wanted cluster-transfer-1000 &&
+        burst cluster-transfer-1000 --workload transfer --batch 1000 --connections 8 \
+            --in-flight 2; then
+        result=$scratch/cluster-transfer-1000.json
+        take cluster-transfer-1000 "$(json committed_tps "$result")"
+        take cluster-leader-ns "$(json cpu_ns_per_txn.leader "$result")"
+        take cluster-follower-ns "$(json cpu_ns_per_txn.follower "$result")"
+        take cluster-p50 "$(json latency_us.p50 "$result")"
+        take cluster-p99 "$(json latency_us.p99 "$result")"
+    fi
+    if wanted cluster-transfer-1-64x16 &&
+        burst cluster-transfer-1-64x16 --workload transfer --batch 1 --connections 64 \
+            --in-flight 16; then
+        take cluster-transfer-1-64x16 \
+            "$(json committed_tps "$scratch/cluster-transfer-1-64x16.json")"
+    fi
+    # One follower stands still for the second half of the hold phase.
+    if wanted cluster-paused; then
+        half=$(awk -v hold="$hold" 'BEGIN { print hold / 2 }')
+        from=$(awk -v half="$half" 'BEGIN { print 1 + half }')
+        if burst cluster-paused --workload transfer --batch 10 --connections 16 --in-flight 4 \
+            --rate 40000 --pause-follower "$half@$from"; then
+            take cluster-paused "$(window_ratio "$scratch/cluster-paused.json")"
+        fi
+    fi
+    nodes=1
     # Commit latency at a tenth of the peak of the same round.
     if wanted latency && [ -f "$scratch/transfer-1-64x16.json" ]; then
         peak=$(json committed_tps "$scratch/transfer-1-64x16.json")
@@ -215,6 +262,13 @@ for pipeline in 1 16 64; do
     line "redis-64x$pipeline" "-" "redis SET, appendfsync always, 64 x $pipeline, /s"
     line "ratio-64x$pipeline" ">=1.5" "transfer / redis, 64 x $pipeline"
 done
+line cluster-transfer-1000 ">=450000" "3 nodes: transfer, 1,000 per frame, /s"
+line cluster-transfer-1-64x16 ">=220000" "3 nodes: transfer, one per frame, 64 x 16, /s"
+line cluster-leader-ns "<=1300" "3 nodes: leader CPU per transaction, ns"
+line cluster-follower-ns "<=900" "3 nodes: follower CPU per transaction, ns"
+line cluster-p50 "-" "3 nodes: transfer, 1,000 per frame: p50, us"
+line cluster-p99 "-" "3 nodes: transfer, 1,000 per frame: p99, us"
+line cluster-paused "<=1.5" "3 nodes: p99 with a follower paused / healthy"
 line latency-p50 "-" "commit latency p50 at 10 % of peak, us"
 line device-p50 "-" "idle device, durable 4 KiB write p50, us"
 line latency-above-device "<=150" "latency above the device, us"

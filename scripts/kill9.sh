@@ -45,7 +45,7 @@ shapes=(
     "--workload transfer --batch 100 --connections 8 --in-flight 2 --any-account"
     "--workload cluster31 --batch 50 --connections 8 --in-flight 4 --rows 5000"
 )
-common="--accounts 10000 --ramp 0.2 --hold 0.6 --fall 0.2 --log-gib 1 --memory-gib 2"
+common="--nodes 1 --accounts 10000 --ramp 0.2 --hold 0.6 --fall 0.2 --log-gib 1 --memory-gib 2"
 if [ -n "$directory" ]; then
     common="$common --dir $directory"
 fi

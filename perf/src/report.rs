@@ -377,6 +377,7 @@ impl BurstReport {
         self.text_node(&mut table);
         self.text_disturbance(&mut table);
         self.text_verification(&mut table);
+        self.text_agreement(&mut table);
         let mut text = table.text();
         let resolved = self.resolved.iter().flat_map(|resolved| &resolved.findings);
         let agreement = self.agreement.iter().flat_map(|agreement| &agreement.findings);
@@ -453,7 +454,8 @@ impl BurstReport {
             table.line(
                 kind,
                 format!(
-                    "{count} times, write gap p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, longest                      {max_ms:.0} ms"
+                    "{count} times, write gap p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, longest \
+                     {max_ms:.0} ms"
                 ),
             );
         }
@@ -531,6 +533,22 @@ impl BurstReport {
         );
     }
 
+    fn text_agreement(&self, table: &mut Table) {
+        if let Some(agreement) = self.agreement.as_ref().filter(|one| one.is_good()) {
+            let first = &agreement.nodes[0];
+            table.line(
+                "nodes",
+                format!(
+                    "all {} hold {} rows with digest {:016x} at LSN {}",
+                    agreement.nodes.len(),
+                    thousands(first.rows),
+                    first.digest.unwrap_or(0),
+                    thousands(first.lsn)
+                ),
+            );
+        }
+    }
+
     fn text_verification(&self, table: &mut Table) {
         let seconds = &self.seconds;
         if let Some(restart) = seconds.restart {
@@ -577,19 +595,6 @@ impl BurstReport {
                 seconds.verify
             ),
         );
-        if let Some(agreement) = self.agreement.as_ref().filter(|one| one.is_good()) {
-            let first = &agreement.nodes[0];
-            table.line(
-                "nodes",
-                format!(
-                    "all {} hold {} rows with digest {:016x} at LSN {}",
-                    agreement.nodes.len(),
-                    thousands(first.rows),
-                    first.digest.unwrap_or(0),
-                    thousands(first.lsn)
-                ),
-            );
-        }
         if !v.is_good() {
             table.line(
                 "found wrong",

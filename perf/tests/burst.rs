@@ -23,8 +23,8 @@ fn run(fault: &str, line: &str) -> Result<BurstReport, PerfError> {
     file::write_atomic(&directory.path().join("fault"), fault.as_bytes()).expect("a note");
     let directory = directory.path().to_str().expect("text");
     let line = format!(
-        "burst --nodes 1 --dir {directory} --ramp 0.05 --hold 0.2 --fall 0.05 --accounts 3000 --rows 200 \
-         --log-gib 0.1 --connections 4 --batch 20 {line}"
+        "burst --nodes 1 --dir {directory} --ramp 0.05 --hold 0.2 --fall 0.05 --accounts 3000 \
+         --rows 200 --log-gib 0.1 --connections 4 --batch 20 {line}"
     );
     let arguments = Line::try_parse_from(line.split_whitespace()).expect("a good line").burst;
     let program = std::env::current_exe().expect("this program has a path");

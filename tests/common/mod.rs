@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests prepare and damage files on their own")]
 
 pub mod bystander;
+pub mod cluster;
 pub mod raw;
 
 use std::fs::File;

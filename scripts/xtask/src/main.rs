@@ -1,7 +1,7 @@
 //! `cargo xtask`: the command line of the house.
 
 use clap::{Parser, Subcommand};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use xtask::{house, tree};
 
@@ -40,6 +40,21 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<String>,
     },
+    /// Kills the leader of a cluster under load again and again, and lets it hand over; tells how
+    /// long nothing was committed (`spillway perf takeover`).
+    Takeover {
+        /// --times N, --transfers N, --nodes N, --rate R, --seed S and what else it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Kills random nodes of a cluster under load, sometimes all at once, and counts what was
+    /// lost (`spillway perf kills`).
+    #[command(name = "kill_random", alias = "kill-random")]
+    KillRandom {
+        /// --times N, --all-at-once N, --nodes N, --rate R, --seed S and what else it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,6 +64,8 @@ fn main() -> ExitCode {
         Task::Fuzz { rest } => fuzz(&rest),
         Task::Sim { rest } => sim(&rest),
         Task::Kill9 { times, rest } => kill9(times, &rest),
+        Task::Takeover { rest } => perf("takeover", &rest),
+        Task::KillRandom { rest } => perf("kills", &rest),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -105,6 +122,29 @@ fn kill9(times: u32, rest: &[String]) -> Result<(), String> {
     let mut arguments = vec![script.as_ref(), "--times", times.as_str()];
     arguments.extend(rest.iter().map(String::as_str));
     run("bash", &arguments)
+}
+
+/// Runs `spillway perf` with the release build, or with the binary that SPILLWAY names. It is a
+/// copy that runs: a build that replaces the binary must not change it under a long run.
+#[expect(clippy::disallowed_methods, reason = "the tools are built without the runtime")]
+fn perf(task: &str, rest: &[String]) -> Result<(), String> {
+    let binary = match std::env::var_os("SPILLWAY") {
+        Some(binary) => PathBuf::from(binary),
+        None => {
+            run("cargo", &["build", "--release", "--quiet"])?;
+            tree::root().join("target/release/spillway")
+        }
+    };
+    let name = format!("spillway-{task}-{}", std::process::id());
+    let copy = std::env::temp_dir().join(name);
+    std::fs::copy(&binary, &copy)
+        .map_err(|e| format!("cannot copy {} to {}: {e}", binary.display(), copy.display()))?;
+    let mut arguments = vec!["perf", task];
+    arguments.extend(rest.iter().map(String::as_str));
+    let outcome = run(&copy.to_string_lossy(), &arguments);
+    let removed = std::fs::remove_file(&copy);
+    outcome?;
+    removed.map_err(|e| format!("cannot remove {}: {e}", copy.display()))
 }
 
 /// Runs a program in the root of the workspace, its output on ours.
