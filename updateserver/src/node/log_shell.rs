@@ -71,6 +71,7 @@ pub(super) struct LogShellOptions {
 pub(super) struct LogShell {
     replica: Replica,
     cluster: ClusterId,
+    node: NodeId,
     geometry: Geometry,
     slots: SlotRing,
     disk: DiskRing,
@@ -113,7 +114,7 @@ impl LogShell {
     /// Registers files and memory with a ring of their own.
     pub fn new(options: LogShellOptions, peers: Option<PeerLinks>) -> Result<Self, RuntimeError> {
         let geometry = options.geometry;
-        let cluster = options.start.superblock.cluster;
+        let (cluster, node) = (options.start.superblock.cluster, options.start.superblock.node);
         let mut disk = DiskRing::new(DiskRingOptions {
             entries: 64,
             files_max: geometry.segments_count + 1,
@@ -132,6 +133,7 @@ impl LogShell {
         Ok(Self {
             replica: Replica::new(options.replica, options.start),
             cluster,
+            node,
             geometry,
             slots: options.slots,
             disk,
@@ -348,7 +350,7 @@ impl LogShell {
         }
         self.board_version = version;
         let drained = self.board.drained();
-        self.published.drained = drained.contains(&self.replica.status().node);
+        self.published.drained = drained.contains(&self.node);
         if let Some(peers) = &mut self.peers {
             let members = self.board.members();
             let addresses: Vec<_> =
@@ -410,11 +412,15 @@ impl LogShell {
         }
     }
 
-    fn step(&mut self, ring: &mut TcpRing, input: ReplicaInput) {
-        let now = Now {
+    fn now(&self) -> Now {
+        Now {
             monotonic_nanos: clock::monotonic_now().0,
             wall: WallMicros(clock::wall_now_micros()),
-        };
+        }
+    }
+
+    fn step(&mut self, ring: &mut TcpRing, input: ReplicaInput) {
+        let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
         self.replica.step(now, input, &mut self.slots, &mut effects);
@@ -575,7 +581,8 @@ impl LogShell {
         self.numbers.used_bytes = space.used_bytes;
         self.numbers.total_bytes = space.total_bytes;
         self.numbers_out.publish(self.numbers.words());
-        self.board.status_publish(self.replica.status());
+        let now = self.now();
+        self.board.status_publish(self.replica.status(now));
     }
 
     /// Begins the orderly end; the log is quiet when [`Self::is_quiet`] says so.
