@@ -11,8 +11,7 @@ use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
 use spillway_runtime::disk::{
-    DiskCompletion, DiskRing, DiskRingOptions, Durability, FileSlot, WriteRequest,
-    WriteSlotRequest,
+    DiskCompletion, DiskRing, DiskRingOptions, Durability, FileSlot, WriteRequest, WriteSlotRequest,
 };
 use spillway_runtime::error::{Errno, RuntimeError};
 use spillway_runtime::metrics::{Histogram, Precision};
@@ -24,8 +23,8 @@ use spillway_runtime::tcp::{TcpEvent, TcpRing};
 
 use crate::log::{EntryFrame, Geometry, RawContent, RawFile, RawWrite, Section};
 use crate::quorum::{
-    Now, PeerHeader, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange,
-    Room,
+    Now, PeerHeader, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions, ReplicaStart, Role,
+    RoleChange, Room,
 };
 use crate::shard::{LogItem, ORIGIN_ROOT};
 
@@ -353,8 +352,7 @@ impl LogShell {
         self.published.drained = drained.contains(&self.node);
         if let Some(peers) = &mut self.peers {
             let members = self.board.members();
-            let addresses: Vec<_> =
-                members.into_iter().map(|m| (m.node, m.peer_address)).collect();
+            let addresses: Vec<_> = members.into_iter().map(|m| (m.node, m.peer_address)).collect();
             self.outgoing.retain(|(node, _)| addresses.iter().any(|(known, _)| known == node));
             for (node, _) in &addresses {
                 if !self.outgoing.iter().any(|(known, _)| known == node) {

@@ -6,7 +6,9 @@ use std::os::fd::RawFd;
 
 use spillway_net::ids::Lsn;
 use spillway_runtime::direct::DirectFile;
-use spillway_runtime::disk::{DiskCompletion, DiskRing, DiskRingOptions, FileSlot, ReadSlotRequest};
+use spillway_runtime::disk::{
+    DiskCompletion, DiskRing, DiskRingOptions, FileSlot, ReadSlotRequest,
+};
 use spillway_runtime::error::{Errno, RuntimeError};
 use spillway_runtime::slot_ring::{Slot, SlotMut};
 

@@ -228,8 +228,7 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
     let next = log.recovered.superblock_next(&superblock, term, vote);
     superblock_write(&superblock_file, &superblock_update(&next))?;
     let disk = LogDisk { segments, superblock: superblock_file };
-    let (shared, state) =
-        go_all(config, &plan, &threads, log, &next, disk, &shutdown, replay)?;
+    let (shared, state) = go_all(config, &plan, &threads, log, &next, disk, &shutdown, replay)?;
     let alone = is_alone(&next.members, next.node);
     serving_all(&plan, &news, alone.then_some(&state), &shutdown)?;
     (options.ready)(&Ready {
@@ -607,7 +606,7 @@ fn replica_options(config: &Config, superblock: &Superblock) -> ReplicaOptions {
         // What nobody can let go of must never fill the memory for batches.
         uncommitted_bytes_max: slots / 4,
         tail_bytes_max: slots / 4,
-        cache_bytes_max: slots / 2,
+        cache_bytes_max: slots / 3,
         in_flight_small_max: config.log.writes_in_flight_small_max,
         batch_bytes_wait: config.log.batch_bytes_wait,
         ..ReplicaOptions::new(writer_options(config, superblock), superblock.boot)

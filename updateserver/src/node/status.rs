@@ -98,7 +98,7 @@ pub(super) fn report(sources: &StatusSources<'_>) -> StatusReport {
         ("memtable_rows", rows),
         ("memtable_bytes", used),
         ("memtable_reserved_bytes", reserved),
-        ("shard_digest", sources.shard.digest_all()),
+        ("digest_all", sources.shard.digest_all()),
     ];
     let values =
         values.into_iter().map(|(name, value)| StatusValue { name: name.to_owned(), value });
