@@ -304,8 +304,9 @@ fn what_is_left_out_repeated_or_damaged_is_found_in_service() {
 #[test]
 fn sections_of_other_shards_are_left_to_them() {
     let mut leader = Node::with(NodeOptions { shards: 2, ..OPTIONS });
-    let own =
-        (0..100).find(|k| spillway_net::key::partition_of(&key(*k), OPTIONS.partitions).0.is_multiple_of(2));
+    let own = (0..100).find(|k| {
+        spillway_net::key::partition_of(&key(*k), OPTIONS.partitions).0.is_multiple_of(2)
+    });
     leader.one(1, &[upsert(own.expect("there is one"), 1)]);
     let mut other = Node::bare(NodeOptions { index: 1, shards: 2, ..OPTIONS });
     other.apply(1, &leader.items[0]);
