@@ -404,6 +404,24 @@ mod tests {
     }
 
     #[test]
+    fn commands_of_the_root_service_read_back() {
+        let (peer_address, client_address) = ("a:1".to_owned(), "b-long-enough:2".to_owned());
+        let commands = vec![
+            SystemCommand::SessionClose { session: 7 },
+            SystemCommand::MemberSet { node: 3, peer_address, client_address },
+            SystemCommand::MemberRemove { node: 3 },
+            SystemCommand::ZoneDrain { node: 2, drained: true },
+        ];
+        assert_eq!(size_of::<ArchivedSystemCommand>(), 29, "as the format says");
+        let fragment = SystemFragment { commands };
+        let mut bytes = Vec::new();
+        message::archive(&mut bytes, &fragment);
+        assert_eq!(message::decode::<SystemFragment>(&bytes).expect("valid"), fragment);
+        let drained = bytes.windows(4).any(|bytes| bytes == [6, 2, 0, 1]);
+        assert!(drained, "tag, node, whether it is drained");
+    }
+
+    #[test]
     fn digests_tell_rows_apart() {
         let base = record_digest(1, b"key", 5, Some(b"row"));
         assert_ne!(base, record_digest(2, b"key", 5, Some(b"row")));
