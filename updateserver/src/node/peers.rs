@@ -176,7 +176,11 @@ impl PeerLinks {
                 let Some(at) = self.index_of(connection) else {
                     return Some(TcpEvent::Received { connection, buffer });
                 };
-                if let Transport::Tls(tls) = &mut self.links[at].transport {
+                let link = &mut self.links[at];
+                let is_ending = link.is_ending();
+                if let Transport::Tls(tls) = &mut link.transport
+                    && !is_ending
+                {
                     tls.received(ring.bytes(&buffer));
                 }
                 ring.release(buffer);
@@ -430,10 +434,10 @@ impl PeerLinks {
     fn decrypt(&mut self, ring: &mut TcpRing, at: usize) {
         loop {
             let link = &mut self.links[at];
-            let Transport::Tls(tls) = &mut link.transport else { return };
-            if matches!(link.phase, Phase::Ending) {
+            if link.is_ending() {
                 return;
             }
+            let Transport::Tls(tls) = &mut link.transport else { return };
             match tls.next() {
                 Ok(Some(TlsReceived::Header(header))) => self.header(ring, at, header),
                 Ok(Some(TlsReceived::Body(body))) => self.body(ring, at, body),

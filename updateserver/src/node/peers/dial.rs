@@ -76,7 +76,8 @@ impl PeerLinks {
     /// Tells a fault, unless it was told already or may pass by itself.
     pub(super) fn tell(&mut self, notice: PeerNotice) {
         let node = notice.node.unwrap_or(NodeId(0));
-        if matches!(notice.fault, Fault::Unreachable(_)) && !self.members.is_dialed_long(node) {
+        let is_brief = !self.members.is_tried_long(node, self.now_nanos);
+        if matches!(notice.fault, Fault::Unreachable(_)) && is_brief {
             return;
         }
         if let Some(notice) = self.notices.once(notice) {

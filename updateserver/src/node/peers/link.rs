@@ -84,6 +84,10 @@ impl Link {
         matches!(self.phase, Phase::Up)
     }
 
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending)
+    }
+
     /// Whether it was accepted and has not proven itself.
     pub fn is_stranger(&self) -> bool {
         self.is_accepted && matches!(self.phase, Phase::Shaking(_))
