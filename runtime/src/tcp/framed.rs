@@ -151,7 +151,8 @@ impl TcpRing {
     /// Makes a connection receive in exact lengths: a header of `header_bytes` is received and
     /// told by [`TcpEvent::Header`]; after that, and after each [`TcpEvent::Body`], the owner says
     /// by [`TcpRing::receive_body`] or [`TcpRing::receive_header`] what comes next, and until then
-    /// nothing is received. `Received` is never told.
+    /// nothing is received; the end of the connection is not noticed then either, except by a send
+    /// that fails. `Received` is never told.
     ///
     /// To be called on a connection that is still being made, or before the first turn after its
     /// `Accepted` or `Connected`. Does nothing if the connection is gone.
@@ -211,8 +212,9 @@ impl TcpRing {
 
     /// Has the kernel give the other side up that takes nothing for `millis`, or is silent for
     /// about that long (whole seconds, two at least) while there is nothing to send. `Closed`
-    /// follows, with `ETIMEDOUT` or as if the peer had closed or reset. A side that is alive and does not read for that long while there is
-    /// something to send to it is given up as well. Does nothing if the connection is gone.
+    /// follows, with `ETIMEDOUT` or as if the peer had closed or reset. A side that is alive and
+    /// does not read for that long while there is something to send to it is given up as well.
+    /// Does nothing if the connection is gone.
     ///
     /// # Errors
     /// Fails if the kernel refuses.
@@ -240,5 +242,44 @@ impl TcpRing {
             error => self.receive_failed(index, -error),
         }
         self.finish_close(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: ConnectionId = ConnectionId { index: 3, generation: 5 };
+
+    #[test]
+    fn parts_add_up() {
+        let mut framed = Framed::new(10);
+        for bytes in [4, 5] {
+            assert!(framed.received(ID, bytes).is_none() && framed.is_wanting());
+        }
+        let told = framed.received(ID, 1);
+        let Some(TcpEvent::Header { connection: ID, header }) = told else { panic!("{told:?}") };
+        assert_eq!(&header[..], [0; 10]);
+        assert!(!framed.is_wanting());
+        let slot = SlotMut::heap(7);
+        let address = slot.address();
+        framed.next(Step::Body(slot));
+        assert!(framed.received(ID, 6).is_none());
+        let told = framed.received(ID, 1);
+        let Some(TcpEvent::Body { connection: ID, slot }) = told else { panic!("{told:?}") };
+        assert_eq!((slot.address(), slot.len()), (address, 7));
+    }
+
+    #[test]
+    #[should_panic(expected = "11 of 10 bytes arrived")]
+    fn more_than_asked_for_is_refused() {
+        let mut framed = Framed::new(10);
+        assert!(framed.received(ID, 11).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "a header of 257 bytes")]
+    fn long_header_is_refused() {
+        assert!(Framed::new(HEADER_BYTES_MAX + 1).is_wanting());
     }
 }

@@ -4,9 +4,9 @@
 //! multishot accept, multishot receive into one shared ring of buffers, and one send in flight per
 //! connection. Framed connections ([`TcpRing::set_framed`]) receive exact lengths into slots of
 //! their owner, and any connection can send slots ([`TcpRing::send_slots`]), both without a copy
-//! of the bytes outside of the kernel. [`TcpRing::turn`] is the thread's only place to sleep; other descriptors (a
-//! [`crate::disk::DiskRing`], a signalfd) are watched by the same ring, and other threads wake it
-//! by a [`RingWaker`] or from their own ring by [`TcpRing::wake_ring`].
+//! of the bytes outside of the kernel. [`TcpRing::turn`] is the thread's only place to sleep;
+//! other descriptors (a [`crate::disk::DiskRing`], a signalfd) are watched by the same ring, and
+//! other threads wake it by a [`RingWaker`] or from their own ring by [`TcpRing::wake_ring`].
 //!
 //! What holds: `Closed` is told exactly once per connection, after the last completion that could
 //! use its memory, and nothing about the connection is told later. A steady state allocates
