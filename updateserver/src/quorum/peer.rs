@@ -10,7 +10,7 @@ use super::convert::{append_entry, message_for, node_of};
 use super::effects::{EntryReadRequest, Now, PeerSend, ReplicaEffects};
 use super::election::leaderless_ticks;
 use super::failure::ReplicaFailure;
-use super::replica::{Replica, config_change};
+use super::replica::{Replica, config_entry};
 use super::wire::{PeerHeader, PeerMessage};
 use crate::log::{EntryFrame, FrameKind, body_verify};
 
@@ -192,7 +192,7 @@ impl Replica {
             return Err(ReplicaFailure::timestamp_back(lsn, from, found, before));
         }
         if shared.kind == FrameKind::Config {
-            config_change(&self.geometry, lsn, &frame.body)?;
+            config_entry(&self.geometry, lsn, &frame.body)?;
         }
         Ok(())
     }
