@@ -213,7 +213,9 @@ impl Replica {
             },
         };
         let body_bytes = body.as_ref().map_or(0, |body| body.len() as u32);
-        let header = header_of(&message, self.options.cluster, self.applied, body_bytes);
+        let matched = Lsn(self.matched(to));
+        let cluster = self.options.cluster;
+        let header = header_of(&message, cluster, self.applied, body_bytes, matched);
         assert_eq!(header.from, self.options.node, "messages are one's own");
         if let Some(entry) = message.entries.first() {
             self.peers.get_mut(to).sent(Lsn(entry.index), u64::from(body_bytes));

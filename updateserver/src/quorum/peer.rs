@@ -139,9 +139,13 @@ impl Replica {
     ) -> Result<(), ReplicaFailure> {
         let last = Lsn(self.last_index());
         match header.message {
-            PeerMessage::Heartbeat { commit } if commit > last => {
+            PeerMessage::Heartbeat { commit: known, .. }
+            | PeerMessage::Heartbeat { matched: known, .. }
+            | PeerMessage::Append { matched: known, .. }
+                if known > last =>
+            {
                 let (leader, term) = (header.from, header.term);
-                Err(ReplicaFailure::LogShort { leader, term, commit, last })
+                Err(ReplicaFailure::LogShort { leader, term, known, last })
             }
             PeerMessage::Append { previous, previous_term, entry_term, .. } => {
                 let Some(frame) = frame else { return Ok(()) };

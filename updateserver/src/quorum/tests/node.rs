@@ -23,6 +23,33 @@ pub struct Up {
     /// Start of the body of every entry that was written in this run of the node.
     pub bodies: BTreeMap<Lsn, (u64, usize)>,
     pub tick_at: Option<u64>,
+    pub durable: Durable,
+}
+
+/// What the disk has, by what completed: the physical log in order.
+#[derive(Default)]
+pub struct Durable {
+    /// Issued: sequence, index and checksum of an entry, done.
+    issued: VecDeque<(u64, Option<(Lsn, u64)>, bool)>,
+    /// The log as recovery would read it.
+    pub log: BTreeMap<Lsn, u64>,
+}
+
+impl Durable {
+    pub fn issue(&mut self, sequence: u64, entry: Option<(Lsn, u64)>) {
+        self.issued.push_back((sequence, entry, false));
+    }
+
+    pub fn complete(&mut self, sequence: u64) {
+        let frame = self.issued.iter_mut().find(|frame| frame.0 == sequence);
+        frame.expect("issued").2 = true;
+        while self.issued.front().is_some_and(|frame| frame.2) {
+            if let Some((_, Some((lsn, checksum)), _)) = self.issued.pop_front() {
+                self.log.split_off(&lsn);
+                self.log.insert(lsn, checksum);
+            }
+        }
+    }
 }
 
 /// What the shards have seen.
@@ -162,12 +189,18 @@ impl SimNode {
         options.cache_bytes_max = 512 << 10;
         (self.tune)(&mut options);
         let published = start.applied;
+        let mut durable = Durable::default();
+        for lsn in 1..=start.entries.last().0 {
+            let meta = start.entries.get(Lsn(lsn)).expect("no floor in these tests");
+            durable.log.insert(Lsn(lsn), meta.checksum);
+        }
         self.up = Some(Up {
             replica: Replica::new(options, start),
             slots: SlotRing::new("test", RING_BYTES).expect("memory"),
             shards: Shards { applied, published, ..Shards::default() },
             bodies: BTreeMap::new(),
             tick_at: None,
+            durable,
         });
         Ok(())
     }

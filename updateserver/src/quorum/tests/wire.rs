@@ -19,13 +19,20 @@ fn messages() -> Vec<PeerMessage> {
             previous_term: Epoch(7),
             commit,
             entry_term: Some(term),
+            matched: Lsn(76),
         },
-        PeerMessage::Append { previous: lsn, previous_term: term, commit, entry_term: None },
+        PeerMessage::Append {
+            previous: lsn,
+            previous_term: term,
+            commit,
+            entry_term: None,
+            matched: Lsn(0),
+        },
         PeerMessage::AppendReply { index: lsn, commit, reject: None },
         PeerMessage::AppendReply { index: lsn, commit, reject },
         PeerMessage::Vote { pre, forced, last: lsn, last_term: term, commit, commit_term: term },
         PeerMessage::VoteReply { pre: true, reject: true, commit, commit_term: term },
-        PeerMessage::Heartbeat { commit },
+        PeerMessage::Heartbeat { commit, matched: lsn },
         PeerMessage::HeartbeatReply { commit },
         PeerMessage::TimeoutNow,
         PeerMessage::Confirm { round: 9 },
@@ -74,6 +81,7 @@ fn impossible_headers_are_refused() {
         previous_term: Epoch(previous_term),
         commit: Lsn(1),
         entry_term: Some(Epoch(entry_term)),
+        matched: Lsn(0),
     };
     let large = geometry().batch_bytes_max;
     let faults = [

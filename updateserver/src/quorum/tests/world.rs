@@ -11,7 +11,7 @@ use super::oracle::Oracle;
 use crate::log::testing::{CLUSTER, Draw, File};
 use crate::log::{EntryFrame, Geometry, Members, RawContent, RawFile, ReadRequest};
 use crate::quorum::{
-    Now, PEER_HEADER_BYTES, PeerHeader, PeerSend, ReplicaCommand, ReplicaEffects, ReplicaInput,
+    Now, PEER_HEADER_BYTES, PeerHeader, PeerMessage, PeerSend, ReplicaCommand, ReplicaEffects, ReplicaInput,
     Role,
 };
 
@@ -367,12 +367,15 @@ impl World {
         for write in &out.writes {
             let body = &write.slot[geometry.block()..];
             let (kind, checksum, items) = items_of(&geometry, body);
+            let mut entry = None;
             if kind.is_entry() {
                 self.oracle.wrote(checksum, items);
                 let view = crate::log::BodyView::new(&geometry, body).expect("checked");
                 let address = write.slot.address() + geometry.block();
+                entry = Some((view.shared.index, checksum));
                 self.up(id).bodies.insert(view.shared.index, (checksum, address));
             }
+            self.up(id).durable.issue(write.sequence, entry);
             let node = self.nodes.get_mut(&id).expect("a node");
             let file = File::Segment(write.segment);
             node.disk.submit(write.sequence * 2, file, write.offset, write.slot.to_vec());
@@ -408,8 +411,38 @@ impl World {
         base / 2 + self.draw.next() % base
     }
 
+    /// Rules R8-R10: what must be durable before a message leaves.
+    fn check_durable(&self, from: u16, header: &PeerHeader) {
+        let node = &self.nodes[&from];
+        let up = node.up.as_ref().expect("it sends");
+        let superblock = node.disk.superblock().expect("a superblock").superblock;
+        match header.message {
+            PeerMessage::Vote { pre: false, .. } => {
+                assert_eq!((superblock.term, superblock.vote), (header.term, NodeId(from)));
+            }
+            PeerMessage::VoteReply { pre: false, reject: false, .. } => {
+                let vote = superblock.term > header.term || superblock.vote == header.to;
+                assert!(superblock.term >= header.term && vote, "a vote is durable");
+            }
+            PeerMessage::AppendReply { index, reject, .. } => {
+                assert!(superblock.term >= header.term, "the term is durable");
+                let own = up.replica.raft.store().index.identity(index);
+                if reject.is_none() && up.replica.raft.raft.term == header.term.0 {
+                    let own = own.expect("what is acknowledged is in the log").checksum;
+                    let durable = up.durable.log.get(&index).copied();
+                    assert!(index == Lsn(0) || durable == Some(own), "{index} is durable");
+                }
+            }
+            PeerMessage::Append { .. } | PeerMessage::Heartbeat { .. } => {
+                assert!(superblock.term >= header.term, "a leader's term is durable");
+            }
+            _ => {}
+        }
+    }
+
     fn send(&mut self, from: u16, send: PeerSend) {
         let to = send.to.0;
+        self.check_durable(from, &send.header);
         let body = send.body.as_ref().map_or(Vec::new(), |body| body.to_vec());
         assert_eq!(body.len(), send.header.body_bytes as usize, "the header names the body");
         let header = send.header.encode();
@@ -489,6 +522,7 @@ impl World {
             }
             Event::Frame { node, sequence, .. } => {
                 let bytes = self.complete(node, sequence * 2);
+                self.up(node).durable.complete(sequence);
                 self.step(node, ReplicaInput::WriteCompleted { sequence, result: Ok(bytes) });
             }
             Event::Raw { node, id, .. } => {
