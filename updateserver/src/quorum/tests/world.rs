@@ -135,7 +135,7 @@ impl World {
     }
 
     pub fn is_up(&self, id: u16) -> bool {
-        self.nodes[&id].up.is_some()
+        self.nodes.get(&id).is_some_and(|node| node.up.is_some())
     }
 
     fn ids(&self) -> Vec<u16> {
