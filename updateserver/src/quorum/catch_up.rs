@@ -39,11 +39,6 @@ impl ReadBack {
     pub fn truncate_after(&mut self, lsn: Lsn) {
         self.entries.retain(|(at, _)| *at <= lsn);
     }
-
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        self.entries.clear();
-    }
 }
 
 /// A read in flight.

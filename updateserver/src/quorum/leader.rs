@@ -6,7 +6,7 @@ use spillway_net::ids::Epoch;
 use spillway_runtime::slot_ring::{SlotMut, SlotRing};
 
 use super::effects::{Now, PeerSend, ReplicaEffects, Room};
-use super::membership::ConfigChange;
+use super::membership::{ConfigChange, ConfigEntry};
 use super::replica::Replica;
 use super::wire::{PeerHeader, PeerMessage};
 use crate::log::{AssemblerRoom, RESERVE_SEGMENTS, Section, sections_bytes};
@@ -147,11 +147,12 @@ impl Replica {
     pub(super) fn propose_config(&mut self, change: ConfigChange) {
         assert!(self.may_change_config(), "one change at a time");
         assert!(self.staged.is_empty(), "in the order of the log");
+        let members = self.membership.after(change).to_members();
         let result = self.raft.propose_conf_change(Vec::new(), change.to_raft());
         self.touched();
         result.expect("a leader that is not handing over takes proposals");
         let lsn = spillway_net::ids::Lsn(self.last_index());
-        self.config_proposed = Some((lsn, change));
+        self.config_proposed = Some((lsn, ConfigEntry { change, members }));
     }
 
     /// The end of the shell's turn: a round of confirmation if somebody waits for one, and the

@@ -10,7 +10,7 @@ use super::convert::{append_entry, message_for, node_of};
 use super::effects::{EntryReadRequest, Now, PeerSend, ReplicaEffects};
 use super::election::leaderless_ticks;
 use super::failure::ReplicaFailure;
-use super::replica::{Replica, config_change};
+use super::replica::{Replica, config_entry};
 use super::wire::{PeerHeader, PeerMessage};
 use crate::log::{EntryFrame, FrameKind, body_verify};
 
@@ -139,9 +139,13 @@ impl Replica {
     ) -> Result<(), ReplicaFailure> {
         let last = Lsn(self.last_index());
         match header.message {
-            PeerMessage::Heartbeat { commit } if commit > last => {
+            PeerMessage::Heartbeat { commit: known, .. }
+            | PeerMessage::Heartbeat { matched: known, .. }
+            | PeerMessage::Append { matched: known, .. }
+                if known > last =>
+            {
                 let (leader, term) = (header.from, header.term);
-                Err(ReplicaFailure::LogShort { leader, term, commit, last })
+                Err(ReplicaFailure::LogShort { leader, term, known, last })
             }
             PeerMessage::Append { previous, previous_term, entry_term, .. } => {
                 let Some(frame) = frame else { return Ok(()) };
@@ -192,7 +196,7 @@ impl Replica {
             return Err(ReplicaFailure::timestamp_back(lsn, from, found, before));
         }
         if shared.kind == FrameKind::Config {
-            config_change(&self.geometry, lsn, &frame.body)?;
+            config_entry(&self.geometry, lsn, &frame.body)?;
         }
         Ok(())
     }
