@@ -38,6 +38,21 @@ impl Processes {
         nodes.iter().map(|(process, before)| used(*process) + before).collect()
     }
 
+    /// SIGKILL to all, from the very thread that has just sent them work: another one might come
+    /// too late. Whoever owns the nodes must bury them, see [`Cluster::bury`].
+    pub fn kill(&self) -> Result<(), PerfError> {
+        let nodes = self.nodes.lock().expect("nobody panics with it");
+        for process in nodes.iter().filter_map(|(process, _)| *process) {
+            let process = libc::pid_t::try_from(process).expect("a process number");
+            // SAFETY: the call has no pointers. The number is the node's own until it is buried.
+            if unsafe { libc::kill(process, libc::SIGKILL) } != 0 {
+                let error = std::io::Error::last_os_error();
+                return Err(PerfError::system("killing a node")(error));
+            }
+        }
+        Ok(())
+    }
+
     fn set(&self, node: usize, process: Option<u32>) {
         let mut nodes = self.nodes.lock().expect("nobody panics with it");
         let (current, before) = &mut nodes[node];
@@ -215,12 +230,18 @@ impl Cluster {
         for &at in nodes {
             self.up(at).kill_begin()?;
         }
+        self.bury(nodes)?;
+        Ok(now)
+    }
+
+    /// Waits until these killed nodes are gone.
+    pub fn bury(&mut self, nodes: &[usize]) -> Result<(), PerfError> {
         for &at in nodes {
             self.processes.set(at, None);
             self.up(at).killed()?;
             self.nodes[at] = None;
         }
-        Ok(now)
+        Ok(())
     }
 
     /// Lets a node stand still.
