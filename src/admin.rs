@@ -1,11 +1,14 @@
-//! `spillway admin`: look at a running node and change its tables.
+//! `spillway admin`: look at a running cluster, change its tables, move work between its nodes.
+
+mod cluster;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::{Args, Subcommand};
-use spillway_net::client::{Client, ClientError, ClientOptions, Row, ScanRange, TableHandle};
+use spillway_net::client::{
+    Client, ClientError, ClientOptions, Follow, Row, ScanRange, TableHandle,
+};
 use spillway_net::message::StatusValue;
 use spillway_net::schema::{ColumnType, TableDefinition};
 use spillway_net::schema_text::SchemaTextError;
@@ -15,12 +18,14 @@ use spillway_net::value_text::{ValueTextError, value_parse, value_to_text};
 /// Rows that are aligned together.
 const PAGE_ROWS: usize = 1000;
 
-/// Look at a running node and change its tables.
+/// Look at a running cluster, change its tables, move work between its nodes.
 #[derive(Debug, Args)]
 pub struct AdminArguments {
-    /// Address of the node's shard 0, as its configuration has it.
-    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
-    pub address: String,
+    /// Address of a node's shard 0, as its configuration has it. Several: separated by commas, or
+    /// the option repeated. One that runs is enough, the leader is found by itself.
+    #[arg(long = "node", global = true, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(default_value = "127.0.0.1:7400")]
+    pub nodes: Vec<String>,
     /// Give up if an answer takes longer.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -33,7 +38,9 @@ pub struct AdminArguments {
 /// One command of `spillway admin`.
 #[derive(Debug, Subcommand)]
 pub enum AdminCommand {
-    /// Print the node's counters, one column per shard.
+    /// Print how a node sees the cluster, and its counters, one column per shard.
+    ///
+    /// Of the first of the given nodes that answers, whether it leads or not.
     Status {
         /// Print JSON: one object per shard, in an array.
         #[arg(long)]
@@ -85,6 +92,50 @@ pub enum AdminCommand {
         #[arg(long)]
         tsv: bool,
     },
+    /// List the nodes: role, state, how far each is behind.
+    ///
+    /// As the leader sees them; without a leader, as the first node that answers does.
+    Zones {
+        /// Print JSON: one object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep leadership and reads away from a node. It goes on voting.
+    Drain {
+        /// Number of the node.
+        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        zone: u16,
+    },
+    /// End a drain.
+    Undrain {
+        /// Number of the node.
+        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        zone: u16,
+    },
+    /// Hand leadership over to another node and wait until it leads.
+    Transfer {
+        /// Number of the node that is to lead; else the one that is closest.
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        to: Option<u16>,
+    },
+    /// Let a new node take the place of one that is lost.
+    ///
+    /// It joins without a vote, is sent the log, and votes in the place of the old one when it
+    /// has caught up.
+    ReplaceNode {
+        /// Number of the node to be replaced.
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        old: u16,
+        /// Number of the new node, which no node of the cluster has had.
+        #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        new: u16,
+        /// Where other nodes reach the new one.
+        #[arg(long, value_name = "HOST:PORT")]
+        peer_address: String,
+        /// Where clients reach the new node's shard 0.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: String,
+    },
 }
 
 /// Why a command failed.
@@ -128,9 +179,59 @@ pub enum AdminError {
     /// A drop that was not confirmed.
     #[error("this drops {0} and all its rows for ever; add --yes if you mean it")]
     NotConfirmed(String),
+    /// A node was to be replaced by itself.
+    #[error("node {0} cannot replace itself: give the new node a number of its own")]
+    NodeSame(u16),
+    /// There is no such node.
+    #[error("there is no node {node}: the cluster has {known} (spillway admin zones)")]
+    NodeUnknown {
+        /// The node given.
+        node: u16,
+        /// Those that there are.
+        known: String,
+    },
+    /// The number of the new node is taken.
+    #[error("node {0} is in the cluster already: give the new node another number")]
+    NodeTaken(u16),
+    /// Something accepted was not carried out in time.
+    #[error("{what} within {seconds} s; {seen}")]
+    NotDone {
+        /// What did not happen.
+        what: String,
+        /// How long it was waited for.
+        seconds: u64,
+        /// What was seen last, and what may help.
+        seen: String,
+    },
+    /// Leadership went to another node than wanted.
+    #[error(
+        "leadership went to node {leader}, not to node {wanted}: see how far that one is behind \
+         (spillway admin zones), and try again"
+    )]
+    OtherLeader {
+        /// The node wanted.
+        wanted: u16,
+        /// The one that leads.
+        leader: u16,
+    },
     /// The output could not be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl AdminError {
+    /// Whether the arguments are at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Address { .. }
+                | Self::Definition(_)
+                | Self::Value { .. }
+                | Self::KeyColumns { .. }
+                | Self::NotConfirmed(_)
+                | Self::NodeSame(_)
+        )
+    }
 }
 
 /// Runs a command and prints its result to `out`.
@@ -147,7 +248,8 @@ pub fn run(arguments: &AdminArguments, out: &mut dyn Write) -> Result<(), AdminE
             with_client(arguments, |client| drop_table(client, table, out))
         }
         AdminCommand::Status { json } => {
-            with_client(arguments, |client| status(client, *json, out))
+            let mut client = connect(arguments, Follow::Any)?;
+            status(&mut client, *json, out)
         }
         AdminCommand::Tables => with_client(arguments, |client| tables(client, out)),
         AdminCommand::Get { table, key } => {
@@ -157,46 +259,67 @@ pub fn run(arguments: &AdminArguments, out: &mut dyn Write) -> Result<(), AdminE
             let limit = if *limit == 0 { usize::MAX } else { *limit };
             with_client(arguments, |client| scan(client, table, prefix, limit, *tsv, out))
         }
+        AdminCommand::Zones { json } => cluster::zones(arguments, *json, out),
+        AdminCommand::Drain { zone } => cluster::drain(arguments, *zone, true, out),
+        AdminCommand::Undrain { zone } => cluster::drain(arguments, *zone, false, out),
+        AdminCommand::Transfer { to } => cluster::transfer(arguments, *to, out),
+        AdminCommand::ReplaceNode { old, new, peer_address, address } => {
+            let members = cluster::Replacement { old: *old, new: *new, peer_address, address };
+            cluster::replace_node(arguments, &members, out)
+        }
     }
 }
 
-/// Runs `command` on a connection to the node.
+/// Runs `command` on a connection to the leader.
 fn with_client(
     arguments: &AdminArguments,
     command: impl FnOnce(&mut Client) -> Result<(), AdminError>,
 ) -> Result<(), AdminError> {
-    let mut client = connect(arguments)?;
+    let mut client = connect(arguments, Follow::Leader)?;
     let outcome = command(&mut client);
     // A session that could not be ended expires.
     drop(client.close());
     outcome
 }
 
-fn connect(arguments: &AdminArguments) -> Result<Client, AdminError> {
-    let text = &arguments.address;
-    let wrong = |cause: String| AdminError::Address { address: text.clone(), cause };
-    let mut addresses = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
-    let address: Option<SocketAddr> = addresses.next();
-    let address = address.ok_or_else(|| wrong("the host has no address".to_owned()))?;
+fn connect(arguments: &AdminArguments, follow: Follow) -> Result<Client, AdminError> {
+    for address in &arguments.nodes {
+        check_address(address)?;
+    }
     let timeout_ms = arguments.timeout * 1000;
     Ok(Client::connect_with(ClientOptions {
         client_name: "spillway admin".to_owned(),
+        follow,
+        connect_timeout_ms: timeout_ms.min(3_000),
         request_timeout_ms: timeout_ms,
         give_up_ms: timeout_ms,
-        ..ClientOptions::new(address)
+        ..ClientOptions::cluster(arguments.nodes.iter().cloned())
     })?)
 }
 
-/// Prints the node's counters.
+/// Whether a text is a host and a port.
+fn check_address(text: &str) -> Result<(), AdminError> {
+    let wrong = |cause: &str| AdminError::Address { address: text.into(), cause: cause.into() };
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
+    if host.is_empty() {
+        return Err(wrong("the host is missing"));
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(()),
+        _ => Err(wrong("the port is no number from 1 to 65535")),
+    }
+}
+
+/// Prints how a node sees the cluster, and its counters.
 pub fn status(client: &mut Client, json: bool, out: &mut dyn Write) -> Result<(), AdminError> {
     let shards = client.status()?;
     if json {
         out.write_all(status_json(&shards).as_bytes())?;
         return Ok(());
     }
-    let welcome = client.welcome();
-    let (node, cluster, epoch) = (welcome.node, welcome.cluster, welcome.epoch);
-    writeln!(out, "node {node} of cluster {cluster:032x}, epoch {epoch}")?;
+    let report = client.cluster_status()?;
+    let cluster = client.welcome().cluster;
+    out.write_all(cluster::view(&report, cluster).as_bytes())?;
     let mut table = TextTable::default();
     if shards.len() > 1 {
         let names = (0..shards.len()).map(|shard| Cell::number(format!("shard {shard}")));
@@ -471,8 +594,9 @@ mod tests {
             let words = std::iter::once(&"admin").chain(words);
             Command::try_parse_from(words).map(|command| command.arguments)
         };
-        let get = parse(&["get", "accounts", "-5", "7", "--address", "h:1"]).expect("it parses");
-        assert_eq!(get.address, "h:1");
+        let get = ["get", "accounts", "-5", "7", "--node", "h:1,h:2", "--node", "h:3"];
+        let get = parse(&get).expect("it parses");
+        assert_eq!(get.nodes, ["h:1", "h:2", "h:3"]);
         let AdminCommand::Get { table, key } = get.command else { panic!("a get") };
         assert_eq!((table.as_str(), key), ("accounts", vec!["-5".to_owned(), "7".to_owned()]));
         let scan = parse(&["--timeout", "3", "scan", "t", "--limit", "0", "--tsv"]);
@@ -481,25 +605,37 @@ mod tests {
         let AdminCommand::Scan { limit: 0, tsv: true, .. } = command else { panic!("a scan") };
         assert!(parse(&["get", "accounts"]).is_err());
         assert!(parse(&["status", "--timeout", "0"]).is_err());
+        assert_eq!(parse(&["status"]).expect("it parses").nodes, ["127.0.0.1:7400"]);
+        let drain = parse(&["drain", "2", "--node", "h:1"]).expect("it parses");
+        assert!(matches!(drain.command, AdminCommand::Drain { zone: 2 }));
+        assert!(parse(&["drain"]).is_err() && parse(&["drain", "0"]).is_err());
+        let transfer = parse(&["transfer", "--to", "3"]).expect("it parses");
+        assert!(matches!(transfer.command, AdminCommand::Transfer { to: Some(3) }));
+        let replace = ["replace-node", "--old", "2", "--new", "4", "--address", "h:1"];
+        assert!(parse(&replace).is_err(), "the peers' address is missing");
+        let replace = [&replace[..], &["--peer-address", "h:2"]].concat();
+        assert!(matches!(
+            parse(&replace).expect("it parses").command,
+            AdminCommand::ReplaceNode { old: 2, new: 4, .. }
+        ));
     }
 
     #[test]
     fn a_drop_must_be_meant() {
         let command = AdminCommand::DropTable { table: "t".to_owned(), yes: false };
-        let arguments = AdminArguments { address: "x".to_owned(), timeout: 1, command };
+        let arguments = AdminArguments { nodes: vec!["x".to_owned()], timeout: 1, command };
         let error = run(&arguments, &mut Vec::new()).expect_err("not confirmed");
-        assert!(matches!(error, AdminError::NotConfirmed(_)));
+        assert!(matches!(error, AdminError::NotConfirmed(_)) && error.is_usage());
     }
 
     #[test]
     fn a_bad_address_is_told() {
-        let arguments = AdminArguments {
-            address: "nowhere".to_owned(),
-            timeout: 1,
-            command: AdminCommand::Tables,
-        };
-        let error = run(&arguments, &mut Vec::new()).expect_err("no port");
-        assert!(error.to_string().contains("HOST:PORT"), "{error}");
+        for node in ["nowhere", ":1", "h:0", "h:http"] {
+            let nodes = vec!["127.0.0.1:1".to_owned(), node.to_owned()];
+            let arguments = AdminArguments { nodes, timeout: 1, command: AdminCommand::Tables };
+            let error = run(&arguments, &mut Vec::new()).expect_err("no address");
+            assert!(error.to_string().contains("HOST:PORT") && error.is_usage(), "{error}");
+        }
     }
 
     #[test]

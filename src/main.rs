@@ -67,10 +67,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the configuration is at fault: a wrong use, as a wrong argument is.
+/// Whether the configuration or an argument is at fault.
 fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
     use NodeError::{Config, Fixed, Geometry, Ports};
     error.is::<ConfigError>()
+        || error.downcast_ref().is_some_and(admin::AdminError::is_usage)
         || matches!(
             error.downcast_ref(),
             Some(Config(_) | Fixed { .. } | Geometry(_) | Ports { .. })

@@ -1,5 +1,6 @@
 //! The client's two faces against a node on real sockets.
 
+mod cluster;
 mod node;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

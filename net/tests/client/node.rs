@@ -1,4 +1,5 @@
-//! A node for tests of the client: real sockets, a map for a store, and faults on demand.
+//! Nodes for tests of the client: real sockets, a map for a store, and faults on demand. The
+//! nodes of a cluster share their store: what one has executed, all have.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -13,9 +14,10 @@ use spillway_net::key::key_validate;
 use spillway_net::layout::TableLayout;
 use spillway_net::limits::{FRAME_PAYLOAD_BYTES_MAX, fingerprint};
 use spillway_net::message::{
-    self, Done, Hello, OperationHead, OperationKind, OutcomeHead, OutcomeStatus, Outcomes, Payload,
-    Refusal, RefusalCode, RowHead, Scan, ScanPage, SessionClose, SessionOpened, StatusReport,
-    StatusValue, Submit, TableCreate, TableCreated, TableDrop, TableEntry, TableListing, Welcome,
+    self, ClusterAction, ClusterCommand, ClusterReport, Done, Hello, MemberAddress, MemberReport,
+    OperationHead, OperationKind, OutcomeHead, OutcomeStatus, Outcomes, Payload, Refusal,
+    RefusalCode, RowHead, Scan, ScanPage, SessionClose, SessionOpened, StatusReport, StatusValue,
+    Submit, TableCreate, TableCreated, TableDrop, TableEntry, TableListing, Welcome,
 };
 use spillway_net::schema::TableDefinition;
 use spillway_runtime::thread;
@@ -32,6 +34,13 @@ pub struct Faults {
     pub overload_first: u64,
     /// Never answers a frame.
     pub is_silent: bool,
+    /// Lets the next node lead after every n-th frame, which is executed and not answered; 0:
+    /// never.
+    pub elect_every: u64,
+    /// Answers the first n reads at a follower as behind.
+    pub behind_first: u64,
+    /// Accepts the command to hand leadership over, and does not.
+    pub keeps_leading: bool,
 }
 
 type Rows = BTreeMap<(u16, Vec<u8>), (Vec<u8>, u64)>;
@@ -39,6 +48,18 @@ type Rows = BTreeMap<(u16, Vec<u8>), (Vec<u8>, u64)>;
 #[derive(Debug, Default)]
 pub struct State {
     pub faults: Faults,
+    /// The leader, 0 for none, and its term.
+    pub leader: u16,
+    pub epoch: u64,
+    /// Nodes that cut every connection.
+    pub down: Vec<u16>,
+    pub drained: Vec<u16>,
+    /// The last command for the cluster.
+    pub command: Option<ClusterCommand>,
+    /// Ports of all nodes, the first node's first.
+    ports: Vec<Vec<u16>>,
+    /// The node that each frame of transactions came to.
+    pub served: Vec<u16>,
     pub frames: u64,
     pub executed: u64,
     pub repeated: u64,
@@ -49,21 +70,82 @@ pub struct State {
     versions: u64,
 }
 
+impl State {
+    fn nodes(&self) -> impl Iterator<Item = u16> {
+        1..=self.ports.len() as u16
+    }
+
+    fn address(&self, node: u16) -> String {
+        match usize::from(node).checked_sub(1).and_then(|at| self.ports.get(at)) {
+            Some(ports) => SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0])).to_string(),
+            None => String::new(),
+        }
+    }
+
+    /// This node leads in a new term.
+    pub fn elect(&mut self, node: u16) {
+        self.leader = node;
+        self.epoch += 1;
+    }
+
+    fn report(&self, node: u16) -> ClusterReport {
+        let role = |member| if member == self.leader { "leader" } else { "follower" };
+        let member = |member: u16| MemberReport {
+            node: member,
+            address: self.address(member),
+            peer_address: format!("peer{member}:1"),
+            kind: "voter".to_owned(),
+            state: if self.down.contains(&member) { "unreachable" } else { role(member) }.into(),
+            drained: self.drained.contains(&member),
+            matched: 100 - u64::from(member),
+            applied: 90 - u64::from(member),
+            silent_ms: u64::from(member) - 1,
+        };
+        ClusterReport {
+            node,
+            role: role(node).to_owned(),
+            term: self.epoch,
+            leader: self.leader,
+            scl: 100,
+            vcl: 100,
+            vdl: 100,
+            pgmrpl: 80,
+            applied: 90,
+            lal_bytes: 1 << 20,
+            tail_bytes: 4096,
+            members: self.nodes().map(member).collect(),
+        }
+    }
+}
+
 /// A running node. Its threads end with the process.
 #[derive(Clone, Debug)]
 pub struct Node {
+    pub number: u16,
     ports: Vec<u16>,
     state: Arc<Mutex<State>>,
 }
 
 impl Node {
+    /// A node that is a cluster of its own.
     pub fn start(shards: usize, faults: Faults) -> Self {
+        Self::cluster(1, shards, faults).remove(0)
+    }
+
+    /// Nodes 1 and on of a cluster; node 1 leads.
+    pub fn cluster(nodes: u16, shards: usize, faults: Faults) -> Vec<Self> {
+        let state = State { faults, leader: 1, epoch: 1, ..State::default() };
+        let state = Arc::new(Mutex::new(state));
+        (1..=nodes).map(|number| Self::start_one(number, shards, &state)).collect()
+    }
+
+    fn start_one(number: u16, shards: usize, state: &Arc<Mutex<State>>) -> Self {
         let listen = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let listeners: Vec<_> = (0..shards).map(listen).collect();
         let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
-        let ports = listeners.iter().map(port).collect();
-        let state = State { faults, ..State::default() };
-        let node = Self { ports, state: Arc::new(Mutex::new(state)) };
+        let ports: Vec<u16> = listeners.iter().map(port).collect();
+        let node = Self { number, ports, state: Arc::clone(state) };
+        node.state().ports.push(node.ports.clone());
         for (shard, listener) in listeners.into_iter().enumerate() {
             let node = node.clone();
             let accept = move || {
@@ -86,16 +168,18 @@ impl Node {
         self.state.lock().expect("no thread panics")
     }
 
-    fn welcome(&self, shard: u16) -> Welcome {
+    fn welcome(&self, state: &State, shard: u16) -> Welcome {
+        let member = |node| MemberAddress { node, address: state.address(node) };
         Welcome {
             cluster: 11,
-            node: 1,
-            epoch: 1,
-            leader: 1,
+            node: self.number,
+            epoch: state.epoch,
+            leader: state.leader,
+            leader_address: state.address(state.leader),
+            members: state.nodes().map(member).collect(),
             partitions: 256,
             shard,
             shard_ports: self.ports.clone(),
-            ..Welcome::default()
         }
     }
 }
@@ -147,24 +231,41 @@ impl Connection {
         message::write_frame(&mut self.out, kind, request, Lsn(1), message);
     }
 
-    fn refuse(&mut self, request: u64, code: RefusalCode) {
-        let refusal = Refusal::new(code, format!("{code:?}"));
+    fn refuse(&mut self, state: &State, request: u64, code: RefusalCode) {
+        let (leader, leader_address) = (state.leader, state.address(state.leader));
+        let refusal = Refusal { leader, leader_address, ..Refusal::new(code, format!("{code:?}")) };
         self.answer(FrameKind::Refusal, request, &refusal);
     }
 
     fn take(&mut self, kind: FrameKind, request: u64, payload: &[u8]) -> Result<(), Cut> {
         let node = self.node.clone();
         let mut state = node.state();
+        if state.down.contains(&node.number) {
+            return Err(Cut);
+        }
+        let is_leaders = matches!(
+            kind,
+            FrameKind::SessionOpen
+                | FrameKind::SessionClose
+                | FrameKind::ClusterCommand
+                | FrameKind::TableCreate
+                | FrameKind::TableDrop
+        );
+        if is_leaders && state.leader != node.number {
+            self.refuse(&state, request, RefusalCode::NotLeader);
+            return Ok(());
+        }
         match kind {
             FrameKind::Hello => {
                 let hello = message::decode::<Hello>(payload).map_err(|_| Cut)?;
                 assert_eq!(hello.limits_fingerprint, fingerprint());
                 if hello.session != 0 && !state.sessions.contains(&hello.session) {
-                    self.refuse(request, RefusalCode::SessionUnknown);
+                    self.refuse(&state, request, RefusalCode::SessionUnknown);
                     return Ok(());
                 }
                 self.session = hello.session;
-                self.answer(FrameKind::Welcome, request, &node.welcome(self.shard));
+                let welcome = node.welcome(&state, self.shard);
+                self.answer(FrameKind::Welcome, request, &welcome);
             }
             FrameKind::SessionOpen => {
                 let session = state.sessions.iter().max().map_or(1, |last| last + 1);
@@ -177,6 +278,14 @@ impl Connection {
                 self.answer(FrameKind::Done, request, &Done {});
             }
             FrameKind::Submit => return self.submit(&mut state, request, payload),
+            FrameKind::ClusterStatus => {
+                let report = state.report(node.number);
+                self.answer(FrameKind::ClusterReport, request, &report);
+            }
+            FrameKind::ClusterCommand => {
+                let command = message::decode::<ClusterCommand>(payload).map_err(|_| Cut)?;
+                return self.command(&mut state, request, command);
+            }
             FrameKind::Scan => {
                 let scan = message::decode::<Scan>(payload).map_err(|_| Cut)?;
                 let page = self.page(&state, &scan);
@@ -189,6 +298,31 @@ impl Connection {
             }
             _ => return self.schema(&mut state, kind, request, payload),
         }
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        state: &mut State,
+        request: u64,
+        command: ClusterCommand,
+    ) -> Result<(), Cut> {
+        let node = command.node;
+        let action = ClusterAction::from_wire(command.action).ok_or(Cut)?;
+        state.command = Some(command);
+        match action {
+            ClusterAction::Transfer if state.faults.keeps_leading => {}
+            ClusterAction::Transfer => {
+                let next = state.leader % state.ports.len() as u16 + 1;
+                state.elect(if node == 0 { next } else { node });
+                // As a leader that steps down does.
+                return Err(Cut);
+            }
+            ClusterAction::Drain => state.drained.push(node),
+            ClusterAction::Undrain => state.drained.retain(|drained| *drained != node),
+            ClusterAction::Replace => {}
+        }
+        self.answer(FrameKind::Done, request, &Done {});
         Ok(())
     }
 
@@ -218,7 +352,7 @@ impl Connection {
                     state.tables.retain(|(table, _)| table.name != drop.name);
                     self.answer(FrameKind::Done, request, &Done {});
                 } else {
-                    self.refuse(request, RefusalCode::Schema);
+                    self.refuse(state, request, RefusalCode::Schema);
                 }
             }
             FrameKind::TableList => {
@@ -231,13 +365,13 @@ impl Connection {
                 let tables = state.tables.iter().enumerate().map(entry).collect();
                 self.answer(FrameKind::TableListing, request, &TableListing { tables });
             }
-            _ => self.refuse(request, RefusalCode::Malformed),
+            _ => self.refuse(state, request, RefusalCode::Malformed),
         }
         Ok(())
     }
 
     fn shard_of(&self, state: &State, table: u16, key: &[u8]) -> u16 {
-        let router = Router::new(&self.node.welcome(0)).expect("possible");
+        let router = Router::new(&self.node.welcome(state, 0)).expect("possible");
         let layout = &state.tables[usize::from(table) - 1].1;
         let prefix = key_validate(layout, key).expect("the client encodes keys");
         router.shard_of(&key[..prefix])
@@ -275,9 +409,17 @@ impl Connection {
         let kinds = || submit.operations.iter().filter_map(|o| OperationKind::from_wire(o.kind));
         assert!(self.session != 0 || !kinds().any(|kind| kind.writes()), "writes need a session");
         state.frames += 1;
+        state.served.push(self.node.number);
         if state.faults.is_silent {
             return Ok(());
         }
+        let is_follower = state.leader != self.node.number;
+        if is_follower && submit.read_mode == 0 {
+            self.refuse(state, request, RefusalCode::NotLeader);
+            return Ok(());
+        }
+        let is_behind = is_follower && state.faults.behind_first > 0;
+        state.faults.behind_first -= u64::from(is_behind);
         let mut answer = Outcomes::default();
         let is_overloaded = state.frames <= state.faults.overload_first;
         let mut operations = submit.operations.as_slice();
@@ -291,6 +433,8 @@ impl Connection {
             bytes = rest;
             let (head, data) = if is_overloaded {
                 (outcome(OutcomeStatus::Overloaded, 0), Vec::new())
+            } else if is_behind {
+                (outcome(OutcomeStatus::Behind, 0), Vec::new())
             } else {
                 self.execute_once(state, number, own, own_bytes)
             };
@@ -298,6 +442,12 @@ impl Connection {
             answer.bytes.extend_from_slice(&data);
         }
         assert!(operations.is_empty() && bytes.is_empty(), "columns are used up");
+        let every = state.faults.elect_every;
+        if every > 0 && state.frames.is_multiple_of(every) {
+            let next = state.leader % state.ports.len() as u16 + 1;
+            state.elect(next);
+            return Err(Cut);
+        }
         let every = state.faults.cut_every;
         if every > 0 && state.frames.is_multiple_of(every) {
             return Err(Cut);
