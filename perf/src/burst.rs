@@ -28,6 +28,7 @@ use crate::schedule::{SECOND_NS, Schedule};
 use crate::script::{Field, LoadView, Script};
 use crate::shape::Shape;
 use crate::site::Site;
+use crate::slow_disk::HealthyDisk;
 use crate::verification::Verification;
 use crate::warden::{Pending, Warden};
 use crate::workload::{self, Workload};
@@ -151,7 +152,12 @@ impl<'a> Stage<'a> {
             1 => format!("formatting a log of {mebibytes} MiB"),
             nodes => format!("formatting {nodes} logs of {mebibytes} MiB"),
         });
-        let cluster = Cluster::new(site.homes.clone(), site.nodes.clone(), site.mesh.clone());
+        let disk = HealthyDisk {
+            name: site.machine.log_device.clone(),
+            write_us: site.device.write_p50_us,
+        };
+        let cluster =
+            Cluster::new(site.homes.clone(), site.nodes.clone(), site.mesh.clone()).with_disk(disk);
         let processes = cluster.processes();
         let warden = Warden::new(cluster)?;
         let began = monotonic_now();

@@ -15,6 +15,7 @@ use crate::error::PerfError;
 use crate::node::{Node, NodeHome};
 use crate::probe::{self, Applied};
 use crate::proxy::Mesh;
+use crate::slow_disk::{HealthyDisk, SlowDisk};
 
 /// How often a question is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(10);
@@ -111,6 +112,7 @@ pub struct Cluster {
     processes: Arc<Processes>,
     mesh: Option<Arc<Mesh>>,
     is_abandoned: Arc<AtomicBool>,
+    disk: HealthyDisk,
 }
 
 impl Cluster {
@@ -125,7 +127,13 @@ impl Cluster {
             processes: Arc::new(processes),
             mesh,
             is_abandoned: Arc::default(),
+            disk: HealthyDisk::default(),
         }
+    }
+
+    /// The disk under the logs is this one.
+    pub fn with_disk(self, disk: HealthyDisk) -> Self {
+        Self { disk, ..self }
     }
 
     /// Set when nobody is interested in the nodes any more: whoever waits for them gives up.
@@ -252,6 +260,12 @@ impl Cluster {
     /// Lets it go on.
     pub fn resume(&mut self, at: usize) -> Result<(), PerfError> {
         self.up(at).resume()
+    }
+
+    /// Slows the log disk for a node, until the result is dropped.
+    pub fn slow_disk(&mut self, at: usize) -> Result<SlowDisk, PerfError> {
+        let process = self.up(at).process();
+        SlowDisk::begin(&self.disk, process)
     }
 
     /// Fails if a node has ended by itself, or if nobody is interested any more.

@@ -8,7 +8,7 @@ mod store;
 
 use clap::Parser;
 use spillway_perf::disturbance::{
-    ALL_KILLED, FOLLOWER_PAUSED, HANDED_OVER, LEADER_KILLED, summaries,
+    ALL_KILLED, FOLLOWER_PAUSED, FOLLOWER_SLOWED, HANDED_OVER, LEADER_KILLED, summaries,
 };
 use spillway_perf::kills::{KillsArguments, TakeoverArguments};
 use spillway_perf::{
@@ -144,6 +144,14 @@ fn clusters_go_on_without_their_leader() {
     assert!(report.text().contains("leader killed"), "{}", report.text());
 }
 
+fn a_slow_disk_is_an_event() {
+    let line = "--nodes 3 --rate 2000 --batch 10 --hold 0.6 --slow-follower 0.2@0.2";
+    match run("", line) {
+        Ok(report) => assert_eq!(report.events[0].kind, FOLLOWER_SLOWED),
+        Err(error) => println!("skipped: {error}"),
+    }
+}
+
 fn nodes_that_differ_are_caught() {
     let report = run("diverge", "--nodes 3").expect("runs");
     assert!(!report.is_good() && report.text().contains("node 3 holds"), "{}", report.text());
@@ -192,7 +200,7 @@ fn main() {
         fake_node::run(&arguments);
         return;
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("bursts_of_a_sound_node_pass", bursts_of_a_sound_node_pass),
         ("rates_and_shapes_are_followed", rates_and_shapes_are_followed),
         ("a_kill_may_come_at_any_moment", a_kill_may_come_at_any_moment),
@@ -203,6 +211,7 @@ fn main() {
         ("a_node_that_lies_is_caught", a_node_that_lies_is_caught),
         ("failures_of_the_node_are_told", failures_of_the_node_are_told),
         ("clusters_go_on_without_their_leader", clusters_go_on_without_their_leader),
+        ("a_slow_disk_is_an_event", a_slow_disk_is_an_event),
         ("nodes_that_differ_are_caught", nodes_that_differ_are_caught),
         ("long_runs_kill_and_verify", long_runs_kill_and_verify),
     ];
