@@ -24,7 +24,7 @@ pub type StatusNumbers = BTreeMap<String, u64>;
 /// The client library's options for nodes whose shards 0 listen at `addresses`, the one that
 /// probably leads first.
 pub(crate) fn pipeline_options(addresses: &[SocketAddr]) -> PipelineOptions {
-    PipelineOptions::new(addresses[0])
+    PipelineOptions::cluster(addresses.iter().map(SocketAddr::to_string))
 }
 
 /// One connection to every shard.
