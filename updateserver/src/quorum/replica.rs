@@ -17,6 +17,7 @@ use super::handover::Handover;
 use super::hard_state::HardStateKeeper;
 use super::membership::{ConfigEntry, Membership};
 use super::options::{ReplicaOptions, ReplicaStart};
+use super::peer::LeaderLost;
 use super::ready::HeldQueue;
 use super::roles::Roles;
 use super::round::{Round, Rounds};
@@ -66,6 +67,7 @@ pub struct Replica {
     pub(super) applied: Lsn,
     pub(super) drained: Vec<NodeId>,
     leader_told: Option<NodeId>,
+    pub(super) leader_lost: Option<LeaderLost>,
     tick_next_nanos: Option<u64>,
     pub(super) ticks: u64,
     pub(super) handover: Handover,
@@ -218,6 +220,7 @@ impl Replica {
             applied,
             drained: Vec::new(),
             leader_told: None,
+            leader_lost: None,
             tick_next_nanos: None,
             ticks: 0,
             handover: Handover::default(),
@@ -367,6 +370,7 @@ impl Replica {
             count += 1;
             self.ticks += 1;
             if self.may_tick() {
+                self.leaderless_tick();
                 self.raft.tick();
                 self.touched();
             }

@@ -124,6 +124,42 @@ fn entries_that_break_the_order_stop_a_follower() {
     }
 }
 
+/// A leader names what a follower has acknowledged to it: one that does not have it stops, whatever
+/// the message is.
+#[test]
+fn an_append_that_names_what_is_not_there_stops_a_follower() {
+    let mut world = World::new(311, 3);
+    let leader = leader_of(&mut world);
+    let follower = leader % 3 + 1;
+    let now = world.now();
+    let up = world.up(follower);
+    let last = Lsn(up.replica.last_index());
+    let term = Epoch(up.replica.raft.raft.term);
+    for (matched, stops) in [(last, false), (Lsn(last.0 + 1), true)] {
+        let message = PeerMessage::Append {
+            previous: last,
+            previous_term: term,
+            commit: Lsn(0),
+            entry_term: None,
+            matched,
+        };
+        let header = PeerHeader {
+            cluster: CLUSTER,
+            from: NodeId(leader),
+            to: NodeId(follower),
+            term,
+            applied: Lsn(0),
+            body_bytes: 0,
+            message,
+        };
+        let input = ReplicaInput::Peer { from: NodeId(leader), header, frame: None };
+        let mut out = ReplicaEffects::default();
+        up.replica.step(now, input, &mut up.slots, &mut out);
+        let short = matches!(out.failed, Some(ReplicaFailure::LogShort { .. }));
+        assert_eq!(short, stops, "{:?}", out.failed);
+    }
+}
+
 /// Two entries of one index and term cannot both be right.
 #[test]
 fn an_entry_with_other_content_stops_a_follower() {
@@ -167,7 +203,7 @@ fn a_peer_that_takes_nothing_holds_a_bounded_part_of_the_memory() {
     let mut world = World::new(320, 3);
     let leader = world.wait_leader();
     let stuck = leader % 3 + 1;
-    world.item_bytes = 6_000;
+    world.item_bytes = 12_000;
     world.run(200 * MILLI);
     world.paused.insert(stuck);
     world.keep_sends = true;

@@ -57,6 +57,7 @@ impl Durable {
 pub struct Shards {
     pub leading: Option<Epoch>,
     pub ticket: u64,
+    pub ticket_told: u64,
     /// Executed and not committed: ticket and item.
     pub open: VecDeque<(u64, u64)>,
     /// Checksums of all applied entries in order, from index 1 on.

@@ -51,8 +51,20 @@ fn disturb(world: &mut World, count: u16) {
 
 fn run(seed: u64, count: u16, steps: usize) -> (u64, usize, usize) {
     let _report = SeedReport(seed);
-    let mut world = World::new(seed, count);
+    let mut world = World::formatted(seed, count);
     world.items_max = 700;
+    if seed.is_multiple_of(3) {
+        world.apply_once_in = 40;
+        world.shard_nanos = 100 * MILLI;
+    }
+    if seed.is_multiple_of(2) {
+        for node in world.nodes.values_mut() {
+            node.tune = |options| options.cache_bytes_max = 8 << 10;
+        }
+    }
+    for id in 1..=count {
+        world.start(id);
+    }
     for _ in 0..steps {
         let nanos = 10 * MILLI + world.draw.next() % (600 * MILLI);
         world.run(nanos);
