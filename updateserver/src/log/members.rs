@@ -53,8 +53,8 @@ impl Members {
         known && list[used..].iter().all(|node| *node == 0) && (0..used).all(unique)
     }
 
-    /// The first rule that does not hold: ids in range, no gap, no node twice in a list, no learner that
-    /// votes, no outgoing half without an incoming one.
+    /// The first rule that does not hold: ids in range, no gap and no node twice in a list, no
+    /// learner that votes, no outgoing half without an incoming one.
     pub fn fault(&self) -> Option<&'static str> {
         let lists = [&self.voters, &self.voters_outgoing, &self.learners];
         if !lists.into_iter().all(Self::list_is_sound) {

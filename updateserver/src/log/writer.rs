@@ -276,7 +276,7 @@ impl LogWriter {
     }
 
     /// Releases the segments before a floor whose superblock is durable. They are prepared for
-    /// their next use one by one.
+    /// their next use one by one. Entries up to that before the floor can no longer be read back.
     pub fn floor_raise(&mut self, floor: &Floor) {
         self.position.ring.release(floor);
     }
@@ -293,12 +293,16 @@ impl LogWriter {
     }
 
     /// Begins to write a superblock, in two rounds. [`LogEffects::superblock_durable`] names its
-    /// sequence when it is in force.
+    /// sequence when it is in force. It has the present term and vote, or later ones: frames that
+    /// carry them may lie before its floor.
     ///
     /// # Panics
-    /// When another one is on its way; see [`Self::superblock_is_open`].
+    /// When another one is on its way (see [`Self::superblock_is_open`]), or on an earlier term.
     pub fn superblock_write(&mut self, superblock: &Superblock) {
         assert!(self.superblock.is_none(), "one superblock at a time");
+        assert!(superblock.term >= self.options.term, "a superblock never forgets a term");
+        assert_eq!(superblock.boot, self.options.boot, "of this boot");
+        assert!(superblock.durable_sequence <= self.durable_sequence, "never ahead");
         let mut rounds = superblock_update(superblock).to_vec();
         rounds.reverse();
         self.superblock = Some(SuperblockUpdate { sequence: superblock.sequence, rounds, open: 0 });

@@ -592,6 +592,7 @@ impl Node {
         superblock.sequence += 1;
         superblock.floor = floor;
         superblock.durable_sequence = boot.writer.durable_sequence();
+        superblock.term = boot.term;
         boot.writer.superblock_write(&superblock);
         boot.update = Some((superblock, floor));
         self.step(boot, LogInput::TurnEnd);

@@ -359,7 +359,7 @@ fn a_superblock_is_written_in_rounds_and_its_failure_poisons() {
     for fail in [false, true] {
         let mut rig = Rig::new(small_geometry());
         let (superblock, _) = scan(&SimDisk::format(rig.geometry));
-        let superblock = Superblock { sequence: 2, vote: NodeId(1), ..superblock };
+        let superblock = Superblock { sequence: 2, term: Epoch(7), boot: 1, ..superblock };
         rig.writer.superblock_write(&superblock);
         let mut open = rig.step(LogInput::TurnEnd).raw_writes;
         let mut offsets = Vec::new();
