@@ -176,12 +176,13 @@ impl Replica {
         assert!(applied >= entries.base().lsn, "what is below the floor is applied");
         let identity = entries.identity(applied).expect("what is applied is in the log");
         let last = entries.last_identity();
-        let mut hard_state = HardState::default();
-        hard_state.term = superblock.term.0;
-        hard_state.vote = u64::from(superblock.vote.0);
-        hard_state.commit = applied.max(position.tail.base().lsn).0;
-        let conf_state = membership.to_conf_state();
-        let store = RaftStore::new(entries, cache, hard_state, conf_state);
+        let hard_state = HardState {
+            term: superblock.term.0,
+            vote: u64::from(superblock.vote.0),
+            commit: applied.max(position.tail.base().lsn).0,
+            ..HardState::default()
+        };
+        let store = RaftStore::new(entries, cache, hard_state, membership.to_conf_state());
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&config_of(&options, applied), store, &logger);
         let mut replica = Self {

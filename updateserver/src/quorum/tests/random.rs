@@ -107,3 +107,16 @@ fn t7_equal_seeds_give_equal_runs() {
     }
     assert_ne!(run(7, 5, 40).0, run(8, 5, 40).0);
 }
+
+/// Many more runs; the seeds begin at `QUORUM_SEED`.
+#[test]
+#[ignore = "takes minutes"]
+fn many_clusters_survive() {
+    let first = std::env::var("QUORUM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let first: u64 = first.unwrap_or(10_000);
+    for seed in first..first + 1000 {
+        let count = if seed.is_multiple_of(4) { 5 } else { 3 };
+        run(seed, count, 80);
+    }
+    println!("seeds {first}..{}", first + 1000);
+}

@@ -11,8 +11,8 @@ use super::oracle::Oracle;
 use crate::log::testing::{CLUSTER, Draw, File};
 use crate::log::{EntryFrame, Geometry, Members, RawContent, RawFile, ReadRequest};
 use crate::quorum::{
-    Now, PEER_HEADER_BYTES, PeerHeader, PeerMessage, PeerSend, ReplicaCommand, ReplicaEffects, ReplicaInput,
-    Role,
+    Now, PEER_HEADER_BYTES, PeerHeader, PeerMessage, PeerSend, ReplicaCommand, ReplicaEffects,
+    ReplicaInput, Role,
 };
 
 /// Sizes of all tests: blocks small enough for many entries.
@@ -320,21 +320,19 @@ impl World {
 
     fn round(&mut self, id: u16, round: crate::quorum::Round) {
         let acked = self.oracle.acked_lsn;
-        let up = self.up(id);
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let up = node.up.as_mut().expect("it runs");
         if round.started > up.shards.round_started {
             up.shards.round_started = round.started;
             up.shards.rounds.push_back((round.started, acked));
         }
-        while let Some((number, acked)) = up.shards.rounds.front().copied() {
-            if number > round.confirmed {
-                break;
-            }
-            up.shards.rounds.pop_front();
+        let confirmed = |begun: &(u64, Lsn)| begun.0 <= round.confirmed;
+        while up.shards.rounds.front().is_some_and(confirmed) {
+            let (_, acked) = up.shards.rounds.pop_front().expect("seen above");
             let index = &up.replica.raft.store().index;
             let own = index.identity(acked).map(|identity| identity.checksum);
             let truth = self.oracle.committed.get(&acked).map(|entry| entry.0);
             assert!(acked == Lsn(0) || own == truth, "a confirmed leader has what was answered");
-            return self.round(id, round);
         }
     }
 
