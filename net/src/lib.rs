@@ -12,6 +12,7 @@ pub mod layout;
 pub mod limits;
 pub mod message;
 pub mod patch;
+pub mod peer;
 pub mod row;
 pub mod rows_fuzz;
 pub mod schema;

@@ -40,6 +40,9 @@ pub const SESSION_NUMBERS_WINDOW: u64 = 1 << 17;
 pub const OUTCOME_RESULT_BYTES_MAX: usize = 64;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 7;
+/// Largest number of a node. A number is never given out again after its node lost its disk, so
+/// there are more of them than nodes.
+pub const NODE_ID_MAX: u16 = 999;
 /// Partitions of a cluster; always a power of two.
 pub const PARTITIONS_MAX: usize = 1024;
 /// Partitions unless the format says otherwise.

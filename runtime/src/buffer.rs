@@ -112,6 +112,12 @@ impl AlignedBuffer {
         AlignedBuffer { start, bytes }
     }
 
+    /// The first byte, for those who hand out parts of the buffer and see to it that nobody else
+    /// refers to the buffer meanwhile.
+    pub(crate) fn start_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     fn layout(bytes: usize) -> Layout {
         Layout::from_size_align(bytes, BUFFER_ALIGNMENT).expect("a size that memory can have")
     }

@@ -3,10 +3,12 @@
 //! A ring of its own per disk, with plain flags: its descriptor can be polled by a
 //! [`crate::tcp::TcpRing`] ([`DiskRing::fd`]), which a ring with deferred task work cannot.
 //! The ring owns its buffers, so a buffer in flight can be neither freed nor, because
-//! [`DiskRing::buffer_mut`] asserts it, touched.
+//! [`DiskRing::buffer_mut`] asserts it, touched. Slots are held while the kernel uses them: a
+//! clone of what is written, the slot itself while it is read into.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -14,6 +16,8 @@ use crate::buffer::{BufferIndex, BufferPool};
 use crate::direct::DirectFile;
 use crate::error::{Errno, RuntimeError};
 use crate::file;
+use crate::region::Region;
+use crate::slot_ring::{Slot, SlotMut, SlotRing};
 
 /// What a [`DiskRing`] is made for.
 #[derive(Clone, Debug)]
@@ -77,6 +81,34 @@ pub struct ReadRequest {
     pub token: u64,
 }
 
+/// A write of a whole slot.
+#[derive(Clone, Debug)]
+pub struct WriteSlotRequest {
+    /// To which file.
+    pub file: FileSlot,
+    /// Where in the file.
+    pub file_offset: u64,
+    /// What. The ring keeps it alive until the completion.
+    pub slot: Slot,
+    /// When it counts as complete.
+    pub durability: Durability,
+    /// Comes back in the completion.
+    pub token: u64,
+}
+
+/// A read that fills a whole slot.
+#[derive(Debug)]
+pub struct ReadSlotRequest {
+    /// From which file.
+    pub file: FileSlot,
+    /// Where in the file.
+    pub file_offset: u64,
+    /// Where to. [`DiskRing::take_slot`] gives it back after the completion.
+    pub slot: SlotMut,
+    /// Comes back in the completion, and names the slot to take.
+    pub token: u64,
+}
+
 /// The end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskCompletion {
@@ -92,7 +124,8 @@ struct Operation {
     token: u64,
     bytes: u32,
     file: u32,
-    buffer: u16,
+    /// The pool's buffer, none if it is a slot.
+    buffer: Option<u16>,
     is_read: bool,
     /// Completions of the kernel still to come: two for a write with a linked flush.
     outstanding: u8,
@@ -100,6 +133,15 @@ struct Operation {
     failure: i32,
     /// What the transfer itself returned.
     moved: u32,
+}
+
+/// The slot of an operation.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Written(#[expect(dead_code, reason = "held so that its memory lives")] Slot),
+    ReadInto(SlotMut),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,6 +155,12 @@ pub struct DiskRing {
     /// Dropped first, by hand, so that the kernel is done with the buffers before they go.
     ring: ManuallyDrop<IoUring>,
     pool: ManuallyDrop<Option<BufferPool>>,
+    /// The region of the slot ring whose slots are registered, behind the pool's buffers.
+    slots: ManuallyDrop<Option<Arc<Region>>>,
+    /// Per operation, what must outlive it.
+    held: ManuallyDrop<Vec<Held>>,
+    /// Slots that were read into, by token, until their owner takes them.
+    slots_read: Vec<(u64, SlotMut)>,
     /// Whether the kernel has the buffers registered.
     is_registered: bool,
     /// Per buffer: requests that have the kernel write (a read) or read (a write) it now.
@@ -124,6 +172,23 @@ pub struct DiskRing {
     file_uses: Vec<u32>,
     in_flight: u32,
     name: String,
+}
+
+/// What is moved between a file and memory.
+struct Transfer {
+    file: FileSlot,
+    file_offset: u64,
+    start: *mut u8,
+    bytes: u32,
+    /// Number of the registered buffer that the memory is in.
+    registered: Option<u16>,
+}
+
+impl Transfer {
+    fn operation(&self, token: u64, buffer: Option<u16>) -> Operation {
+        let (bytes, file) = (self.bytes, self.file.0);
+        Operation { token, bytes, file, buffer, outstanding: 1, ..Operation::default() }
+    }
 }
 
 /// The low bit of the user data tells a linked flush from its write.
@@ -153,6 +218,9 @@ impl DiskRing {
         Ok(DiskRing {
             ring: ManuallyDrop::new(ring),
             pool: ManuallyDrop::new(None),
+            slots: ManuallyDrop::new(None),
+            held: ManuallyDrop::new((0..entries).map(|_| Held::Nothing).collect()),
+            slots_read: Vec::new(),
             is_registered: false,
             buffers: Vec::new(),
             operations: vec![Operation::default(); entries as usize],
@@ -173,14 +241,45 @@ impl DiskRing {
     /// # Panics
     /// If the ring has buffers already.
     pub fn register_buffers(&mut self, pool: BufferPool) -> Result<Option<String>, RuntimeError> {
-        let iovecs: Vec<libc::iovec> = (0..pool.count())
-            .map(|number| libc::iovec {
-                iov_base: pool.as_ptr(BufferIndex(number)).cast(),
-                iov_len: pool.bytes_each(),
-            })
-            .collect();
+        self.register(pool, None)
+    }
+
+    /// As [`DiskRing::register_buffers`], and registers all memory of `slots` as well, so that its
+    /// slots are written and read without the kernel looking their pages up each time. Slots of
+    /// other rings and of the heap work too, at that cost. The memory of `slots` lives as long as
+    /// this ring.
+    ///
+    /// # Errors
+    /// As [`DiskRing::register_buffers`].
+    ///
+    /// # Panics
+    /// If the ring has buffers already.
+    pub fn register_buffers_and_slots(
+        &mut self,
+        pool: BufferPool,
+        slots: &SlotRing,
+    ) -> Result<Option<String>, RuntimeError> {
+        self.register(pool, Some(slots))
+    }
+
+    fn register(
+        &mut self,
+        pool: BufferPool,
+        slots: Option<&SlotRing>,
+    ) -> Result<Option<String>, RuntimeError> {
+        let buffers = (0..pool.count()).map(|number| libc::iovec {
+            iov_base: pool.as_ptr(BufferIndex(number)).cast(),
+            iov_len: pool.bytes_each(),
+        });
+        let region = slots.map(|slots| libc::iovec {
+            iov_base: slots.region().as_ptr().cast(),
+            iov_len: slots.bytes_total(),
+        });
+        let iovecs: Vec<libc::iovec> = buffers.chain(region).collect();
         self.attach_buffers(pool);
-        // SAFETY: the ring owns the pool from here on, and drops it after the ring.
+        *self.slots = slots.map(|slots| Arc::clone(slots.region()));
+        // SAFETY: the ring owns the pool and a share of the slots' region from here on, and drops
+        // both after the ring.
         let registered = unsafe { self.ring.submitter().register_buffers(&iovecs) };
         let Err(error) = registered else {
             self.is_registered = true;
@@ -305,27 +404,55 @@ impl DiskRing {
         let in_use = &mut self.buffers[usize::from(buffer.0)];
         assert!(in_use.readers == 0, "a read into buffer {} is in flight", buffer.0);
         in_use.writers += 1;
+        let registered = self.is_registered.then_some(buffer.0);
+        let transfer = Transfer { file, file_offset, start, bytes, registered };
+        let operation = transfer.operation(token, Some(buffer.0));
+        self.push_write(&transfer, operation, durability, Held::Nothing);
+    }
+
+    /// Queues a write of a slot. It starts at the next [`DiskRing::submit`].
+    ///
+    /// # Panics
+    /// If there is no [`DiskRing::room`], or the slot is empty.
+    pub fn write_slot(&mut self, request: WriteSlotRequest) {
+        let WriteSlotRequest { file, file_offset, slot, durability, token } = request;
+        assert!(!slot.is_empty(), "a write of no bytes");
+        let bytes = u32::try_from(slot.len()).expect("no slot has 4 GiB");
+        let registered = self.registered_slots(|region| slot.is_in(region));
+        // The kernel only reads it.
+        let start = slot.as_ptr().cast_mut();
+        let transfer = Transfer { file, file_offset, start, bytes, registered };
+        let operation = transfer.operation(token, None);
+        self.push_write(&transfer, operation, durability, Held::Written(slot));
+    }
+
+    /// Number of the registered buffer that is the slots' region, if `is_in` says that it is that.
+    fn registered_slots(&self, is_in: impl FnOnce(&Arc<Region>) -> bool) -> Option<u16> {
+        let region = self.slots.as_ref().filter(|_| self.is_registered)?;
+        is_in(region).then(|| self.buffers())
+    }
+
+    fn push_write(
+        &mut self,
+        transfer: &Transfer,
+        mut operation: Operation,
+        durability: Durability,
+        held: Held,
+    ) {
         let linked = durability == Durability::WriteThenFlush;
-        let operation = Operation {
-            token,
-            bytes,
-            file: file.0,
-            buffer: buffer.0,
-            is_read: false,
-            outstanding: if linked { 2 } else { 1 },
-            failure: 0,
-            moved: 0,
-        };
-        let user_data = self.begin(operation);
+        operation.outstanding = if linked { 2 } else { 1 };
+        let user_data = self.begin(operation, held);
         let flags = if durability == Durability::DataSync { libc::RWF_DSYNC } else { 0 };
-        let fd = types::Fixed(file.0);
-        let entry = if self.is_registered {
-            opcode::WriteFixed::new(fd, start, bytes, buffer.0)
-                .offset(file_offset)
+        let fd = types::Fixed(transfer.file.0);
+        let (start, bytes) = (transfer.start, transfer.bytes);
+        let entry = if let Some(buffer) = transfer.registered {
+            opcode::WriteFixed::new(fd, start, bytes, buffer)
+                .offset(transfer.file_offset)
                 .rw_flags(flags)
                 .build()
         } else {
-            opcode::Write::new(fd, start, bytes).offset(file_offset).rw_flags(flags).build()
+            let write = opcode::Write::new(fd, start, bytes).offset(transfer.file_offset);
+            write.rw_flags(flags).build()
         };
         let entry = entry.user_data(user_data);
         if !linked {
@@ -349,22 +476,44 @@ impl DiskRing {
         let start = self.range_start(buffer, buffer_offset, bytes);
         assert!(!self.buffer_in_flight(buffer), "buffer {} is in flight", buffer.0);
         self.buffers[usize::from(buffer.0)].readers += 1;
-        let operation = Operation {
-            token,
-            bytes,
-            file: file.0,
-            buffer: buffer.0,
-            is_read: true,
-            outstanding: 1,
-            failure: 0,
-            moved: 0,
-        };
-        let user_data = self.begin(operation);
-        let fd = types::Fixed(file.0);
-        let entry = if self.is_registered {
-            opcode::ReadFixed::new(fd, start, bytes, buffer.0).offset(file_offset).build()
+        let registered = self.is_registered.then_some(buffer.0);
+        let transfer = Transfer { file, file_offset, start, bytes, registered };
+        let operation = transfer.operation(token, Some(buffer.0));
+        self.push_read(&transfer, operation, Held::Nothing);
+    }
+
+    /// Queues a read that fills a slot. It starts at the next [`DiskRing::submit`]; after its
+    /// completion [`DiskRing::take_slot`] gives the slot back, whatever the result.
+    ///
+    /// # Panics
+    /// If there is no [`DiskRing::room`], or the slot is empty.
+    pub fn read_slot(&mut self, request: ReadSlotRequest) {
+        let ReadSlotRequest { file, file_offset, mut slot, token } = request;
+        assert!(!slot.is_empty(), "a read of no bytes");
+        let bytes = u32::try_from(slot.len()).expect("no slot has 4 GiB");
+        let registered = self.registered_slots(|region| slot.is_in(region));
+        let transfer = Transfer { file, file_offset, start: slot.start_ptr(), bytes, registered };
+        let operation = transfer.operation(token, None);
+        self.push_read(&transfer, operation, Held::ReadInto(slot));
+    }
+
+    /// The slot of a [`DiskRing::read_slot`] whose completion was reaped; of several with the same
+    /// token, the one that ended first. Take it, or the ring keeps it.
+    pub fn take_slot(&mut self, token: u64) -> Option<SlotMut> {
+        let position = self.slots_read.iter().position(|(of, _)| *of == token)?;
+        Some(self.slots_read.remove(position).1)
+    }
+
+    fn push_read(&mut self, transfer: &Transfer, mut operation: Operation, held: Held) {
+        operation.is_read = true;
+        let user_data = self.begin(operation, held);
+        let fd = types::Fixed(transfer.file.0);
+        let (start, bytes) = (transfer.start, transfer.bytes);
+        let entry = if let Some(buffer) = transfer.registered {
+            let read = opcode::ReadFixed::new(fd, start, bytes, buffer);
+            read.offset(transfer.file_offset).build()
         } else {
-            opcode::Read::new(fd, start, bytes).offset(file_offset).build()
+            opcode::Read::new(fd, start, bytes).offset(transfer.file_offset).build()
         };
         self.push(&[entry.user_data(user_data)]);
     }
@@ -421,11 +570,17 @@ impl DiskRing {
         self.operations_free.push(number as u32);
         self.in_flight -= 1;
         self.file_uses[ended.file as usize] -= 1;
-        let in_use = &mut self.buffers[usize::from(ended.buffer)];
-        if ended.is_read {
-            in_use.readers -= 1;
-        } else {
-            in_use.writers -= 1;
+        match std::mem::take(&mut self.held[number]) {
+            Held::ReadInto(slot) => self.slots_read.push((ended.token, slot)),
+            Held::Nothing | Held::Written(_) => {}
+        }
+        if let Some(buffer) = ended.buffer {
+            let in_use = &mut self.buffers[usize::from(buffer)];
+            if ended.is_read {
+                in_use.readers -= 1;
+            } else {
+                in_use.writers -= 1;
+            }
         }
         Some(DiskCompletion { token: ended.token, result: outcome(&ended) })
     }
@@ -438,7 +593,7 @@ impl DiskRing {
         unsafe { pool.as_ptr(buffer).add(offset as usize) }
     }
 
-    fn begin(&mut self, operation: Operation) -> u64 {
+    fn begin(&mut self, operation: Operation, held: Held) -> u64 {
         assert!(!self.files_free.contains(&operation.file), "file {} is absent", operation.file);
         let Some(number) = self.operations_free.pop() else {
             panic!("the {} ring is full: ask room() first", self.name);
@@ -446,13 +601,15 @@ impl DiskRing {
         self.file_uses[operation.file as usize] += 1;
         self.in_flight += 1;
         self.operations[number as usize] = operation;
+        self.held[number as usize] = held;
         u64::from(number) << 1
     }
 
     /// Queues entries behind each other; a chain is never torn by a submission in between.
     fn push(&mut self, entries: &[squeue::Entry]) {
         // SAFETY: the buffers named belong to the pool that outlives the ring, and the counts in
-        // `buffers` keep everybody out of them until the completion.
+        // `buffers` keep everybody out of them until the completion; slots are in `held` until
+        // then, exclusively if the kernel writes them.
         let pushed = unsafe { self.ring.submission().push_multiple(entries) };
         assert!(pushed.is_ok(), "the submission queue has two places per operation");
     }
@@ -502,13 +659,15 @@ impl Drop for DiskRing {
             is_drained = self.submit_and_wait(1).is_ok();
             self.reap(&mut ended);
         }
-        // SAFETY: neither field is used after this.
+        // SAFETY: none of the fields is used after this.
         unsafe {
             ManuallyDrop::drop(&mut self.ring);
             if is_drained {
                 // Nothing is in flight: the memory can go. Otherwise it is leaked on purpose,
                 // because the kernel may still use it.
                 ManuallyDrop::drop(&mut self.pool);
+                ManuallyDrop::drop(&mut self.slots);
+                ManuallyDrop::drop(&mut self.held);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`clock`], [`thread`], [`placement`] | time, pinned threads, CPUs and NUMA nodes |
 //! | [`region`], [`buffer`] | page-aligned memory and the buffers cut from it |
+//! | [`slot_ring`] | memory in ring order that disk, network and threads share without copies |
 //! | [`file`], [`direct`], [`prewrite`], [`lock`], [`device`] | files, and what their disk can do |
 //! | [`disk`], [`tcp`] | the io_uring of one disk, and the io_uring of one thread's network |
 //! | [`queue`] | rings, wake flags and published state between cores |
@@ -30,8 +31,10 @@ pub mod metrics;
 pub mod placement;
 pub mod prewrite;
 pub mod queue;
+pub mod random;
 pub mod region;
 pub mod shutdown;
+pub mod slot_ring;
 pub mod tcp;
 pub mod thread;
 

@@ -6,9 +6,11 @@ use spillway_runtime::Errno;
 use spillway_runtime::buffer::{AlignedBuffer, BufferIndex, BufferPool};
 use spillway_runtime::direct::{DirectFile, DirectMode};
 use spillway_runtime::disk::{
-    DiskCompletion, DiskRing, DiskRingOptions, Durability, FileSlot, ReadRequest, WriteRequest,
+    DiskCompletion, DiskRing, DiskRingOptions, Durability, FileSlot, ReadRequest, ReadSlotRequest,
+    WriteRequest, WriteSlotRequest,
 };
 use spillway_runtime::prewrite::prewrite;
+use spillway_runtime::slot_ring::{Slot, SlotMut, SlotRing};
 use tempfile::TempDir;
 
 const BLOCK: u32 = 4096;
@@ -205,6 +207,15 @@ fn child_without_locked_memory() {
     let slot = ring.register_file(&file).expect("register");
     ring.write(write(slot, 0, 0, Durability::WriteThenFlush));
     assert_eq!(finish(&mut ring)[0].result, Ok(BLOCK));
+    let options = DiskRingOptions { entries: 4, files_max: 1, name: "log".to_owned() };
+    let mut ring = DiskRing::new(options).expect("ring");
+    let mut slots = SlotRing::new("log", 4 << 20).expect("map");
+    let pool = BufferPool::new(1, BLOCK as usize).expect("pool");
+    let warning = ring.register_buffers_and_slots(pool, &slots).expect("works").expect("warns");
+    assert!(warning.contains("4198400 bytes") && warning.contains("LimitMEMLOCK"), "{warning}");
+    let file = ring.register_file(&file).expect("register");
+    ring.write_slot(write_slot(file, 0, &filled(&mut slots, 1, 3), Durability::DataSync));
+    assert_eq!(finish(&mut ring)[0].result, Ok(BLOCK));
 }
 
 #[test]
@@ -346,4 +357,132 @@ fn file_in_use_cannot_be_unregistered() {
     let slot = ring.register_file(&file).expect("register");
     ring.write(write(slot, 0, 0, Durability::None));
     ring.unregister_file(slot).expect("never reached");
+}
+
+/// A ring with one small buffer and all of a slot ring registered.
+fn slot_ring(entries: u32, blocks: u32) -> (DiskRing, SlotRing) {
+    let options = DiskRingOptions { entries, files_max: 4, name: "test".to_owned() };
+    let mut ring = DiskRing::new(options).expect("ring");
+    let slots = SlotRing::new("test", (blocks * BLOCK) as usize).expect("map");
+    let pool = BufferPool::new(2, BLOCK as usize).expect("pool");
+    if let Some(warning) = ring.register_buffers_and_slots(pool, &slots).expect("register") {
+        assert!(warning.contains("LimitMEMLOCK"), "{warning}");
+    }
+    (ring, slots)
+}
+
+fn filled(slots: &mut SlotRing, blocks: u32, byte: u8) -> Slot {
+    let mut slot = slots.reserve((blocks * BLOCK) as usize).expect("room");
+    slot.fill(byte);
+    slot.freeze()
+}
+
+fn write_slot(file: FileSlot, block: u64, slot: &Slot, durability: Durability) -> WriteSlotRequest {
+    let file_offset = block * u64::from(BLOCK);
+    WriteSlotRequest { file, file_offset, slot: slot.clone(), durability, token: block }
+}
+
+fn read_slot(file: FileSlot, block: u64, slot: SlotMut) -> ReadSlotRequest {
+    ReadSlotRequest { file, file_offset: block * u64::from(BLOCK), slot, token: block }
+}
+
+#[test]
+fn slots_are_written_and_read_in_place() {
+    for durability in [Durability::None, Durability::DataSync, Durability::WriteThenFlush] {
+        let root = temp_dir();
+        let file = prewritten(&root, "log", DirectMode::ReadWrite);
+        let (mut ring, mut slots) = slot_ring(16, 16);
+        let file = ring.register_file(&file).expect("register");
+        let mut other = SlotRing::new("not registered", 4 * BLOCK as usize).expect("map");
+        let whole = filled(&mut slots, 4, 1);
+        // The middle of a slot, one of another ring, one of the heap, and a buffer of the pool.
+        let middle = whole.slice(BLOCK as usize..3 * BLOCK as usize);
+        ring.write_slot(write_slot(file, 0, &middle, durability));
+        ring.write_slot(write_slot(file, 2, &filled(&mut other, 1, 3), durability));
+        let heap = Slot::from_vec(vec![4; BLOCK as usize]);
+        ring.write_slot(write_slot(file, 3, &heap, durability));
+        ring.buffer_mut(BufferIndex(1)).fill(5);
+        ring.write(write(file, 4, 1, durability));
+        let ended = finish(&mut ring);
+        let results: Vec<_> = ended.iter().map(|ended| ended.result).collect();
+        assert_eq!(results, [Ok(2 * BLOCK), Ok(BLOCK), Ok(BLOCK), Ok(BLOCK)]);
+        assert!(ring.take_slot(0).is_none(), "only reads give a slot back");
+        let slot = slots.reserve(2 * BLOCK as usize).expect("room");
+        let address = slot.address();
+        ring.read_slot(read_slot(file, 1, slot));
+        ring.read_slot(read_slot(file, 3, SlotMut::heap(2 * BLOCK as usize)));
+        assert!(ring.take_slot(1).is_none(), "it is the kernel's");
+        assert_eq!(finish(&mut ring).len(), 2);
+        let (heap, slot) = (ring.take_slot(3).expect("read"), ring.take_slot(1).expect("read"));
+        assert_eq!((slot.address(), slot.len()), (address, 2 * BLOCK as usize));
+        for (slot, bytes) in [(slot, [1, 3]), (heap, [4, 5])] {
+            let (first, second) = slot.split_at(BLOCK as usize);
+            assert!(first.iter().all(|byte| *byte == bytes[0]), "{durability:?}");
+            assert!(second.iter().all(|byte| *byte == bytes[1]), "{durability:?}");
+        }
+    }
+}
+
+#[test]
+fn slot_lives_until_its_write_has_ended() {
+    let root = temp_dir();
+    let file = prewritten(&root, "log", DirectMode::ReadWrite);
+    let (mut ring, mut slots) = slot_ring(16, 8);
+    let slot = ring.register_file(&file).expect("register");
+    for block in 0..8u64 {
+        let bytes = filled(&mut slots, 1, block as u8 + 1);
+        ring.write_slot(write_slot(slot, block, &bytes, Durability::WriteThenFlush));
+    }
+    ring.submit().expect("submit");
+    // Nobody but the ring has them, and it has not reaped: no byte may be handed out again.
+    assert!(slots.reserve(1).is_none());
+    assert_eq!(finish(&mut ring).len(), 8);
+    assert_eq!(slots.reserve(8 * BLOCK as usize).expect("all is free").len(), 8 * BLOCK as usize);
+    let mut buffer = AlignedBuffer::new(8 * BLOCK as usize);
+    file.read_at(&mut buffer, 0).expect("read");
+    for (block, bytes) in buffer.chunks(BLOCK as usize).enumerate() {
+        assert!(bytes.iter().all(|byte| usize::from(*byte) == block + 1), "block {block}");
+    }
+}
+
+#[test]
+fn failed_and_short_slot_requests_end_too() {
+    let root = temp_dir();
+    let file = prewritten(&root, "log", DirectMode::Read);
+    let (mut ring, mut slots) = slot_ring(8, 8);
+    let file = ring.register_file(&file).expect("register");
+    let bytes = filled(&mut slots, 1, 1);
+    for durability in [Durability::None, Durability::DataSync, Durability::WriteThenFlush] {
+        ring.write_slot(write_slot(file, 3, &bytes, durability));
+        let expected = DiskCompletion { token: 3, result: Err(Errno(libc::EBADF)) };
+        assert_eq!(finish(&mut ring), [expected], "{durability:?}");
+    }
+    let slot = slots.reserve(2 * BLOCK as usize).expect("room");
+    ring.read_slot(read_slot(file, 63, slot));
+    assert_eq!(finish(&mut ring), [DiskCompletion { token: 63, result: Ok(BLOCK) }]);
+    let slot = ring.take_slot(63).expect("ended");
+    let mut request = read_slot(file, 0, slot);
+    request.file_offset = 7;
+    ring.read_slot(request);
+    let expected = DiskCompletion { token: 0, result: Err(Errno(libc::EINVAL)) };
+    assert_eq!(finish(&mut ring), [expected]);
+    assert!(ring.take_slot(0).is_some() && ring.take_slot(0).is_none());
+}
+
+#[test]
+fn slots_of_a_dropped_ring_are_written_and_free() {
+    let root = temp_dir();
+    let file = prewritten(&root, "log", DirectMode::ReadWrite);
+    let (mut ring, mut slots) = slot_ring(16, 8);
+    let slot = ring.register_file(&file).expect("register");
+    let bytes = filled(&mut slots, 7, 9);
+    ring.write_slot(write_slot(slot, 0, &bytes, Durability::DataSync));
+    ring.read_slot(read_slot(slot, 8, slots.reserve(BLOCK as usize).expect("room")));
+    drop(bytes);
+    assert!(slots.reserve(1).is_none());
+    drop(ring);
+    assert!(slots.reserve(8 * BLOCK as usize).is_some(), "the ring let go of both");
+    let mut buffer = AlignedBuffer::new(8 * BLOCK as usize);
+    file.read_at(&mut buffer, 0).expect("read");
+    assert!(buffer[..7 * BLOCK as usize].iter().all(|byte| *byte == 9));
 }

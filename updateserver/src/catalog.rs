@@ -15,6 +15,8 @@ pub struct ShardTable {
     pub layout: TableLayout,
     /// Its slice of local partition p is the shard's slice `slice_base + p`.
     pub slice_base: usize,
+    /// Its drop is ordered and not committed: clients do not see it any more.
+    pub hidden: bool,
 }
 
 impl ShardTable {
@@ -26,6 +28,6 @@ impl ShardTable {
     ) -> Result<Self, SchemaError> {
         assert_ne!(id.0, 0, "0 is no table");
         let layout = TableLayout::new(&definition)?;
-        Ok(Self { id, definition, layout, slice_base })
+        Ok(Self { id, definition, layout, slice_base, hidden: false })
     }
 }

@@ -6,8 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use spillway_net::limits;
+use spillway_net::peer::KeyError;
 use spillway_runtime::error::RuntimeError;
 use spillway_runtime::file;
+
+mod cluster;
+
+pub use cluster::{ClusterConfig, ClusterNode, ClusterTls};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,22 @@ pub enum ConfigError {
         /// What it should be.
         expected: String,
     },
+    /// The cluster's key is none.
+    #[error("{path}: {error}")]
+    Key {
+        /// The key file.
+        path: PathBuf,
+        /// Why.
+        error: KeyError,
+    },
+    /// The cluster's key is another file by mistake.
+    #[error("{path}: {bytes} bytes are no cluster key: correct cluster.key_file")]
+    KeyFileLarge {
+        /// The key file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 /// The whole file.
@@ -55,13 +76,17 @@ pub struct Config {
     /// `[threads]`: cores.
     #[serde(default)]
     pub threads: ThreadsConfig,
+    /// `[cluster]`: the other nodes.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
 }
 
 /// `[node]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// This node's number in the cluster, 1 to 7. Fixed at format. Default 1.
+    /// This node's number in the cluster, 1 to 999, never used again for another disk. Fixed at
+    /// format. Default 1.
     #[serde(default = "one")]
     pub id: u16,
     /// Directory on the log disk. No default.
@@ -195,6 +220,20 @@ impl Default for NetworkConfig {
     }
 }
 
+fn range(
+    path: &Path,
+    good: bool,
+    key: &'static str,
+    value: impl ToString,
+    expected: &str,
+) -> Result<(), ConfigError> {
+    if good {
+        return Ok(());
+    }
+    let (path, value, expected) = (path.to_owned(), value.to_string(), expected.to_owned());
+    Err(ConfigError::Range { path, key, value, expected })
+}
+
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
@@ -213,14 +252,10 @@ impl Config {
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
         let (node, log, network) = (&self.node, &self.log, &self.network);
-        let range = |good: bool, key, value: u64, expected: &str| {
-            if good {
-                return Ok(());
-            }
-            let (path, value, expected) = (path.to_owned(), value.to_string(), expected.to_owned());
-            Err(ConfigError::Range { path, key, value, expected })
-        };
-        range((1..=7).contains(&node.id), "node.id", node.id.into(), "from 1 to 7")?;
+        let range =
+            |good: bool, key, value: u64, expected: &str| range(path, good, key, value, expected);
+        let good = (1..=limits::NODE_ID_MAX).contains(&node.id);
+        range(good, "node.id", node.id.into(), "from 1 to 999")?;
         let partitions = usize::from(node.partitions);
         let good = partitions.is_power_of_two() && partitions <= limits::PARTITIONS_MAX;
         range(good, "node.partitions", partitions as u64, "a power of two up to 1024")?;
@@ -277,7 +312,8 @@ impl Config {
         let hello = network.hello_timeout_ms;
         range((10..=600_000).contains(&hello), "network.hello_timeout_ms", hello, "10 to 600,000")?;
         let frame = network.frame_timeout_ms;
-        range((10..=600_000).contains(&frame), "network.frame_timeout_ms", frame, "10 to 600,000")
+        range((10..=600_000).contains(&frame), "network.frame_timeout_ms", frame, "10 to 600,000")?;
+        self.cluster.check(path, node.id)
     }
 }
 
@@ -310,7 +346,7 @@ mod tests {
     fn values_outside_their_range_are_errors_that_name_the_range() {
         for (section, line, expected) in [
             ("node", "partitions = 100", "power of two"),
-            ("node", "id = 8", "1 to 7"),
+            ("node", "id = 1000", "1 to 999"),
             ("log", "[log]\nbytes_total = 1000", "whole segments"),
             ("log", "[log]\nsegment_bytes = 4194304\nbytes_total = 33554432", "8 MiB"),
             ("log", "[log]\nwrites_in_flight_max = 5", "1 to 4"),

@@ -136,6 +136,27 @@ mod system_command {
             /// Its id.
             session: u64,
         },
+        /// Where a node of the cluster is reached.
+        MemberSet {
+            /// The node.
+            node: u16,
+            /// By its peers.
+            peer_address: String,
+            /// By clients: its shard 0.
+            client_address: String,
+        },
+        /// A node is no member any more.
+        MemberRemove {
+            /// The node.
+            node: u16,
+        },
+        /// Leadership and reads are kept away from a node, or no longer.
+        ZoneDrain {
+            /// The node.
+            node: u16,
+            /// Which of the two.
+            drained: bool,
+        },
     }
 }
 
@@ -248,6 +269,11 @@ impl<'a> FragmentReader<'a> {
     /// Number of records.
     pub fn records_count(&self) -> usize {
         self.archived.records.len()
+    }
+
+    /// Row version of the first write in this fragment: none of an earlier one is as high.
+    pub fn first_number(&self) -> u64 {
+        self.archived.first_number.to_native()
     }
 
     /// The partition's running record number after this fragment.
@@ -375,6 +401,24 @@ mod tests {
         assert_eq!(reader.records().map(|r| r.number).collect::<Vec<_>>(), [105, 109]);
         assert_eq!(reader.next_number(), 110);
         assert!(FragmentReader::new(&sample(&[5])).is_err(), "one number for two records");
+    }
+
+    #[test]
+    fn commands_of_the_root_service_read_back() {
+        let (peer_address, client_address) = ("a:1".to_owned(), "b-long-enough:2".to_owned());
+        let commands = vec![
+            SystemCommand::SessionClose { session: 7 },
+            SystemCommand::MemberSet { node: 3, peer_address, client_address },
+            SystemCommand::MemberRemove { node: 3 },
+            SystemCommand::ZoneDrain { node: 2, drained: true },
+        ];
+        assert_eq!(size_of::<ArchivedSystemCommand>(), 29, "as the format says");
+        let fragment = SystemFragment { commands };
+        let mut bytes = Vec::new();
+        message::archive(&mut bytes, &fragment);
+        assert_eq!(message::decode::<SystemFragment>(&bytes).expect("valid"), fragment);
+        let drained = bytes.windows(4).any(|bytes| bytes == [6, 2, 0, 1]);
+        assert!(drained, "tag, node, whether it is drained");
     }
 
     #[test]

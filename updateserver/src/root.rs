@@ -2,24 +2,31 @@
 //!
 //! Pure, driven by client commands, by acknowledgements of the shards and by committed log
 //! entries. It decides on the leader alone; every decision is a [`SystemCommand`] in the log, and
-//! [`Root::replay`] rebuilds the state from those.
+//! takes effect when that is committed: on the leader by [`RootInput::Committed`], on followers
+//! by [`RootInput::Apply`], at the start by [`Root::replay`].
 //!
 //! What comes into being is logged first and told to the shards when committed, so no fragment
-//! can stand in the log before the creation it needs. What goes away is told to the shards first
-//! and logged when all have stopped using it, so no fragment can stand behind the end of what it
-//! needs. A crash in between leaves it alive, and nobody was told otherwise.
+//! can stand in the log before the creation it needs. What goes away is hidden by the shards
+//! first and logged when all have stopped using it, so no fragment can stand behind the end of
+//! what it needs; when that is committed it is removed. A crash in between leaves it alive, and
+//! nobody was told otherwise. So does the end of leadership: what is not committed by then is
+//! taken back, and what was hidden is shown again.
 
-use std::collections::{BTreeMap, VecDeque};
+mod cluster;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use spillway_net::frame::FrameKind;
-use spillway_net::ids::{PartitionId, SessionId, TableId};
+use spillway_net::ids::{Epoch, NodeId, PartitionId, SessionId, TableId};
 use spillway_net::limits::{NAME_BYTES_MAX, SESSIONS_MAX, TABLES_MAX};
 use spillway_net::message::{self, Done, Refusal, RefusalCode, SessionOpened, TableCreated};
 use spillway_net::schema::TableDefinition;
 
 use crate::redo::{PARTITION_SYSTEM, SystemCommand, SystemFragment, system_digest};
 use crate::session::{SLOTS, SessionDirectory, slot_of};
+pub use cluster::{Member, Replacement};
+
 use crate::shard::{
     ItemSection, LogItem, ORIGIN_ROOT, Released, RootCommand, RootOrder, RootOrigin,
 };
@@ -41,6 +48,9 @@ pub struct RootEffects {
     pub orders: Vec<RootOrder>,
     /// Answers to clients of shard 0.
     pub answers: Released,
+    /// Members to replace: the new node's addresses are committed, the quorum's part remains.
+    /// The shell gives it to the quorum and answers the client.
+    pub replacements: Vec<Replacement>,
 }
 
 impl RootEffects {
@@ -49,6 +59,7 @@ impl RootEffects {
         self.items.clear();
         self.orders.clear();
         self.answers.clear();
+        self.replacements.clear();
     }
 }
 
@@ -57,6 +68,9 @@ impl RootEffects {
 pub enum RootInput {
     /// A client's command.
     Command(RootOrigin, RootCommand),
+    /// A command of the node itself. Nobody hears what becomes of it; if it cannot be carried
+    /// out now, nothing happens.
+    Internal(RootCommand),
     /// One shard has carried out its oldest order that it had not yet acknowledged.
     OrderDone {
         /// Which shard.
@@ -72,6 +86,20 @@ pub enum RootInput {
         /// Whether the log takes entries: it is neither full nor failed.
         log_takes: bool,
     },
+    /// A committed command, while this node follows.
+    Apply(SystemCommand),
+    /// This node leads.
+    Lead {
+        /// The term.
+        epoch: Epoch,
+    },
+    /// This node does not lead any more: what is not committed is taken back. Before the node
+    /// applies anything, [`Root::orders_outstanding`] must have come to 0. Changes nothing on a
+    /// follower.
+    StepDown {
+        /// The newest of the root's items that is committed.
+        stamp: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +108,8 @@ enum Change {
     TableDrop(TableId),
     SessionOpen(SessionId),
     SessionClose(SessionId),
+    /// A change of the members or of what is drained, and the replacement it prepares.
+    Cluster(SystemCommand, Option<(Option<NodeId>, NodeId)>),
 }
 
 /// A change between its command and its answer.
@@ -99,9 +129,11 @@ struct RootTable {
     dropping: bool,
 }
 
-/// The root service's state. Lives on shard 0's core.
+/// The root service's state. Lives on shard 0's core. What a term's leader decides shows in it at
+/// once, so that no id is given out twice; `pending` is what may have to be taken back.
 #[derive(Debug)]
 pub struct Root {
+    epoch: Option<Epoch>,
     directory: Arc<SessionDirectory>,
     tables: BTreeMap<TableId, RootTable>,
     table_next: u32,
@@ -110,6 +142,8 @@ pub struct Root {
     live: Vec<bool>,
     sessions_count: usize,
     slot_next: usize,
+    members: BTreeMap<NodeId, Member>,
+    drained: BTreeSet<NodeId>,
     sweep_next: usize,
     pending: VecDeque<Pending>,
     orders_sent: u64,
@@ -123,6 +157,7 @@ impl Root {
     pub fn new(directory: Arc<SessionDirectory>, shards: u16) -> Self {
         assert!(shards > 0, "a node has shards");
         Self {
+            epoch: None,
             directory,
             tables: BTreeMap::new(),
             table_next: 1,
@@ -130,6 +165,8 @@ impl Root {
             live: vec![false; SLOTS],
             sessions_count: 0,
             slot_next: 0,
+            members: BTreeMap::new(),
+            drained: BTreeSet::new(),
             sweep_next: 0,
             pending: VecDeque::new(),
             orders_sent: 0,
@@ -139,8 +176,9 @@ impl Root {
         }
     }
 
-    /// Rebuilds the state from a command in the log.
+    /// Takes over a committed command of the log while this node follows.
     pub fn replay(&mut self, command: &SystemCommand, now_nanos: u64) {
+        assert!(self.epoch.is_none(), "a leader knows what it would replay");
         match command {
             SystemCommand::TableCreate { table, definition } => {
                 let entry = RootTable { definition: definition.clone(), dropping: false };
@@ -160,6 +198,9 @@ impl Root {
                 self.directory.close(session);
                 self.vacate(session);
             }
+            SystemCommand::MemberSet { .. }
+            | SystemCommand::MemberRemove { .. }
+            | SystemCommand::ZoneDrain { .. } => self.cluster_apply(command),
         }
     }
 
@@ -180,6 +221,11 @@ impl Root {
         self.sessions_count -= 1;
     }
 
+    /// The session that lives in a slot, or lived there last.
+    fn session_in(&self, slot: usize) -> SessionId {
+        SessionId(u64::from(self.generations[slot]) * SLOTS as u64 + slot as u64)
+    }
+
     /// Open sessions.
     pub fn sessions_count(&self) -> usize {
         self.sessions_count
@@ -190,35 +236,96 @@ impl Root {
         self.now_seconds = (now_nanos / 1_000_000_000) as u32;
         match input {
             RootInput::Command(origin, command) => {
-                if let Err((code, text)) = self.command(origin, command, out) {
+                if let Err((code, text)) = self.command(Some(origin), command, out) {
                     let refusal = Refusal::new(code, text);
                     let (to, request) = (origin.connection, origin.request);
                     out.answers.push(to, FrameKind::Refusal, request, &refusal);
                 }
             }
+            RootInput::Internal(command) => drop(self.command(None, command, out)),
             RootInput::OrderDone { shard } => {
                 let done = &mut self.orders_done[usize::from(shard)];
                 *done += 1;
                 assert!(*done <= self.orders_sent, "a shard carries out what was ordered");
                 self.orders_moved(out);
             }
-            RootInput::Committed { stamp } => {
-                assert!(stamp <= self.stamp, "only what was proposed is committed");
-                self.committed(stamp, out);
-            }
+            RootInput::Committed { stamp } => self.committed(stamp, out),
             // Every closing is an entry. What is left of a full log is for what was handed over:
             // idle sessions must not use it up.
-            RootInput::Tick { log_takes: true } => self.sweep(out),
-            RootInput::Tick { log_takes: false } => {}
+            RootInput::Tick { log_takes } => {
+                if log_takes && self.epoch.is_some() {
+                    self.sweep(out);
+                }
+            }
+            RootInput::Apply(command) => self.replay(&command, now_nanos),
+            RootInput::Lead { epoch } => self.lead(epoch),
+            RootInput::StepDown { stamp } => self.step_down(stamp, out),
+        }
+    }
+
+    /// Orders that some shard has not carried out yet.
+    pub fn orders_outstanding(&self) -> u64 {
+        let done = self.orders_done.iter().copied().min().expect("a node has shards");
+        self.orders_sent - done
+    }
+
+    fn lead(&mut self, epoch: Epoch) {
+        assert!(self.epoch.is_none(), "a term begins after the last one has ended");
+        assert!(self.pending.is_empty(), "a follower decides nothing");
+        self.epoch = Some(epoch);
+        // Only the leader sees sessions at work: their idle time begins anew.
+        for slot in (0..SLOTS).filter(|slot| self.live[*slot]) {
+            self.directory.touch(self.session_in(slot), self.now_seconds);
+        }
+    }
+
+    fn step_down(&mut self, stamp: u64, out: &mut RootEffects) {
+        if self.epoch.is_none() {
+            return;
+        }
+        self.committed(stamp, out);
+        // Nobody is connected any more who could be answered.
+        out.answers.clear();
+        out.replacements.clear();
+        self.epoch = None;
+        while let Some(pending) = self.pending.pop_back() {
+            self.take_back(pending);
+        }
+        assert!(self.tables.values().all(|table| !table.dropping), "drops are pending or done");
+    }
+
+    /// A change that is not committed when leadership ends is as if it had never been decided.
+    fn take_back(&mut self, pending: Pending) {
+        match pending.change {
+            // Committed, and being told to the shards.
+            Change::TableCreate(_) if pending.order.is_some() => {}
+            Change::TableCreate(id) => {
+                self.tables.remove(&id);
+                self.table_next = self.table_next.min(u32::from(id.0));
+            }
+            Change::TableDrop(id) => {
+                let table = self.tables.get_mut(&id);
+                table.expect("a drop that is not committed leaves its table").dropping = false;
+            }
+            Change::SessionOpen(session) => {
+                self.vacate(session);
+                self.generations[slot_of(session)] -= 1;
+            }
+            Change::SessionClose(session) => self.directory.open(session, self.now_seconds),
+            Change::Cluster(..) => {}
         }
     }
 
     fn command(
         &mut self,
-        origin: RootOrigin,
+        origin: Option<RootOrigin>,
         command: RootCommand,
         out: &mut RootEffects,
     ) -> Result<(), (RefusalCode, String)> {
+        if self.epoch.is_none() {
+            let text = "this node does not lead: ask the leader".to_owned();
+            return Err((RefusalCode::NotLeader, text));
+        }
         if self.pending.len() >= PENDING_MAX {
             let text = "too many commands of the root service are waiting: try again".to_owned();
             return Err((RefusalCode::LimitReached, text));
@@ -230,17 +337,21 @@ impl Root {
                     let text = format!("session {session} is not open");
                     return Err((RefusalCode::SessionUnknown, text));
                 }
-                self.session_close(Some(origin), session, out);
+                self.session_close(origin, session, out);
                 Ok(())
             }
             RootCommand::TableCreate { definition } => self.table_create(origin, definition, out),
             RootCommand::TableDrop { name } => self.table_drop(origin, &name, out),
+            RootCommand::MemberSet { .. }
+            | RootCommand::MemberRemove { .. }
+            | RootCommand::ZoneDrain { .. }
+            | RootCommand::MemberReplace { .. } => self.cluster_command(origin, command, out),
         }
     }
 
     fn session_open(
         &mut self,
-        origin: RootOrigin,
+        origin: Option<RootOrigin>,
         client_name: String,
         out: &mut RootEffects,
     ) -> Result<(), (RefusalCode, String)> {
@@ -262,7 +373,7 @@ impl Root {
         self.occupy(session);
         let command = SystemCommand::SessionOpen { session: session.0, client_name };
         let stamp = self.propose(command, out);
-        self.wait(Some(origin), Change::SessionOpen(session), None, Some(stamp));
+        self.wait(origin, Change::SessionOpen(session), None, Some(stamp));
         Ok(())
     }
 
@@ -273,13 +384,13 @@ impl Root {
         out: &mut RootEffects,
     ) {
         self.directory.close(session);
-        let order = self.order(RootOrder::SessionClose { session }, out);
+        let order = self.order(RootOrder::SessionHide { session }, out);
         self.wait(origin, Change::SessionClose(session), Some(order), None);
     }
 
     fn table_create(
         &mut self,
-        origin: RootOrigin,
+        origin: Option<RootOrigin>,
         definition: TableDefinition,
         out: &mut RootEffects,
     ) -> Result<(), (RefusalCode, String)> {
@@ -295,7 +406,7 @@ impl Root {
             let waits = self.pending.iter().find(|p| p.change == Change::TableCreate(id));
             match waits.map(|waits| (waits.order, waits.stamp)) {
                 Some((order, stamp)) => {
-                    self.wait(Some(origin), Change::TableCreate(id), order, stamp);
+                    self.wait(origin, Change::TableCreate(id), order, stamp);
                 }
                 None => answer_created(origin, id, out),
             }
@@ -310,13 +421,13 @@ impl Root {
         let command = SystemCommand::TableCreate { table: id.0, definition: definition.clone() };
         self.tables.insert(id, RootTable { definition, dropping: false });
         let stamp = self.propose(command, out);
-        self.wait(Some(origin), Change::TableCreate(id), None, Some(stamp));
+        self.wait(origin, Change::TableCreate(id), None, Some(stamp));
         Ok(())
     }
 
     fn table_drop(
         &mut self,
-        origin: RootOrigin,
+        origin: Option<RootOrigin>,
         name: &str,
         out: &mut RootEffects,
     ) -> Result<(), (RefusalCode, String)> {
@@ -332,8 +443,8 @@ impl Root {
             return Err((RefusalCode::Schema, text));
         }
         self.tables.get_mut(&id).expect("found by name").dropping = true;
-        let order = self.order(RootOrder::TableDrop { table: id }, out);
-        self.wait(Some(origin), Change::TableDrop(id), Some(order), None);
+        let order = self.order(RootOrder::TableHide { table: id }, out);
+        self.wait(origin, Change::TableDrop(id), Some(order), None);
         Ok(())
     }
 
@@ -365,6 +476,7 @@ impl Root {
         let mut item = Box::new(LogItem::default());
         self.stamp += 1;
         item.origin = ORIGIN_ROOT;
+        item.epoch = self.epoch.expect("only a leader proposes");
         item.stamp = self.stamp;
         message::archive(&mut item.bytes, &SystemFragment { commands: vec![command] });
         item.sections.push(ItemSection {
@@ -385,14 +497,14 @@ impl Root {
             pending.order = None;
             let command = match pending.change {
                 Change::TableCreate(id) => {
-                    if let Some(origin) = pending.origin {
-                        answer_created(origin, id, out);
-                    }
+                    answer_created(pending.origin, id, out);
                     continue;
                 }
                 Change::TableDrop(id) => SystemCommand::TableDrop { table: id.0 },
                 Change::SessionClose(session) => SystemCommand::SessionClose { session: session.0 },
-                Change::SessionOpen(_) => unreachable!("opening a session orders nothing"),
+                Change::SessionOpen(_) | Change::Cluster(..) => {
+                    unreachable!("only tables and the ends of sessions are ordered")
+                }
             };
             pending.stamp = Some(self.propose(command, out));
             self.pending.push_back(pending);
@@ -400,6 +512,7 @@ impl Root {
     }
 
     fn committed(&mut self, stamp: u64, out: &mut RootEffects) {
+        assert!(stamp <= self.stamp, "only what was proposed is committed");
         let ready = |p: &Pending| p.stamp.is_some_and(|waits| waits <= stamp);
         let mut created: BTreeMap<TableId, u64> = BTreeMap::new();
         for mut pending in self.take(ready) {
@@ -414,11 +527,16 @@ impl Root {
                 }
                 Change::SessionClose(session) => {
                     self.vacate(session);
+                    self.order(RootOrder::SessionRemove { session }, out);
                     answer_done(pending.origin, out);
                 }
                 Change::TableDrop(id) => {
                     self.tables.remove(&id);
+                    self.order(RootOrder::TableRemove { table: id }, out);
                     answer_done(pending.origin, out);
+                }
+                Change::Cluster(command, replacement) => {
+                    self.cluster_committed(pending.origin, &command, replacement, out);
                 }
                 Change::TableCreate(id) => {
                     let order = match created.get(&id) {
@@ -448,7 +566,7 @@ impl Root {
         for _ in 0..SWEEP_SLOTS {
             let slot = self.sweep_next;
             self.sweep_next = (slot + 1) % SLOTS;
-            let session = SessionId(u64::from(self.generations[slot]) * SLOTS as u64 + slot as u64);
+            let session = self.session_in(slot);
             if !self.live[slot] || !self.directory.is_live(session) {
                 continue;
             }
@@ -460,7 +578,8 @@ impl Root {
     }
 }
 
-fn answer_created(origin: RootOrigin, id: TableId, out: &mut RootEffects) {
+fn answer_created(origin: Option<RootOrigin>, id: TableId, out: &mut RootEffects) {
+    let Some(origin) = origin else { return };
     let answer = TableCreated { table: id.0 };
     out.answers.push(origin.connection, FrameKind::TableCreated, origin.request, &answer);
 }
@@ -472,109 +591,4 @@ fn answer_done(origin: Option<RootOrigin>, out: &mut RootEffects) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ORIGIN: RootOrigin = RootOrigin { connection: 1, request: 9 };
-
-    fn root(shards: u16) -> (Root, Arc<SessionDirectory>) {
-        let directory = Arc::new(SessionDirectory::default());
-        (Root::new(Arc::clone(&directory), shards), directory)
-    }
-
-    fn definition(name: &str) -> TableDefinition {
-        let text = format!("{name}(id int8, v int8, primary key (id), partition key (id))");
-        TableDefinition::parse(&text).expect("a valid definition")
-    }
-
-    fn command(root: &mut Root, command: RootCommand) -> RootEffects {
-        let mut out = RootEffects::default();
-        root.step(0, RootInput::Command(ORIGIN, command), &mut out);
-        out
-    }
-
-    fn step(root: &mut Root, input: RootInput) -> RootEffects {
-        let mut out = RootEffects::default();
-        root.step(0, input, &mut out);
-        out
-    }
-
-    #[test]
-    fn a_session_is_live_only_when_its_opening_is_committed() {
-        let (mut root, directory) = root(2);
-        let out = command(&mut root, RootCommand::SessionOpen { client_name: "t".into() });
-        assert_eq!(out.items.len(), 1);
-        assert!(out.answers.frames.is_empty());
-        let session = SessionId(SLOTS as u64);
-        assert!(!directory.is_live(session));
-        let out = step(&mut root, RootInput::Committed { stamp: 1 });
-        assert!(directory.is_live(session));
-        assert_eq!(out.answers.frames.len(), 1);
-    }
-
-    #[test]
-    fn a_table_is_told_to_the_shards_when_committed_and_answered_when_all_have_it() {
-        let (mut root, _) = root(2);
-        let create = RootCommand::TableCreate { definition: definition("t") };
-        assert!(command(&mut root, create.clone()).orders.is_empty());
-        assert!(command(&mut root, create).items.is_empty(), "the same again is not logged again");
-        let out = step(&mut root, RootInput::Committed { stamp: 1 });
-        assert_eq!(out.orders.len(), 1);
-        assert!(step(&mut root, RootInput::OrderDone { shard: 0 }).answers.frames.is_empty());
-        let out = step(&mut root, RootInput::OrderDone { shard: 1 });
-        assert_eq!(out.answers.frames.len(), 2, "both clients are answered");
-    }
-
-    #[test]
-    fn a_table_goes_into_the_log_as_dropped_only_after_all_shards_let_it_go() {
-        let (mut root, _) = root(1);
-        command(&mut root, RootCommand::TableCreate { definition: definition("t") });
-        step(&mut root, RootInput::Committed { stamp: 1 });
-        let busy = command(&mut root, RootCommand::TableDrop { name: "t".into() });
-        assert!(busy.orders.is_empty(), "not while it is being created");
-        step(&mut root, RootInput::OrderDone { shard: 0 });
-        let out = command(&mut root, RootCommand::TableDrop { name: "t".into() });
-        assert_eq!((out.orders.len(), out.items.len()), (1, 0));
-        let out = step(&mut root, RootInput::OrderDone { shard: 0 });
-        assert_eq!(out.items.len(), 1);
-        let out = step(&mut root, RootInput::Committed { stamp: 2 });
-        assert_eq!(out.answers.frames.len(), 1);
-        let again = command(&mut root, RootCommand::TableCreate { definition: definition("t") });
-        assert_eq!(again.items.len(), 1, "the name is free, the id is new");
-        assert_eq!(root.table_next, 3);
-    }
-
-    #[test]
-    fn idle_sessions_are_closed_by_the_sweep() {
-        let (mut root, directory) = root(1);
-        command(&mut root, RootCommand::SessionOpen { client_name: String::new() });
-        step(&mut root, RootInput::Committed { stamp: 1 });
-        let mut out = RootEffects::default();
-        let late = u64::from(SESSION_IDLE_SECONDS_MAX + 1) * 1_000_000_000;
-        for _ in 0..SLOTS / SWEEP_SLOTS {
-            root.step(late, RootInput::Tick { log_takes: false }, &mut out);
-        }
-        assert!(out.orders.is_empty(), "not while the log has no room for it");
-        for _ in 0..SLOTS / SWEEP_SLOTS {
-            root.step(late, RootInput::Tick { log_takes: true }, &mut out);
-        }
-        assert_eq!(out.orders.len(), 1);
-        assert!(!directory.is_live(SessionId(SLOTS as u64)));
-    }
-
-    #[test]
-    fn replay_gives_no_id_out_again() {
-        let (mut root, directory) = root(1);
-        let open =
-            SystemCommand::SessionOpen { session: 3 * SLOTS as u64, client_name: String::new() };
-        root.replay(&open, 0);
-        assert!(directory.is_live(SessionId(3 * SLOTS as u64)));
-        root.replay(&SystemCommand::SessionClose { session: 3 * SLOTS as u64 }, 0);
-        let create = SystemCommand::TableCreate { table: 7, definition: definition("t") };
-        root.replay(&create, 0);
-        let out = command(&mut root, RootCommand::SessionOpen { client_name: String::new() });
-        assert_eq!(out.items.len(), 1);
-        assert_eq!(root.generations[0], 4);
-        assert_eq!(root.table_next, 8);
-    }
-}
+mod tests;

@@ -5,12 +5,18 @@
 //! before it is executed. And numbers outside the window between the client's acknowledged mark
 //! and `SESSION_NUMBERS_WINDOW` beyond it are refused, so forgetting an outcome can never turn a
 //! late duplicate into a second execution.
+//!
+//! An outcome may be taken back while its hand-over is not committed, and come again as committed
+//! redo. So the acknowledged mark never passes an outcome that is not committed, whatever a
+//! client claims to have read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spillway_net::ids::SessionId;
 use spillway_net::limits::{OUTCOME_RESULT_BYTES_MAX, SESSION_NUMBERS_WINDOW, SESSIONS_MAX};
+
+use crate::memtable::Stamp;
 
 /// Slots of the directory: a session's id is `generation * SLOTS + slot`.
 pub const SLOTS: usize = 1 << 17;
@@ -24,7 +30,7 @@ pub const fn slot_of(session: SessionId) -> usize {
 /// Which sessions are open. The root service writes, every shard reads, without messages: a slot
 /// holds the id that lives there, or 0. An id is stored only after its opening is committed, and
 /// removed before its closing is logged, so a shard never serves a session that a restart would
-/// not know.
+/// not know. It comes back if the closing is not committed.
 #[derive(Debug)]
 pub struct SessionDirectory {
     live: Box<[AtomicU64]>,
@@ -117,6 +123,8 @@ pub struct Session {
     entries: VecDeque<Entry>,
     results: BTreeMap<u64, Box<[u8]>>,
     results_bytes: usize,
+    /// Of each hand-over that may not be committed: its stamp and the lowest number it carries.
+    uncommitted: VecDeque<(Stamp, u64)>,
     /// The one live connection that may use the session on this shard.
     pub connection: Option<u64>,
     /// The attempt by which that connection attached, see `Hello::attempt`.
@@ -131,6 +139,7 @@ impl Session {
             entries: VecDeque::new(),
             results: BTreeMap::new(),
             results_bytes: 0,
+            uncommitted: VecDeque::new(),
             connection: None,
             attempt: 0,
         }
@@ -173,7 +182,9 @@ impl Session {
 
     /// Bytes that its outcomes take.
     fn bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.results_bytes
+        self.entries.capacity() * size_of::<Entry>()
+            + self.uncommitted.capacity() * size_of::<(Stamp, u64)>()
+            + self.results_bytes
     }
 
     /// Notes a committed outcome; `results` is `None` when they are too large to be kept.
@@ -188,15 +199,38 @@ impl Session {
         self.entries[at] = Entry { request_hash, state };
     }
 
-    /// Forgets a committed outcome whose transaction is rolled back.
-    pub fn forget(&mut self, number: u64) {
-        if let Some(entry) =
-            number.checked_sub(self.floor).and_then(|at| self.entries.get_mut(at as usize))
-        {
-            *entry = Entry::default();
-            let gone = self.results.remove(&number);
-            self.results_bytes -= gone.map_or(0, |gone| gone.len() + RESULT_OVERHEAD_BYTES);
+    /// Notes an outcome that leaves with hand-over `stamp`.
+    fn record_uncommitted(
+        &mut self,
+        number: u64,
+        request_hash: u32,
+        results: Option<&[u8]>,
+        stamp: Stamp,
+    ) {
+        self.record(number, request_hash, results);
+        match self.uncommitted.back_mut() {
+            Some((newest, lowest)) if *newest == stamp => *lowest = number.min(*lowest),
+            _ => self.uncommitted.push_back((stamp, number)),
         }
+    }
+
+    /// Forgets an outcome whose hand-over is taken back.
+    fn forget(&mut self, number: u64) {
+        let at = number.checked_sub(self.floor);
+        let at = at.expect("the acknowledged mark passes no uncommitted outcome");
+        let entry = self.entries.get_mut(at as usize);
+        let entry = entry.filter(|entry| entry.state != EntryState::Unknown);
+        *entry.expect("what is taken back was recorded") = Entry::default();
+        let gone = self.results.remove(&number);
+        self.results_bytes -= gone.map_or(0, |gone| gone.len() + RESULT_OVERHEAD_BYTES);
+    }
+
+    /// The highest mark that passes no outcome above the committed hand-over `floor`.
+    fn acknowledgeable(&mut self, number: u64, floor: Stamp) -> u64 {
+        while self.uncommitted.front().is_some_and(|(stamp, _)| *stamp <= floor) {
+            self.uncommitted.pop_front();
+        }
+        self.uncommitted.iter().fold(number, |number, (_, lowest)| number.min(*lowest))
     }
 
     /// Notes an outcome found in the log. A number the client could send only after it had
@@ -265,6 +299,12 @@ impl SessionTable {
         slot.as_mut().expect("filled above")
     }
 
+    /// Another session that has state here in this one's slot.
+    pub fn older_in_slot(&self, session: SessionId) -> Option<SessionId> {
+        let held = self.slots[slot_of(session)].as_deref()?;
+        (held.id != session).then_some(held.id)
+    }
+
     /// The session's state here, if it was ever used here.
     pub fn get_mut(&mut self, session: SessionId) -> Option<&mut Session> {
         self.slots[slot_of(session)].as_deref_mut().filter(|held| held.id == session)
@@ -279,16 +319,22 @@ impl SessionTable {
         gone.connection
     }
 
-    /// Notes a committed outcome of a session that was entered; `results` is `None` when they
-    /// are too large to be kept.
+    /// Notes an outcome of a session that was entered, which leaves with hand-over `stamp`;
+    /// `results` is `None` when they are too large to be kept.
     pub fn record(
         &mut self,
         session: SessionId,
         number: u64,
         request_hash: u32,
         results: Option<&[u8]>,
+        stamp: Stamp,
     ) {
-        self.change(session, |held| held.record(number, request_hash, results));
+        self.change(session, |held| held.record_uncommitted(number, request_hash, results, stamp));
+    }
+
+    /// Forgets an outcome whose hand-over is taken back.
+    pub fn forget(&mut self, session: SessionId, number: u64) {
+        self.change(session, |held| held.forget(number));
     }
 
     /// Notes an outcome found in the log.
@@ -303,9 +349,13 @@ impl SessionTable {
         self.change(session, |held| held.replay(number, request_hash, results));
     }
 
-    /// Drops outcomes that the client of a session that was entered has read.
-    pub fn acknowledge_below(&mut self, session: SessionId, number: u64) {
-        self.change(session, |held| held.acknowledge_below(number));
+    /// Drops outcomes that the client of a session that was entered has read. Outcomes above the
+    /// committed hand-over `floor` stay: nobody can have read them.
+    pub fn acknowledge_below(&mut self, session: SessionId, number: u64, floor: Stamp) {
+        self.change(session, |held| {
+            let number = held.acknowledgeable(number, floor);
+            held.acknowledge_below(number);
+        });
     }
 
     fn change(&mut self, session: SessionId, change: impl FnOnce(&mut Session)) {
@@ -377,10 +427,31 @@ mod tests {
     #[test]
     fn a_rolled_back_outcome_is_gone() {
         let mut session = Session::new(SessionId(5));
-        session.record(1, 10, Some(b"x"));
+        session.record_uncommitted(1, 10, Some(b"x"), Stamp(1));
         session.forget(1);
         assert_eq!(session.lookup(1, 10), Lookup::New);
         assert!(session.results.is_empty());
+        session.replay(1, 10, Some(b"x"));
+        assert_eq!(session.lookup(1, 10), Lookup::Committed(b"x"), "it came back as redo");
+    }
+
+    #[test]
+    fn the_acknowledged_mark_passes_no_uncommitted_outcome() {
+        let mut table = SessionTable::default();
+        let session = SessionId(5);
+        table.enter(session);
+        for (number, stamp) in [(1, 1), (3, 1), (5, 2), (4, 2), (9, 3)] {
+            table.record(session, number, 1, Some(b"x"), Stamp(stamp));
+        }
+        let mut floor_after = |number, floor| {
+            table.acknowledge_below(session, number, Stamp(floor));
+            table.get_mut(session).expect("entered").floor
+        };
+        assert_eq!(floor_after(9, 0), 1, "nothing is committed");
+        assert_eq!(floor_after(2, 1), 2);
+        assert_eq!(floor_after(9, 1), 4, "5 and 4 are not committed");
+        assert_eq!(floor_after(20, 2), 9);
+        assert_eq!(floor_after(20, 3), 20);
     }
 
     #[test]
@@ -399,7 +470,7 @@ mod tests {
 
         let mut table = SessionTable::default();
         table.enter(first);
-        table.record(first, 1, 1, Some(b"result"));
+        table.record(first, 1, 1, Some(b"result"), Stamp(1));
         assert!(table.bytes() > 6);
         assert_eq!(table.enter(second).lookup(1, 1), Lookup::New);
         assert_eq!(table.bytes(), 0, "a replaced session gives its memory back");
@@ -413,11 +484,11 @@ mod tests {
         let session = SessionId(5);
         table.enter(session);
         for number in 1..=100_000 {
-            table.record(session, number, 1, Some(b"x"));
+            table.record(session, number, 1, Some(b"x"), Stamp(1));
         }
         let full = table.bytes();
         assert!(full >= 100_000 * (size_of::<Entry>() + 1));
-        table.acknowledge_below(session, 100_000);
+        table.acknowledge_below(session, 100_000, Stamp(1));
         assert!(table.bytes() < full / 100, "{} of {full} bytes", table.bytes());
         table.close(session);
         assert_eq!(table.bytes(), 0);

@@ -126,6 +126,12 @@ impl TcpRing {
 
     fn complete_receive(&mut self, completion: Completion) {
         let index = completion.index();
+        if self.connections.slot(index).framed.is_some() {
+            let generation = self.connections.slot(index).generation;
+            assert!(generation == completion.generation(), "a receive outlived its connection");
+            self.complete_framed(index, completion.result);
+            return;
+        }
         let buffer = cqueue::buffer_select(completion.flags);
         let bytes = completion.result.max(0) as u32;
         let received = buffer.map(|buffer| self.receive.take(buffer, bytes));
@@ -152,7 +158,7 @@ impl TcpRing {
         self.finish_close(index);
     }
 
-    fn receive_failed(&mut self, index: u32, error: i32) {
+    pub(super) fn receive_failed(&mut self, index: u32, error: i32) {
         match error {
             libc::ENOBUFS => {
                 self.statistics.receives_starved += 1;
@@ -169,7 +175,8 @@ impl TcpRing {
         }
     }
 
-    /// Starts the multishot receive of an open connection that wants it and has none.
+    /// Starts the receive of an open connection that wants one and has none: a multishot one, or
+    /// one of what a framed connection is told to receive.
     pub(super) fn arm_receive(&mut self, index: u32) {
         if self.is_ending {
             return;
@@ -182,10 +189,15 @@ impl TcpRing {
         {
             return;
         }
+        let entry = match &mut connection.framed {
+            Some(framed) if !framed.is_wanting() => return,
+            Some(framed) => framed.entry(connection.fd),
+            None => opcode::RecvMulti::new(types::Fd(connection.fd), receive::GROUP).build(),
+        };
         connection.is_receiving = true;
+        connection.has_received = true;
         let target = user_data(Kind::Receive, index, connection.generation);
-        let fd = types::Fd(connection.fd);
-        self.push_counted(opcode::RecvMulti::new(fd, receive::GROUP).build().user_data(target));
+        self.push_counted(entry.user_data(target));
     }
 
     /// Sends what is queued, unless a send is in flight: that one's end calls this again.
@@ -194,30 +206,22 @@ impl TcpRing {
         if connection.state != State::Open || connection.is_sending || self.is_ending {
             return;
         }
-        if connection.queued.is_empty() {
+        if !connection.outgoing.has_queued() {
             if connection.is_draining {
                 self.begin_close(index, CloseReason::Local);
             }
             return;
         }
-        assert!(connection.flight.is_empty() && connection.flight_sent == 0, "slot {index}");
-        std::mem::swap(&mut connection.queued, &mut connection.flight);
+        connection.outgoing.launch();
         self.send_flight(index);
     }
 
-    /// Sends the rest of the bytes in flight.
+    /// Sends the rest of what is in flight.
     fn send_flight(&mut self, index: u32) {
-        /// The kernel's own limit of one transfer is 2 GiB less a page.
-        const SEND_BYTES_MAX: usize = 1 << 30;
         let connection = self.connections.slot(index);
         assert!(!connection.is_sending, "one send at a time");
         connection.is_sending = true;
-        let rest = &connection.flight[connection.flight_sent..];
-        let bytes = rest.len().min(SEND_BYTES_MAX) as u32;
-        // WAITALL: the kernel goes on by itself after a partial send.
-        let entry = opcode::Send::new(types::Fd(connection.fd), rest.as_ptr(), bytes)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-            .build();
+        let entry = connection.outgoing.entry(connection.fd);
         let target = user_data(Kind::Send, index, connection.generation);
         self.push_counted(entry.user_data(target));
     }
@@ -231,11 +235,7 @@ impl TcpRing {
         let is_open = connection.state == State::Open;
         match completion.result {
             sent if sent > 0 => {
-                connection.flight_sent += sent as usize;
-                assert!(connection.flight_sent <= connection.flight.len(), "more than all sent");
-                let is_done = connection.flight_sent == connection.flight.len();
-                if is_done {
-                    connection.flight_done();
+                if connection.outgoing.sent(sent as usize) {
                     self.send_queued(index);
                 } else if is_open {
                     self.send_flight(index);
@@ -263,7 +263,7 @@ impl TcpRing {
             connection.state = State::Open;
             let id = ConnectionId { index, generation };
             self.events.push(TcpEvent::Connected { connection: id });
-            self.arm_receive(index);
+            self.fresh.push(index);
             self.send_queued(index);
         } else if completion.result < 0 {
             let reason = CloseReason::ConnectFailed(Errno(-completion.result));
@@ -323,8 +323,11 @@ impl TcpRing {
         }
         let opened = self.connections.open(fd.into_raw_fd(), State::Open);
         let connection = opened.expect("the table has room");
+        if let Some(header_bytes) = self.listeners[listener.0 as usize].header_bytes {
+            self.set_framed(connection, header_bytes);
+        }
         self.events.push(TcpEvent::Accepted { listener, connection, peer });
-        self.arm_receive(connection.index);
+        self.fresh.push(connection.index);
     }
 
     pub(super) fn arm_watch(&mut self, index: u32) {
@@ -397,7 +400,7 @@ impl TcpRing {
     }
 
     /// Ends a closing connection if nothing of it is left in the kernel.
-    fn finish_close(&mut self, index: u32) {
+    pub(super) fn finish_close(&mut self, index: u32) {
         let connection = self.connections.slot(index);
         let State::Closing(reason) = connection.state else { return };
         if connection.is_pending() {

@@ -3,13 +3,10 @@
 use std::collections::TryReserveError;
 use std::os::fd::RawFd;
 
+use super::framed::Framed;
+use super::outgoing::Outgoing;
 use super::socket::RawAddress;
 use super::{CloseReason, ConnectionId};
-
-/// Capacity above which an outgoing buffer is cut down after a burst.
-const OUTGOING_BYTES_KEPT: usize = 1024 * 1024;
-/// Capacity that a slot keeps for its next connection.
-const OUTGOING_BYTES_FREE_SLOT: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -24,13 +21,15 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) state: State,
     pub(super) fd: RawFd,
-    /// Appended to by the owner.
-    pub(super) queued: Vec<u8>,
-    /// Read by the kernel while `is_sending`; not touched then.
-    pub(super) flight: Vec<u8>,
-    pub(super) flight_sent: usize,
+    /// Its flight is read by the kernel while `is_sending`.
+    pub(super) outgoing: Outgoing,
+    /// Where exact lengths are received to, written by the kernel while `is_receiving`; none if
+    /// the connection receives whatever comes.
+    pub(super) framed: Option<Box<Framed>>,
     pub(super) is_sending: bool,
     pub(super) is_receiving: bool,
+    /// Whether a receive was ever started.
+    pub(super) has_received: bool,
     pub(super) is_receive_wanted: bool,
     /// Close when all outgoing bytes are sent.
     pub(super) is_draining: bool,
@@ -49,11 +48,11 @@ impl Connection {
             generation: 0,
             state: State::Free,
             fd: -1,
-            queued: Vec::new(),
-            flight: Vec::new(),
-            flight_sent: 0,
+            outgoing: Outgoing::default(),
+            framed: None,
             is_sending: false,
             is_receiving: false,
+            has_received: false,
             is_receive_wanted: false,
             is_draining: false,
             is_dirty: false,
@@ -65,16 +64,6 @@ impl Connection {
     /// Whether the kernel still has an operation that may touch this connection.
     pub(super) fn is_pending(&self) -> bool {
         self.is_sending || self.is_receiving || self.address.is_some()
-    }
-
-    /// The bytes in flight are sent.
-    pub(super) fn flight_done(&mut self) {
-        assert!(!self.is_sending, "the kernel reads the bytes in flight");
-        self.flight.clear();
-        self.flight_sent = 0;
-        if self.flight.capacity() > OUTGOING_BYTES_KEPT {
-            self.flight.shrink_to(OUTGOING_BYTES_KEPT);
-        }
     }
 }
 
@@ -120,11 +109,12 @@ impl ConnectionTable {
         let index = self.free.pop()?;
         let connection = self.slot(index);
         assert!(connection.state == State::Free && !connection.is_pending(), "slot {index}");
-        assert!(connection.queued.is_empty() && connection.flight.is_empty(), "slot {index}");
+        assert!(connection.outgoing.bytes() == 0 && connection.framed.is_none(), "slot {index}");
         connection.fd = fd;
         connection.state = state;
         connection.is_receive_wanted = true;
         connection.is_draining = false;
+        connection.has_received = false;
         Some(ConnectionId { index, generation: connection.generation })
     }
 
@@ -135,11 +125,8 @@ impl ConnectionTable {
         assert!(!connection.is_pending(), "slot {index} has operations in the kernel");
         connection.state = State::Free;
         connection.generation = connection.generation.wrapping_add(1);
-        connection.flight_sent = 0;
-        for buffer in [&mut connection.queued, &mut connection.flight] {
-            buffer.clear();
-            buffer.shrink_to(OUTGOING_BYTES_FREE_SLOT);
-        }
+        connection.framed = None;
+        connection.outgoing.clear();
         let fd = std::mem::replace(&mut connection.fd, -1);
         self.free.push(index);
         fd

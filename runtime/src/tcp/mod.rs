@@ -2,16 +2,20 @@
 //!
 //! One io_uring (single issuer, deferred task work) carries all of a thread's connections:
 //! multishot accept, multishot receive into one shared ring of buffers, and one send in flight per
-//! connection. [`TcpRing::turn`] is the thread's only place to sleep; other descriptors (a
-//! [`crate::disk::DiskRing`], a signalfd) are watched by the same ring, and other threads wake it
-//! by a [`RingWaker`] or from their own ring by [`TcpRing::wake_ring`].
+//! connection. Framed connections ([`TcpRing::set_framed`]) receive exact lengths into slots of
+//! their owner, and any connection can send slots ([`TcpRing::send_slots`]), both without a copy
+//! of the bytes outside of the kernel. [`TcpRing::turn`] is the thread's only place to sleep;
+//! other descriptors (a [`crate::disk::DiskRing`], a signalfd) are watched by the same ring, and
+//! other threads wake it by a [`RingWaker`] or from their own ring by [`TcpRing::wake_ring`].
 //!
 //! What holds: `Closed` is told exactly once per connection, after the last completion that could
 //! use its memory, and nothing about the connection is told later. A steady state allocates
-//! nothing. Received bytes of one connection arrive in order.
+//! nothing but the headers of framed connections. Received bytes of one connection arrive in order.
 
 mod complete;
 mod connection;
+mod framed;
+mod outgoing;
 mod receive;
 mod socket;
 mod waker;
@@ -24,11 +28,14 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use crate::disk::setup_error;
 use crate::error::{Errno, RuntimeError};
+use crate::slot_ring::SlotMut;
 use complete::{Completion, Kind, user_data};
 use connection::{ConnectionTable, State};
+use outgoing::Outgoing;
 use receive::ReceivePool;
 use socket::RawAddress;
 
+pub use framed::{HEADER_BYTES_MAX, HeaderBytes};
 pub use receive::ReceivedBuffer;
 pub use waker::RingWaker;
 
@@ -97,6 +104,21 @@ pub enum TcpEvent {
         /// The bytes.
         buffer: ReceivedBuffer,
     },
+    /// A header arrived on a framed connection, which waits to be told what comes next:
+    /// [`TcpRing::receive_header`] or [`TcpRing::receive_body`].
+    Header {
+        /// On which connection.
+        connection: ConnectionId,
+        /// The bytes.
+        header: HeaderBytes,
+    },
+    /// The body that a framed connection was told to receive arrived. It waits again.
+    Body {
+        /// On which connection.
+        connection: ConnectionId,
+        /// The slot, all of it filled.
+        slot: SlotMut,
+    },
     /// A connection is gone. Its last event.
     Closed {
         /// Which.
@@ -143,6 +165,8 @@ pub struct TcpStatistics {
 struct Listener {
     socket: Option<OwnedFd>,
     is_closing: bool,
+    /// Of the headers that its connections receive, if they are framed.
+    header_bytes: Option<usize>,
 }
 
 struct Watch {
@@ -170,6 +194,9 @@ pub struct TcpRing {
     /// Where the kernel puts the count of wakes.
     waker_bytes: Box<[u8; 8]>,
     retry_time: Box<types::Timespec>,
+    /// Connections that came about in the last turn, by slot. They receive from the next one on,
+    /// so that their owner can say first how.
+    fresh: Vec<u32>,
     /// Connections with bytes to send and no send in flight, by slot.
     dirty: Vec<u32>,
     /// Connections whose receive stopped for lack of buffers, by slot.
@@ -228,6 +255,7 @@ impl TcpRing {
             waker: RingWaker::new()?,
             waker_bytes: Box::new([0; 8]),
             retry_time: Box::new(types::Timespec::new().nsec(ACCEPT_RETRY_NANOS)),
+            fresh: Vec::new(),
             dirty: Vec::with_capacity(connections_max as usize),
             starved: Vec::with_capacity(connections_max as usize),
             completions: Vec::with_capacity(completions as usize),
@@ -254,7 +282,11 @@ impl TcpRing {
     ) -> Result<(ListenerId, SocketAddr), RuntimeError> {
         let (socket, bound) = socket::listening(address, backlog)?;
         let listener = self.listeners.len() as u32;
-        self.listeners.push(Listener { socket: Some(socket), is_closing: false });
+        self.listeners.push(Listener {
+            socket: Some(socket),
+            is_closing: false,
+            header_bytes: None,
+        });
         self.arm_accept(listener);
         Ok((ListenerId(listener), bound))
     }
@@ -336,6 +368,10 @@ impl TcpRing {
     /// Where to append bytes to send; they leave at the next turn. `None` if the connection is
     /// gone or closing.
     pub fn outgoing(&mut self, id: ConnectionId) -> Option<&mut Vec<u8>> {
+        self.outgoing_of(id).map(Outgoing::queue)
+    }
+
+    fn outgoing_of(&mut self, id: ConnectionId) -> Option<&mut Outgoing> {
         let connection = self.connections.get(id)?;
         if matches!(connection.state, State::Closing(_)) || connection.is_draining {
             return None;
@@ -344,16 +380,14 @@ impl TcpRing {
             connection.is_dirty = true;
             self.dirty.push(id.index);
         }
-        Some(&mut connection.queued)
+        Some(&mut connection.outgoing)
     }
 
     /// Bytes queued or in flight, zero if the connection is gone. Bound it: a slow reader makes it
     /// grow.
     #[must_use]
     pub fn outgoing_bytes(&self, id: ConnectionId) -> usize {
-        self.connections.peek(id).map_or(0, |connection| {
-            connection.queued.len() + connection.flight.len() - connection.flight_sent
-        })
+        self.connections.peek(id).map_or(0, |connection| connection.outgoing.bytes())
     }
 
     /// Stops receiving, so that the other side is held up. What had arrived may still be told.
@@ -390,8 +424,8 @@ impl TcpRing {
         if matches!(connection.state, State::Closing(_)) || connection.is_draining {
             return;
         }
-        if connection.state == State::Open && connection.queued.is_empty() && !connection.is_sending
-        {
+        let has_queued = connection.outgoing.has_queued();
+        if connection.state == State::Open && !has_queued && !connection.is_sending {
             self.begin_close(id.index, CloseReason::Local);
             return;
         }
@@ -459,6 +493,10 @@ impl TcpRing {
     /// Turns what the owner did since the last turn into submissions.
     fn flush(&mut self) {
         self.receive.publish();
+        for position in 0..self.fresh.len() {
+            self.arm_receive(self.fresh[position]);
+        }
+        self.fresh.clear();
         // Somewhat more than there are buffers, since some have nothing to receive; not all, since
         // most would only starve again. Those left over keep the turn from sleeping.
         let resumable = match usize::from(self.receive.free()) {
@@ -515,8 +553,9 @@ impl TcpRing {
 
     fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: what entries point to - bytes in flight, addresses, the waker's count, the
-            // retry time - stays in place and untouched until their completion: the fields in
+            // SAFETY: what entries point to - bytes and slots in flight and the list of them,
+            // headers and slots that are received into, addresses, the waker's count, the retry
+            // time - stays in place and untouched until their completion: the fields in
             // `Connection` and `TcpRing` say so, and `drop` waits for all of them.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;

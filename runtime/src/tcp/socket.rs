@@ -151,12 +151,29 @@ fn stream(address: SocketAddr) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// See [`super::TcpRing::set_silence_max`].
+pub(super) fn set_silence_max(fd: RawFd, millis: u32) -> Result<(), Errno> {
+    // Zero would mean the system's default, and above the range of the kernel's type is forever.
+    let millis = i32::try_from(millis.max(1)).unwrap_or(i32::MAX);
+    // While there is something to send, or a probe is unanswered.
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis)?;
+    // While there is nothing to send: the first probe half way, the verdict at the end. The kernel
+    // counts in seconds and allows at most 32,767.
+    let idle = (millis / 2_000).clamp(1, 32_767);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
 fn set_flag(socket: &OwnedFd, level: i32, name: i32) -> Result<(), Errno> {
-    let one: libc::c_int = 1;
+    set_option(socket.as_raw_fd(), level, name, 1)
+}
+
+fn set_option(fd: RawFd, level: i32, name: i32, value: libc::c_int) -> Result<(), Errno> {
     // SAFETY: the value lives through the call and has the length given.
     let result = unsafe {
         let bytes = size_of::<libc::c_int>() as libc::socklen_t;
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const one).cast(), bytes)
+        libc::setsockopt(fd, level, name, (&raw const value).cast(), bytes)
     };
     if result == 0 { Ok(()) } else { Err(Errno::last()) }
 }
@@ -180,6 +197,30 @@ mod tests {
         assert_ne!(bound.port(), 0);
         let error = listening(bound, 1).expect_err("taken");
         assert_eq!(error, RuntimeError::AddressInUse { address: bound });
+    }
+
+    #[test]
+    fn silence_is_limited_by_every_option() {
+        let get = |fd, level, name| {
+            let (mut value, mut bytes): (libc::c_int, libc::socklen_t) = (0, 4);
+            // SAFETY: the value is writable for the length given.
+            let result = unsafe {
+                libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut bytes)
+            };
+            assert_eq!((result, bytes), (0, 4));
+            value
+        };
+        let socket = connecting("127.0.0.1:1".parse().expect("valid")).expect("socket");
+        let fd = socket.as_raw_fd();
+        for (millis, idle) in [(300, 1), (2_000, 1), (10_000, 5), (u32::MAX, 32_767)] {
+            set_silence_max(fd, millis).expect("set");
+            let timeout = millis.min(i32::MAX as u32) as libc::c_int;
+            assert_eq!(get(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT), timeout);
+            assert_eq!(get(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE), idle);
+            assert_eq!(get(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL), 1);
+            assert_eq!(get(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
+        }
+        assert_eq!(set_silence_max(-1, 1), Err(Errno(libc::EBADF)));
     }
 
     #[test]

@@ -3,9 +3,7 @@
 
 use super::bytes::{block_checksum, get_u64, header_checksum, is_zero};
 use super::damage::DamageReason;
-use super::frame::{
-    FrameFault, FrameKind, FrameSizes, FrameView, LocalHeader, SharedHeader, sector_checksum,
-};
+use super::frame::{FrameFault, FrameKind, FrameView, LocalHeader, SharedHeader, sector_checksum};
 use super::geometry::Geometry;
 use super::position::{ChainState, Cursor};
 use super::segment::Contents;
@@ -228,13 +226,13 @@ fn shared_order(chain: &ChainState, local: &LocalHeader, shared: &SharedHeader) 
                 && shared.timestamp == chain.timestamp
                 && shared.entry_term == chain.entry_term
         }
-        FrameKind::Data | FrameKind::NoOp if shared.index.0 == chain.lsn.0 + 1 => {
+        _ if shared.index.0 == chain.lsn.0 + 1 => {
             shared.previous == chain.shared
                 && shared.timestamp > chain.timestamp
                 && shared.entry_term >= chain.entry_term
                 && shared.entry_term.0 > 0
         }
-        FrameKind::Data | FrameKind::NoOp => (1..=chain.lsn.0).contains(&shared.index.0),
+        _ => (1..=chain.lsn.0).contains(&shared.index.0),
     }
 }
 
@@ -245,8 +243,7 @@ pub(super) fn block_checksums<'a>(
     frame: &'a [u8],
 ) -> impl Iterator<Item = u64> + use<'a> {
     let block = geometry.block();
-    let (count, payload) = (view.shared.section_count, view.shared.payload_bytes);
-    let sizes = FrameSizes::of(geometry, count as usize, payload as usize);
+    let sizes = view.body.shared.sizes(geometry);
     let headers = frame[..sizes.header_bytes].chunks_exact(block).map(block_checksum);
     let area = &frame[block..sizes.header_bytes];
     headers.chain((0..sizes.payload_blocks).map(move |index| sector_checksum(area, index)))

@@ -4,6 +4,7 @@ use spillway_net::ids::{ClusterId, Epoch, NodeId};
 use spillway_net::limits;
 
 use super::geometry::{Geometry, GeometryError};
+use super::members::Members;
 use super::position::{ChainState, Floor, Tail};
 use super::segment::{Contents, segment_recycle};
 use super::superblock::{DurableWrite, Superblock, SuperblockWrite, superblock_update};
@@ -19,21 +20,24 @@ pub struct FormatPlan {
 }
 
 impl FormatPlan {
-    /// Checks the sizes and lays out the plan.
+    /// Checks the sizes and lays out the plan. `members` are those that the cluster begins with;
+    /// none on a node that joins it later.
     ///
     /// # Errors
     /// A geometry that does not hold.
     ///
     /// # Panics
-    /// On a node id out of range.
+    /// On a node id out of range, or members that contradict each other.
     pub fn new(
         cluster: ClusterId,
         node: NodeId,
         geometry: Geometry,
         durable_write: DurableWrite,
+        members: Members,
     ) -> Result<Self, GeometryError> {
         geometry.check()?;
-        assert!((1..=limits::NODES_MAX as u16).contains(&node.0), "node id {node} out of range");
+        assert!((1..=limits::NODE_ID_MAX).contains(&node.0), "node id {node} out of range");
+        assert_eq!(members.fault(), None, "members of a fresh node");
         let offset = geometry.data_offset();
         let superblock = Superblock {
             sequence: 1,
@@ -48,6 +52,7 @@ impl FormatPlan {
             floor: Floor { ordinal: 0, chain: ChainState::EMPTY },
             tail: Tail { ordinal: 0, offset, sequence: 1, wipe_end: offset },
             durable_sequence: 0,
+            members,
         };
         Ok(Self { geometry, superblock })
     }

@@ -38,11 +38,13 @@ pub const PARTITION_SYSTEM: PartitionId = PartitionId(0xFFFF);
 pub enum FrameKind {
     /// A batch of fragments. Takes the next index.
     Data,
-    /// An entry without sections: the first of a start or of a term. Takes the next index.
+    /// An entry without sections: the first of a term. Takes the next index.
     NoOp,
     /// Not an entry: repeats index and timestamp of the last one, and exists for the durable
     /// sequence in its local header (rule R21). Never leaves the node.
     Watermark,
+    /// A change of the cluster's members: one system section. Takes the next index.
+    Config,
 }
 
 impl FrameKind {
@@ -51,11 +53,21 @@ impl FrameKind {
             Self::Data => 1,
             Self::NoOp => 2,
             Self::Watermark => 3,
+            Self::Config => 4,
         }
     }
 
     fn from_code(code: u16) -> Option<Self> {
-        [Self::Data, Self::NoOp, Self::Watermark].into_iter().find(|kind| kind.code() == code)
+        let kinds = [Self::Data, Self::NoOp, Self::Watermark, Self::Config];
+        kinds.into_iter().find(|kind| kind.code() == code)
+    }
+
+    fn allows_sections(self, count: usize) -> bool {
+        match self {
+            Self::Data => count > 0,
+            Self::NoOp | Self::Watermark => count == 0,
+            Self::Config => count == 1,
+        }
     }
 
     /// True when the frame is an entry of the log with an index of its own.
@@ -79,6 +91,23 @@ pub enum FrameFault {
     /// A field is outside its range although the checksum fits.
     #[error("header field out of range: {0}")]
     Field(&'static str),
+    /// A payload block does not fit its checksum.
+    #[error("checksum mismatch in payload block {0}")]
+    Sector(usize),
+    /// The bytes end before the frame does, or go on behind it.
+    #[error("the frame has {expected} bytes, {found} came")]
+    Length {
+        /// By its header.
+        expected: usize,
+        /// There.
+        found: usize,
+    },
+    /// The frame is of another cluster.
+    #[error("a frame of another cluster")]
+    Cluster,
+    /// A good frame, but not the one that was asked for.
+    #[error("another frame than the one that was asked for")]
+    Other,
 }
 
 fn require(holds: bool, field: &'static str) -> Result<(), FrameFault> {
@@ -301,14 +330,14 @@ impl SharedHeader {
         Ok(header)
     }
 
-    fn check_sizes(&self, geometry: &Geometry, area: &[u8]) -> Result<(), FrameFault> {
+    pub(super) fn check_sizes(&self, geometry: &Geometry, area: &[u8]) -> Result<(), FrameFault> {
         let (count, payload) = (self.section_count as usize, self.payload_bytes as usize);
         require(self.entry_term.0 < COUNTER_LIMIT, "entry term")?;
         require(self.index.0 < COUNTER_LIMIT, "index")?;
         require(self.timestamp.0 < COUNTER_LIMIT, "timestamp")?;
         require(count <= geometry.sections_max(), "section count")?;
         require(payload <= geometry.payload_bytes_max(), "payload size")?;
-        require((self.kind == FrameKind::Data) == (count > 0), "sections of this kind")?;
+        require(self.kind.allows_sections(count), "sections of this kind")?;
         let sizes = FrameSizes::of(geometry, count, payload);
         require(sizes.frame_bytes == self.frame_bytes as usize, "frame size")?;
         require(sizes.shared_bytes == area.len(), "header size")?;
@@ -318,12 +347,36 @@ impl SharedHeader {
             let entry = SectionEntry::decode(entry);
             let known =
                 entry.partition.0 < geometry.partitions || entry.partition == PARTITION_SYSTEM;
-            require(known, "partition")?;
+            let system = entry.partition == PARTITION_SYSTEM;
+            require(known && (system || self.kind == FrameKind::Data), "partition")?;
             require(entry.flags == 0, "section flags")?;
             require(entry.length > 0 && entry.length as usize <= payload, "section length")?;
             total += align_up(entry.length as usize, SECTION_ALIGN);
         }
         require(total == payload, "sum of section lengths")
+    }
+
+    /// Length of the header area that `body` begins with, by fields that no checksum has covered
+    /// yet but that are within their limits.
+    fn area_bytes(geometry: &Geometry, body: &[u8]) -> Result<usize, FrameFault> {
+        if body.len() < SHARED_FIXED_BYTES || get_u32(body, 0) != SHARED_MAGIC {
+            return Err(FrameFault::Magic);
+        }
+        let (count, payload) = (get_u32(body, 64) as usize, get_u32(body, 68) as usize);
+        require(count <= geometry.sections_max(), "section count")?;
+        require(payload <= geometry.payload_bytes_max(), "payload size")?;
+        let sizes = FrameSizes::of(geometry, count, payload);
+        let (expected, found) = (sizes.frame_bytes - geometry.block(), body.len());
+        if expected == found {
+            Ok(sizes.shared_bytes)
+        } else {
+            Err(FrameFault::Length { expected, found })
+        }
+    }
+
+    /// Sizes of the frame.
+    pub fn sizes(&self, geometry: &Geometry) -> FrameSizes {
+        FrameSizes::of(geometry, self.section_count as usize, self.payload_bytes as usize)
     }
 }
 
@@ -381,32 +434,36 @@ pub struct SectionView<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A frame whose headers and sectors were all checked.
+/// The part of a frame that is the same on all nodes: the shared header area and the payload with
+/// its padding.
 #[derive(Clone, Copy, Debug)]
-pub struct FrameView<'a> {
-    /// The node's own header.
-    pub local: LocalHeader,
-    /// The header that all nodes share.
+pub struct BodyView<'a> {
+    /// The header.
     pub shared: SharedHeader,
     directory: &'a [u8],
     payload: &'a [u8],
 }
 
-impl<'a> FrameView<'a> {
-    /// Takes apart a frame whose headers were decoded from these bytes and whose sectors fit.
-    pub fn new(
-        geometry: &Geometry,
-        local: LocalHeader,
-        shared: SharedHeader,
-        frame: &'a [u8],
-    ) -> Self {
-        let sizes =
-            FrameSizes::of(geometry, shared.section_count as usize, shared.payload_bytes as usize);
-        assert_eq!(frame.len(), sizes.frame_bytes, "a frame view needs exactly the frame");
-        let area = &frame[geometry.block()..sizes.header_bytes];
+impl<'a> BodyView<'a> {
+    /// Takes apart a body of exactly one frame. The header is checked in full, the payload is not:
+    /// see [`Self::check_sectors`].
+    ///
+    /// # Errors
+    /// What is wrong with the header first.
+    pub fn new(geometry: &Geometry, body: &'a [u8]) -> Result<Self, FrameFault> {
+        let area_bytes = SharedHeader::area_bytes(geometry, body)?;
+        let shared = SharedHeader::decode(geometry, &body[..area_bytes])?;
+        Ok(Self::of(geometry, shared, body))
+    }
+
+    /// Takes apart a body whose header was decoded from these bytes.
+    pub(super) fn of(geometry: &Geometry, shared: SharedHeader, body: &'a [u8]) -> Self {
+        let sizes = shared.sizes(geometry);
+        let bytes = sizes.frame_bytes - geometry.block();
+        assert_eq!(body.len(), bytes, "a body is exactly that of its frame");
+        let (area, payload) = body.split_at(sizes.shared_bytes);
         let directory = directory_of(area, sizes.payload_blocks, shared.section_count as usize);
-        let payload = &frame[sizes.header_bytes..];
-        Self { local, shared, directory, payload: &payload[..shared.payload_bytes as usize] }
+        Self { shared, directory, payload: &payload[..shared.payload_bytes as usize] }
     }
 
     /// The sections in the order of the batch.
@@ -422,39 +479,65 @@ impl<'a> FrameView<'a> {
     }
 }
 
-/// A frame finished in its buffer, ready to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameSealed {
-    /// Where the frame starts in the buffer.
-    pub start: usize,
-    /// Parts of the frame.
-    pub sizes: FrameSizes,
-    /// Checksum of the local header: what the next frame repeats as `previous`.
-    pub local: u64,
-    /// Checksum of the shared header: what the next entry repeats as `previous`.
-    pub shared: u64,
+/// Checks everything that a body says about itself: header, sizes, directory, every payload block.
+///
+/// # Errors
+/// What is wrong first.
+pub fn body_check(
+    geometry: &Geometry,
+    cluster: ClusterId,
+    body: &[u8],
+) -> Result<SharedHeader, FrameFault> {
+    let area_bytes = SharedHeader::area_bytes(geometry, body)?;
+    let (area, payload) = body.split_at(area_bytes);
+    let shared = SharedHeader::decode(geometry, area)?;
+    if shared.cluster != cluster {
+        return Err(FrameFault::Cluster);
+    }
+    for (index, sector) in payload.chunks_exact(geometry.block()).enumerate() {
+        if block_checksum(sector) != sector_checksum(area, index) {
+            return Err(FrameFault::Sector(index));
+        }
+    }
+    Ok(shared)
 }
 
-/// Finishes the frame whose payload stands at `payload_start` of `buffer`: zeroes the padding,
-/// computes all checksums and writes the headers in front of the payload. Sizes and checksums in
-/// the given headers are ignored and computed.
-pub fn frame_seal(
+/// A frame whose headers and sectors were all checked.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameView<'a> {
+    /// The node's own header.
+    pub local: LocalHeader,
+    /// What all nodes share.
+    pub body: BodyView<'a>,
+}
+
+impl<'a> FrameView<'a> {
+    /// Takes apart a frame whose headers were decoded from these bytes and whose sectors fit.
+    pub fn new(
+        geometry: &Geometry,
+        local: LocalHeader,
+        shared: SharedHeader,
+        frame: &'a [u8],
+    ) -> Self {
+        Self { local, body: BodyView::of(geometry, shared, &frame[geometry.block()..]) }
+    }
+}
+
+/// Finishes the body of a frame whose payload stands in its place behind the header area: zeroes
+/// the padding, computes all checksums and writes the header. Sizes and checksum in the given
+/// header are ignored and computed; the header as it was written comes back.
+pub fn body_seal(
     geometry: &Geometry,
-    buffer: &mut [u8],
-    payload_start: usize,
+    body: &mut [u8],
     directory: &[SectionEntry],
     mut shared: SharedHeader,
-    mut local: LocalHeader,
-) -> FrameSealed {
+) -> SharedHeader {
     let block = geometry.block();
     let payload_bytes = shared.payload_bytes as usize;
     let sizes = FrameSizes::of(geometry, directory.len(), payload_bytes);
-    assert!(sizes.header_bytes <= payload_start, "headers do not fit in front of the payload");
     assert!(sizes.frame_bytes <= geometry.batch_bytes_max as usize, "frame over its limit");
-    let start = payload_start - sizes.header_bytes;
-    let frame = &mut buffer[start..start + sizes.frame_bytes];
-    let (headers, payload) = frame.split_at_mut(sizes.header_bytes);
-    let (local_block, area) = headers.split_at_mut(block);
+    assert_eq!(body.len(), sizes.frame_bytes - block, "a body is exactly that of its frame");
+    let (area, payload) = body.split_at_mut(sizes.shared_bytes);
     payload[payload_bytes..].fill(0);
     shared.section_count = directory.len() as u32;
     shared.frame_bytes = sizes.frame_bytes as u32;
@@ -469,10 +552,6 @@ pub fn frame_seal(
         at += SECTION_ENTRY_BYTES;
     }
     area[at..].fill(0);
-    let shared_checksum = header_seal(area);
-    local.frame_bytes = sizes.frame_bytes as u32;
-    local.header_bytes = sizes.header_bytes as u32;
-    local.shared = shared_checksum;
-    let local_checksum = local.encode(local_block);
-    FrameSealed { start, sizes, local: local_checksum, shared: shared_checksum }
+    shared.checksum = header_seal(area);
+    shared
 }

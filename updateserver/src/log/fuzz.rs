@@ -1,10 +1,12 @@
-//! Entry point for fuzzing: arbitrary bytes as the segments of a log.
+//! Entry points for fuzzing: arbitrary bytes as the segments of a log, or as an entry from the
+//! network.
 
 use spillway_net::ids::{ClusterId, NodeId};
 
 use super::format::FormatPlan;
-use super::frame::{LocalHeader, SharedHeader};
+use super::frame::{BodyView, LocalHeader, SharedHeader, body_check};
 use super::geometry::Geometry;
+use super::members::Members;
 use super::recovery::{LogScanner, ScanItem};
 use super::segment::SegmentHeader;
 use super::superblock::{DurableWrite, SUPERBLOCK_COPIES, Superblock, superblock_choose};
@@ -28,7 +30,13 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
     let mut copies_found = copies.chunks(block);
     let decoded =
         [0, 1, 2, 3].map(|copy| Superblock::decode(copy, copies_found.next().unwrap_or_default()));
-    let plan = FormatPlan::new(ClusterId(1), NodeId(1), geometry, DurableWrite::SyncedWrite);
+    let plan = FormatPlan::new(
+        ClusterId(1),
+        NodeId(1),
+        geometry,
+        DurableWrite::SyncedWrite,
+        Members::default(),
+    );
     let plan = plan.expect("the geometry of this function holds");
     let chosen = superblock_choose(&decoded).map(|chosen| chosen.superblock);
     let superblock = chosen
@@ -52,7 +60,7 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
         target[..there.len()].copy_from_slice(there);
         target[there.len()..].fill(0);
         let mut sink = |item: ScanItem<'_>| match item {
-            ScanItem::Entry(view) => entries += 1 + view.sections().count(),
+            ScanItem::Entry(entry) => entries += 1 + entry.view.sections().count(),
             ScanItem::Truncated(_) => entries += 1,
         };
         if scanner.feed(Ok(target), &mut sink).is_err() {
@@ -61,4 +69,13 @@ pub fn fuzz_scan(data: &[u8]) -> usize {
     }
     entries += scanner.finish().frames as usize;
     entries
+}
+
+/// Reads `data` as the body of an entry from the network, in the sizes of [`FUZZ_GEOMETRY`]. Must
+/// not panic and not allocate, whatever the bytes are. Returns whether it is a good one.
+pub fn fuzz_body(data: &[u8]) -> bool {
+    let header = BodyView::new(&FUZZ_GEOMETRY, data).map(|view| view.sections().count());
+    let checked = body_check(&FUZZ_GEOMETRY, ClusterId(1), data);
+    assert!(checked.is_err() || header.is_ok(), "what passes the full check can be viewed");
+    checked.is_ok()
 }

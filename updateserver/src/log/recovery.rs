@@ -7,7 +7,7 @@
 //!
 //! A frame that goes back in the log (a conflict that a new leader resolved, rule R9) supersedes
 //! what it overwrites: the sink hears [`ScanItem::Truncated`] first. So a sink that applies entries
-//! must hold back what may still be truncated; on a node that leads alone nothing ever is.
+//! must hold back what is above the commit hint.
 
 use std::collections::VecDeque;
 
@@ -16,18 +16,17 @@ use spillway_net::limits::LOG_WRITES_IN_FLIGHT_MAX;
 
 use super::bytes::block_checksum;
 use super::damage::{DamageReason, LogDamaged};
+use super::entries::{EntryIndex, EntryMeta, EntryPlace};
 use super::examine::{Examined, Examiner, Finding, block_checksums, looks_like_header};
-use super::frame::{FrameView, LocalHeader};
+use super::frame::{BodyView, FrameView, LocalHeader};
 use super::geometry::Geometry;
-use super::position::{ChainState, Cursor, Floor, Tail};
+use super::position::{Cursor, Floor, Tail};
 use super::ring::{HeldSegment, SegmentRing, Slot, SlotState};
 use super::segment::{Contents, SegmentHeader, segment_table, table_of_zeros};
 use super::superblock::Superblock;
 
 /// Size of the reads that a scanner asks for unless told otherwise, bytes.
 pub const SCAN_READ_BYTES_DEFAULT: usize = 4 << 20;
-/// Entries whose identity is kept, so that a frame that supersedes them can be checked.
-const HISTORY_ENTRIES_MAX: usize = 1 << 16;
 
 /// A read that the scanner needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +39,26 @@ pub struct ReadRequest {
     pub bytes: usize,
 }
 
+/// An entry as the scanner met it.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanEntry<'a> {
+    /// Header and sections, all checked.
+    pub view: BodyView<'a>,
+    /// The body that the view is of: shared header area and payload with its padding, as other
+    /// nodes get it.
+    pub body: &'a [u8],
+    /// What the index says of it.
+    pub meta: EntryMeta,
+    /// The frames read so far, this one included, say that everything up to here is committed.
+    /// Entries above may still be superseded, here or by a leader after the start.
+    pub commit_hint: Lsn,
+}
+
 /// What the scanner tells its sink.
 #[derive(Clone, Copy, Debug)]
 pub enum ScanItem<'a> {
     /// The next entry of the log.
-    Entry(&'a FrameView<'a>),
+    Entry(&'a ScanEntry<'a>),
     /// Entries behind this index are superseded.
     Truncated(Lsn),
 }
@@ -74,6 +88,8 @@ pub struct LogPosition {
     pub ring: SegmentRing,
     /// From the cursor to here the segment holds remains that are zeroed before the first frame.
     pub dirty_end: u64,
+    /// The entries that may still be superseded: those above the commit hint.
+    pub tail: EntryIndex,
 }
 
 /// A readable log.
@@ -83,8 +99,13 @@ pub struct Recovered {
     pub position: LogPosition,
     /// What the superblock of the next boot says about the tail.
     pub tail: Tail,
+    /// All entries from the floor on.
+    pub entries: EntryIndex,
     /// Index of the last entry.
     pub last_lsn: Lsn,
+    /// Everything up to here is known to be committed: the highest hint of all frames, or the
+    /// floor. Not above `last_lsn`.
+    pub commit_hint: Lsn,
     /// Its timestamp.
     pub last_timestamp: WallMicros,
     /// Highest term of superblock and frames.
@@ -160,13 +181,6 @@ struct End {
     next_damaged: Option<DamageReason>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct EntryName {
-    shared: u64,
-    term: Epoch,
-    timestamp: WallMicros,
-}
-
 /// The scanner.
 #[derive(Debug)]
 pub struct LogScanner {
@@ -180,7 +194,7 @@ pub struct LogScanner {
     slots: Vec<SlotScan>,
     cursor: Cursor,
     held: VecDeque<HeldSegment>,
-    history: VecDeque<EntryName>,
+    entries: EntryIndex,
     end: Option<End>,
     boot_last: u64,
     term: Epoch,
@@ -202,11 +216,6 @@ impl LogScanner {
         let read_bytes = read_bytes - read_bytes % geometry.block();
         let Floor { ordinal, chain } = superblock.floor;
         let offset = geometry.data_offset();
-        let name = |chain: &ChainState| EntryName {
-            shared: chain.shared,
-            term: chain.entry_term,
-            timestamp: chain.timestamp,
-        };
         Self {
             superblock: *superblock,
             read_bytes,
@@ -215,12 +224,12 @@ impl LogScanner {
             phase: Phase::Headers(0),
             slots: Vec::new(),
             cursor: Cursor { ordinal, offset, chain },
-            held: VecDeque::from([HeldSegment { chain, lsn_max: chain.lsn }]),
-            history: VecDeque::from([name(&chain)]),
+            held: VecDeque::from([HeldSegment::new(chain)]),
+            entries: EntryIndex::behind(&chain),
             end: None,
             boot_last: 0,
             term: superblock.term,
-            commit_hint: Lsn(0),
+            commit_hint: chain.lsn,
             frames: 0,
             bytes: 0,
         }
@@ -431,74 +440,61 @@ impl LogScanner {
         sink: &mut dyn FnMut(ScanItem<'_>),
     ) -> Result<(), LogDamaged> {
         let geometry = self.geometry();
-        let (local, shared) = (&view.local, &view.shared);
-        if local.commit_hint > self.cursor.chain.lsn || local.term < self.term_of_frames() {
+        let (local, shared) = (&view.local, &view.body.shared);
+        let last = self.entries.last_identity();
+        let commit_hint = self.commit_hint.max(local.commit_hint);
+        let is_entry = shared.kind.is_entry();
+        let lawful = commit_hint <= last.lsn
+            && local.term >= last.term
+            && (!is_entry || self.entries.accepts(shared, commit_hint));
+        if !lawful {
             return Err(self.damaged(DamageReason::OrderBroken));
         }
-        self.commit_hint = self.commit_hint.max(local.commit_hint);
-        if shared.kind.is_entry() && shared.index <= self.cursor.chain.lsn {
-            self.truncate(view)?;
+        self.commit_hint = commit_hint;
+        let place = EntryPlace {
+            ordinal: self.cursor.ordinal,
+            offset: self.cursor.offset as u32,
+            bytes: local.frame_bytes,
+        };
+        self.note_frame(view, frame);
+        if !is_entry {
+            return Ok(());
+        }
+        if shared.index <= last.lsn {
             sink(ScanItem::Truncated(Lsn(shared.index.0 - 1)));
         }
+        self.entries.take(shared, place);
+        let chain = &mut self.cursor.chain;
+        chain.lsn = shared.index;
+        chain.shared = shared.checksum;
+        chain.timestamp = shared.timestamp;
+        chain.entry_term = shared.entry_term;
+        self.held.back_mut().expect("the floor's segment is held").note(shared.index);
+        sink(ScanItem::Entry(&ScanEntry {
+            view: view.body,
+            body: &frame[geometry.block()..],
+            meta: EntryMeta::of(shared, place),
+            commit_hint,
+        }));
+        Ok(())
+    }
+
+    /// Moves the cursor behind a good frame.
+    fn note_frame(&mut self, view: &FrameView<'_>, frame: &[u8]) {
+        let geometry = self.geometry();
         let slot = &mut self.slots[geometry.slot(self.cursor.ordinal) as usize];
         let from = geometry.block_index(self.cursor.offset);
         let checksums = block_checksums(&geometry, view, frame);
         for (entry, checksum) in slot.now[from..].iter_mut().zip(checksums) {
             *entry = checksum;
         }
-        self.cursor.offset += u64::from(local.frame_bytes);
-        let chain = &mut self.cursor.chain;
-        chain.sequence += 1;
-        chain.local = super::frame::local_checksum(frame);
-        self.boot_last = local.boot;
-        self.term = self.term.max(local.term);
+        self.cursor.offset += frame.len() as u64;
+        self.cursor.chain.sequence += 1;
+        self.cursor.chain.local = super::frame::local_checksum(frame);
+        self.boot_last = view.local.boot;
+        self.term = self.term.max(view.local.term);
         self.frames += 1;
         self.bytes += frame.len() as u64;
-        if !shared.kind.is_entry() {
-            return Ok(());
-        }
-        chain.lsn = shared.index;
-        chain.shared = shared.checksum;
-        chain.timestamp = shared.timestamp;
-        chain.entry_term = shared.entry_term;
-        let held = self.held.back_mut().expect("the floor's segment is held");
-        held.lsn_max = held.lsn_max.max(shared.index);
-        if self.history.len() == HISTORY_ENTRIES_MAX {
-            self.history.pop_front();
-        }
-        let (term, timestamp) = (shared.entry_term, shared.timestamp);
-        self.history.push_back(EntryName { shared: shared.checksum, term, timestamp });
-        sink(ScanItem::Entry(view));
-        Ok(())
-    }
-
-    /// The superblock's term may be ahead of the frames', never behind the last of them.
-    fn term_of_frames(&self) -> Epoch {
-        self.history.back().map_or(Epoch(0), |name| name.term)
-    }
-
-    /// Takes back the entries from the frame's index on, if that is lawful: none of them was
-    /// committed, and the frame continues the entry before it.
-    fn truncate(&mut self, view: &FrameView<'_>) -> Result<(), LogDamaged> {
-        let shared = &view.shared;
-        let last = self.cursor.chain.lsn.0;
-        let back = (last - shared.index.0 + 1) as usize;
-        let replaced = self.history.len().checked_sub(back).filter(|at| *at > 0);
-        let lawful = replaced.is_some_and(|at| {
-            let (before, old) = (&self.history[at - 1], &self.history[at]);
-            shared.index > self.commit_hint
-                && shared.previous == before.shared
-                && shared.entry_term >= before.term
-                && shared.entry_term != old.term
-                && shared.timestamp > before.timestamp
-        });
-        match replaced {
-            Some(at) if lawful => {
-                self.history.truncate(at);
-                Ok(())
-            }
-            _ => Err(self.damaged(DamageReason::OrderBroken)),
-        }
     }
 
     fn begin_rest(&mut self, finding: Finding) -> Result<(), LogDamaged> {
@@ -532,11 +528,11 @@ impl LogScanner {
                     return self.begin_rest(Finding::Nothing);
                 }
                 let here = (tail.ordinal, tail.offset) == (self.cursor.ordinal, self.cursor.offset);
-                // Even the smallest frame goes to the next segment when it finds no room.
-                let least = 2 * u64::from(geometry.block_bytes);
-                let moved = end - tail.offset < least
-                    && tail.ordinal + 1 == self.cursor.ordinal
+                // The boot's first frame goes to the next segment when it finds no room. Its chain
+                // says that nothing stands between.
+                let moved = tail.ordinal + 1 == self.cursor.ordinal
                     && self.cursor.offset == geometry.data_offset();
+                let least = 2 * u64::from(geometry.block_bytes);
                 if at_tail && !here && !moved {
                     return Err(self.damaged(DamageReason::TailMissed));
                 }
@@ -637,7 +633,7 @@ impl LogScanner {
         if !finding.is_frame() && (continues || forced) && !end.lost {
             self.cursor = next;
             self.end = None;
-            self.held.push_back(HeldSegment { chain, lsn_max: chain.lsn });
+            self.held.push_back(HeldSegment::new(chain));
             return self.enter_segment();
         }
         if !self.header_fits(next.ordinal) {
@@ -791,6 +787,8 @@ impl LogScanner {
             Verdict::Clean
         };
         let vote = if sb.term == self.term { sb.vote } else { NodeId(0) };
+        let tail_entries = self.entries.tail(self.commit_hint);
+        let entries = std::mem::replace(&mut self.entries, EntryIndex::behind(&cursor.chain));
         Recovered {
             tail: Tail {
                 ordinal: cursor.ordinal,
@@ -798,6 +796,7 @@ impl LogScanner {
                 sequence: cursor.chain.sequence,
                 wipe_end,
             },
+            commit_hint: self.commit_hint,
             last_lsn: cursor.chain.lsn,
             last_timestamp: cursor.chain.timestamp,
             term: self.term,
@@ -805,7 +804,13 @@ impl LogScanner {
             frames: self.frames,
             bytes: self.bytes,
             verdict,
-            position: LogPosition { cursor, dirty_end: end.dirty_end, ring: self.into_ring() },
+            position: LogPosition {
+                cursor,
+                dirty_end: end.dirty_end,
+                tail: tail_entries,
+                ring: self.into_ring(),
+            },
+            entries,
         }
     }
 

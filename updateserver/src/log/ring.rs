@@ -36,8 +36,24 @@ pub struct Slot {
 pub struct HeldSegment {
     /// The chain before its first frame.
     pub chain: ChainState,
-    /// Highest index in it.
+    /// Highest index in it, or before it.
     pub lsn_max: Lsn,
+    /// Lowest index in it; the next one while there is none. Not above the index before the
+    /// segment when entries before it were superseded in it.
+    pub lsn_min: Lsn,
+}
+
+impl HeldSegment {
+    /// A segment without frames.
+    pub fn new(chain: ChainState) -> Self {
+        Self { chain, lsn_max: chain.lsn, lsn_min: Lsn(chain.lsn.0 + 1) }
+    }
+
+    /// Notes an entry in it.
+    pub fn note(&mut self, lsn: Lsn) {
+        self.lsn_max = self.lsn_max.max(lsn);
+        self.lsn_min = self.lsn_min.min(lsn);
+    }
 }
 
 /// The ring.
@@ -107,16 +123,18 @@ impl SegmentRing {
         assert!(self.next_ready(), "a segment is entered only when it is prepared");
         let last = self.held.back().expect("a segment is always held");
         assert!(chain.sequence > last.chain.sequence, "a segment is left with frames in it");
-        self.held.push_back(HeldSegment { chain, lsn_max: chain.lsn });
+        self.held.push_back(HeldSegment::new(chain));
         let slot = self.geometry.slot(self.current()) as usize;
         self.slots[slot].state = SlotState::Held;
     }
 
-    /// Notes a frame at `offset` of the current segment: its highest index, and the checksums of
-    /// its blocks as they will stand on disk.
-    pub fn record(&mut self, offset: u64, lsn: Lsn, blocks: impl Iterator<Item = u64>) {
+    /// Notes a frame at `offset` of the current segment: its index if it is an entry, and the
+    /// checksums of its blocks as they will stand on disk.
+    pub fn record(&mut self, offset: u64, entry: Option<Lsn>, blocks: impl Iterator<Item = u64>) {
         let held = self.held.back_mut().expect("a segment is always held");
-        held.lsn_max = held.lsn_max.max(lsn);
+        if let Some(lsn) = entry {
+            held.note(lsn);
+        }
         let slot = self.geometry.slot(self.current()) as usize;
         let from = self.geometry.block_index(offset);
         let table = self.slots[slot].contents.table_mut(&self.geometry);
@@ -125,10 +143,17 @@ impl SegmentRing {
         }
     }
 
-    /// The lowest floor that keeps every frame with an index above `lsn`, and the current segment.
+    /// The highest floor that keeps every frame with an index above `lsn`, and the current
+    /// segment, and before which no entry was superseded behind it: recovery knows of the entries
+    /// before a floor only the last one, and must never meet a frame that replaces it.
     pub fn floor_for(&self, lsn: Lsn) -> Floor {
         let released = self.held.iter().take_while(|held| held.lsn_max <= lsn).count();
-        let keep = released.min(self.held.len() - 1);
+        let most = released.min(self.held.len() - 1);
+        let is_final = |keep: &usize| {
+            let last = self.held[*keep].chain.lsn;
+            self.held.range(*keep..).all(|held| held.lsn_min > last)
+        };
+        let keep = (0..=most).rev().find(is_final).unwrap_or(0);
         Floor { ordinal: self.floor + keep as u64, chain: self.held[keep].chain }
     }
 

@@ -12,12 +12,13 @@ use super::bytes::{
     header_seal, is_zero, put_u16, put_u32, put_u64, put_u128,
 };
 use super::geometry::{BLOCK_BYTES_MIN, Geometry, GeometryError};
+use super::members::{MEMBERS_BYTES, Members};
 use super::position::{ChainState, Floor, Tail};
 
 /// First bytes of a superblock copy: "SPSB".
 pub const SUPERBLOCK_MAGIC: u32 = u32::from_le_bytes(*b"SPSB");
 /// Version of the superblock and of the whole log format.
-pub const SUPERBLOCK_VERSION: u16 = 1;
+pub const SUPERBLOCK_VERSION: u16 = 2;
 /// Copies.
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Which copies are written together, round after round.
@@ -61,6 +62,9 @@ pub struct Superblock {
     /// Up to this frame sequence everything was durable when the superblock was written: a log
     /// that ends earlier has lost something. As new as is cheap; never ahead.
     pub durable_sequence: u64,
+    /// The cluster's members as of the floor. At format: those that the cluster begins with, or
+    /// none on a node that joins later.
+    pub members: Members,
 }
 
 /// Why a copy, or the superblock as a whole, cannot be used.
@@ -116,7 +120,8 @@ pub enum SuperblockError {
 }
 
 const AT_CHAIN: usize = 168;
-const USED_BYTES: usize = 256;
+const AT_MEMBERS: usize = AT_CHAIN + 48;
+const USED_BYTES: usize = AT_MEMBERS + MEMBERS_BYTES;
 const _: () = assert!(USED_BYTES <= BLOCK_BYTES_MIN as usize);
 
 impl Superblock {
@@ -153,6 +158,7 @@ impl Superblock {
         put_u64(block, AT_CHAIN + 24, self.floor.chain.shared);
         put_u64(block, AT_CHAIN + 32, self.floor.chain.timestamp.0);
         put_u64(block, AT_CHAIN + 40, self.floor.chain.entry_term.0);
+        self.members.encode(&mut block[AT_MEMBERS..USED_BYTES]);
         header_seal(block);
     }
 
@@ -225,6 +231,7 @@ impl Superblock {
             },
             durable_sequence: get_u64(block, 120),
             floor: Floor { ordinal: get_u64(block, 160), chain },
+            members: Members::decode(&block[AT_MEMBERS..USED_BYTES]),
         })
     }
 
@@ -233,9 +240,10 @@ impl Superblock {
             if holds { Ok(()) } else { Err(SuperblockError::Field(field)) }
         };
         self.geometry.check()?;
-        let node_max = limits::NODES_MAX as u16;
+        let node_max = limits::NODE_ID_MAX;
         require(is_zero(&block[128..160]), "reserved")?;
-        require(is_zero(&block[AT_CHAIN + 48..]), "padding")?;
+        require(is_zero(&block[USED_BYTES..]), "padding")?;
+        self.members.fault().map_or(Ok(()), |fault| Err(SuperblockError::Field(fault)))?;
         require((1..=node_max).contains(&self.node.0), "node")?;
         require(self.vote.0 <= node_max, "vote")?;
         let chain = &self.floor.chain;

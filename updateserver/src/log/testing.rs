@@ -1,4 +1,4 @@
-//! What the tests of this module share: sizes, a seeded generator, memory for batches, a disk.
+//! What the tests of this module share: sizes, a seeded generator, a disk.
 //!
 //! Fault model of [`SimDisk`]: a write is pending until it completes. A completed write is on the
 //! medium. At a crash each pending write has landed in part: every sector (of one block) is old or
@@ -8,9 +8,10 @@
 
 use spillway_net::ids::{ClusterId, NodeId};
 
-use super::batch::{BatchBuffers, batch_buffer_bytes};
 use super::format::FormatPlan;
+use super::frame::{FrameSizes, LocalHeader, SectionEntry, SharedHeader, body_seal};
 use super::geometry::Geometry;
+use super::members::Members;
 use super::recovery::ReadRequest;
 use super::superblock::{
     DurableWrite, SUPERBLOCK_COPIES, Superblock, SuperblockChosen, SuperblockError,
@@ -90,24 +91,36 @@ impl Drop for SeedReport {
     }
 }
 
-/// Batch buffers on the heap.
-pub struct VecBuffers(pub Vec<Vec<u8>>);
-
-impl VecBuffers {
-    pub fn new(geometry: &Geometry, count: u16) -> Self {
-        // Not zeroed: what is not written must not reach the disk.
-        Self((0..count).map(|_| vec![0xa5; batch_buffer_bytes(geometry)]).collect())
-    }
+/// A frame finished in a buffer.
+pub struct FrameSealed {
+    /// Where it starts in the buffer.
+    pub start: usize,
+    pub sizes: FrameSizes,
+    /// Checksum of the local header.
+    pub local: u64,
+    /// Checksum of the shared header.
+    pub shared: u64,
 }
 
-impl BatchBuffers for VecBuffers {
-    fn buffer_mut(&mut self, index: u16) -> &mut [u8] {
-        &mut self.0[usize::from(index)]
-    }
-
-    fn count(&self) -> u16 {
-        self.0.len() as u16
-    }
+/// Finishes a frame by hand: the payload stands at `payload_start` of `buffer`. Sizes and checksums
+/// in the given headers are computed, all else is written as it is given, lawful or not.
+pub fn frame_seal(
+    geometry: &Geometry,
+    buffer: &mut [u8],
+    payload_start: usize,
+    directory: &[SectionEntry],
+    shared: SharedHeader,
+    mut local: LocalHeader,
+) -> FrameSealed {
+    let sizes = FrameSizes::of(geometry, directory.len(), shared.payload_bytes as usize);
+    let start = payload_start - sizes.header_bytes;
+    let frame = &mut buffer[start..start + sizes.frame_bytes];
+    let (head, body) = frame.split_at_mut(geometry.block());
+    let shared = body_seal(geometry, body, directory, shared).checksum;
+    local.frame_bytes = sizes.frame_bytes as u32;
+    local.header_bytes = sizes.header_bytes as u32;
+    local.shared = shared;
+    FrameSealed { start, sizes, local: local.encode(head), shared }
 }
 
 /// A file of the simulated disk.
@@ -140,7 +153,8 @@ pub struct SimDisk {
 
 impl SimDisk {
     pub fn format(geometry: Geometry) -> Self {
-        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite);
+        let members = Members::of_voters([NODE]);
+        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite, members);
         let plan = plan.expect("test geometry");
         let segment = |number| {
             let mut bytes = plan.segment_start(number);

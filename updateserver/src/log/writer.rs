@@ -1,9 +1,11 @@
-//! The writing half of the log: items in, batches out, acknowledgement of the contiguous durable
-//! prefix.
+//! The writing half of the log: finished entries in, frames in segments out, a report of the
+//! contiguous durable prefix.
 //!
-//! A pure core. The shell appends items while its turn lasts, ends the turn with
-//! [`LogInput::TurnEnd`], performs the writes it finds in [`LogEffects`], and reports every
-//! completion. Rules kept here: R6-R9, R12, R13, R21 of the consensus notes, and two more:
+//! A pure core, the same on leader and follower. The caller gives it entries in the order of the
+//! physical log ([`LogWriter::write`]), ends its turn with [`LogInput::TurnEnd`], performs the
+//! writes it finds in [`LogEffects`], and reports every completion. It neither decides what an
+//! entry is nor when it is committed. Rules kept here: R6-R9, R12, R13, R21 of the consensus notes,
+//! and two more:
 //!
 //! - The first frame of a segment is issued only when everything before it is durable. So the
 //!   frames that a crash may tear lie in one segment.
@@ -12,21 +14,21 @@
 
 use std::collections::VecDeque;
 
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId};
 use spillway_net::limits::LOG_WRITES_IN_FLIGHT_MAX;
+use spillway_runtime::slot_ring::{Slot, SlotMut, SlotRing};
 
-use super::batch::{
-    Batch, BatchBuffers, Committed, InFlight, Section, batch_buffer_bytes, sections_bytes,
-};
 use super::bytes::block_checksum;
-use super::clock::BatchClock;
-use super::frame::{
-    FrameKind, FrameSealed, FrameSizes, LocalHeader, SectionEntry, SharedHeader, frame_seal,
-    sector_checksum,
+use super::effects::{
+    Issued, LogEffects, LogInput, LogWrite, Poisoned, RawContent, RawFile, RawWrite,
 };
+use super::entries::EntryPlace;
+use super::entry_frame::EntryFrame;
+use super::frame::{FrameKind, FrameSizes, LocalHeader, SharedHeader, body_seal, sector_checksum};
 use super::geometry::Geometry;
 use super::position::Floor;
 use super::recovery::LogPosition;
+use super::superblock::{Superblock, SuperblockWrite, superblock_update};
 
 /// Segments that data may not use: room for no-op, freeze and configuration entries, without which
 /// a full log could never be emptied.
@@ -41,38 +43,16 @@ pub struct LogWriterOptions {
     pub cluster: ClusterId,
     /// This node.
     pub node: NodeId,
-    /// Current term; entries are proposed in it.
+    /// Current term, which frames repeat.
     pub term: Epoch,
     /// Vote in that term.
     pub vote: NodeId,
-    /// This start of the node; durable in the superblock before the writer is made.
+    /// This start of the node; durable in the superblock before the writer's first effect.
     pub boot: u64,
     /// Frames in flight, at most [`LOG_WRITES_IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
-    /// With fewer frames in flight a batch goes at once, however small. One more than none lets
-    /// the next batch be assembled while the device works; many small ones cost more than they
-    /// gain.
-    pub in_flight_small_max: usize,
-    /// With more frames in flight, a batch waits until it holds this much or one of them
-    /// completes.
-    pub batch_bytes_wait: usize,
     /// Silence after which a watermark frame covers the last frames.
     pub watermark_idle_nanos: u64,
-    /// Number of batch buffers: more than `in_flight_max`.
-    pub buffers: u16,
-}
-
-/// Whether an item can be appended now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// Append it.
-    Fits,
-    /// All buffers are busy: keep the item until a write completes.
-    Later,
-    /// The log is full up to its reserve: refuse work until the floor rises.
-    LogFull(LogSpace),
-    /// A write failed; nothing is accepted any more.
-    Poisoned,
 }
 
 /// How much of the log is in use.
@@ -84,151 +64,42 @@ pub struct LogSpace {
     pub total_bytes: u64,
 }
 
-/// What happened.
+/// A frame that was issued.
 #[derive(Clone, Copy, Debug)]
-pub enum LogInput {
-    /// The shell has appended what it had.
-    TurnEnd,
-    /// A frame write ended: bytes written, or errno.
-    WriteCompleted {
-        /// Of the [`LogWrite`].
-        sequence: u64,
-        /// Bytes written, or errno.
-        result: Result<u32, i32>,
-    },
-    /// A [`RawWrite`] ended: bytes written, or errno.
-    RawCompleted {
-        /// Of the write.
-        id: u32,
-        /// Bytes written, or errno.
-        result: Result<u32, i32>,
-    },
-    /// Time has passed.
-    Tick,
+struct InFlight {
+    segment: u32,
+    offset: u64,
+    frame_bytes: u32,
+    done: bool,
+    /// Write number and index; a watermark has none.
+    entry: Option<(u64, Lsn)>,
 }
 
-/// A frame to write, durably.
+/// What an open [`RawWrite`] is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogWrite {
-    /// Physical sequence; comes back with the completion.
-    pub sequence: u64,
-    /// Buffer that holds the frame. It must not change until the write has completed.
-    pub buffer: u16,
-    /// Where the frame starts in the buffer, a multiple of the block.
-    pub buffer_offset: u32,
-    /// Length, a multiple of the block.
-    pub bytes: u32,
-    /// Segment file.
-    pub segment: u32,
-    /// Offset in the file, a multiple of the block.
-    pub offset: u64,
-}
-
-/// Content of a write that is no frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RawContent {
-    /// This many zeros.
-    Zeros(u32),
-    /// Header and table of a segment.
-    Bytes(Vec<u8>),
-}
-
-impl RawContent {
-    /// Length.
-    pub fn len(&self) -> u32 {
-        match self {
-            Self::Zeros(bytes) => *bytes,
-            Self::Bytes(bytes) => bytes.len() as u32,
-        }
-    }
-
-    /// True when there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// A write to a segment that is no frame, durable like one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawWrite {
-    /// Comes back with the completion.
-    pub id: u32,
-    /// Segment file.
-    pub segment: u32,
-    /// Offset in the file, a multiple of the block.
-    pub offset: u64,
-    /// What to write.
-    pub content: RawContent,
-}
-
-/// Why a log takes no more writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Poisoned {
-    /// The device returned an error.
-    #[error(
-        "the log device failed a write to segment {segment} at offset {offset} (errno {errno}): \
-         nothing more is acknowledged; replace or check the log disk, then start the node again, \
-         which reads back what is durable"
-    )]
-    Failed {
-        /// Error number.
-        errno: i32,
-        /// Segment file.
-        segment: u32,
-        /// Offset in it.
-        offset: u64,
-    },
-    /// The device wrote less than it was asked to.
-    #[error(
-        "the log device wrote {written} of {expected} bytes to segment {segment} at offset \
-         {offset}: nothing more is acknowledged; check that the segment files have their full \
-         size, then start the node again, which reads back what is durable"
-    )]
-    Short {
-        /// Bytes written.
-        written: u32,
-        /// Bytes asked for.
-        expected: u32,
-        /// Segment file.
-        segment: u32,
-        /// Offset in it.
-        offset: u64,
-    },
-}
-
-/// What the shell has to do.
-#[derive(Clone, Debug, Default)]
-pub struct LogEffects {
-    /// Frames to write.
-    pub writes: Vec<LogWrite>,
-    /// Other writes.
-    pub raw_writes: Vec<RawWrite>,
-    /// The committed end moved here.
-    pub committed: Option<Committed>,
-    /// The log takes no more writes. Reported once.
-    pub poisoned: Option<Poisoned>,
-    /// A tick is wanted at this time.
-    pub next_deadline_nanos: Option<u64>,
-}
-
-impl LogEffects {
-    /// Empties the lists and keeps their memory.
-    pub fn clear(&mut self) {
-        self.writes.clear();
-        self.raw_writes.clear();
-        self.committed = None;
-        self.poisoned = None;
-        self.next_deadline_nanos = None;
-    }
+enum RawPurpose {
+    Wipe,
+    Prepare(u32),
+    Superblock,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct RawPending {
     id: u32,
-    segment: u32,
+    file: RawFile,
     offset: u64,
     bytes: u32,
-    prepares: bool,
+    purpose: RawPurpose,
+}
+
+/// A superblock on its way.
+#[derive(Debug)]
+struct SuperblockUpdate {
+    sequence: u64,
+    /// Not yet ordered, the next one last.
+    rounds: Vec<Vec<SuperblockWrite>>,
+    /// Writes of the present round that have not completed.
+    open: usize,
 }
 
 /// The writer.
@@ -237,23 +108,22 @@ pub struct LogWriter {
     options: LogWriterOptions,
     geometry: Geometry,
     position: LogPosition,
-    clock: BatchClock,
-    digests: Vec<u128>,
-    open: Option<Batch>,
-    closed: VecDeque<Batch>,
+    /// Waiting entries in physical order, each with its write number.
+    queue: VecDeque<(u64, EntryFrame)>,
     /// Issued frames from `durable_sequence + 1` on, without gaps.
     in_flight: VecDeque<InFlight>,
     durable_sequence: u64,
-    durable: Committed,
-    ticket: u64,
-    buffers_free: Vec<u16>,
-    directories_free: Vec<Vec<SectionEntry>>,
+    /// Last index of the durable prefix of the physical log.
+    durable_lsn: Lsn,
+    committed: Lsn,
+    write_number: u64,
     raw_pending: Vec<RawPending>,
     raw_id: u32,
+    superblock: Option<SuperblockUpdate>,
     /// Writes of zeros that must be durable before the first frame.
     wipes_open: usize,
     wipes_issued: bool,
-    /// Data or no-op frames were written that no later frame covers yet.
+    /// Entries were written that no later frame covers yet.
     uncovered: bool,
     last_frame_nanos: u64,
     shutting_down: bool,
@@ -261,44 +131,32 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// A writer that continues at `position` with the running digests of all partitions there. Its
-    /// first frame is a no-op of the new boot, issued at the first step.
+    /// A writer that continues at `position`.
     ///
     /// # Panics
     /// On options that contradict each other or the log: a programming error of the shell.
-    pub fn new(options: LogWriterOptions, position: LogPosition, digests: Vec<u128>) -> Self {
+    pub fn new(options: LogWriterOptions, position: LogPosition) -> Self {
         let geometry = *position.ring.geometry();
         let chain = position.cursor.chain;
         geometry.check().expect("the superblock's geometry was checked");
         assert!((1..=LOG_WRITES_IN_FLIGHT_MAX).contains(&options.in_flight_max), "in flight");
-        assert!(options.in_flight_small_max > 0, "with none in flight a batch goes at once");
-        assert!(usize::from(options.buffers) > options.in_flight_max, "one buffer stays to fill");
-        assert_eq!(digests.len(), usize::from(geometry.partitions), "a digest per partition");
         assert!(options.term >= chain.entry_term, "the term never falls");
         assert_eq!(position.cursor.ordinal, position.ring.current(), "cursor and ring agree");
         assert!(options.boot > 0, "a boot is numbered from 1");
-        let buffers_free = (1..options.buffers).rev().collect();
-        let durable = Committed {
-            epoch: chain.entry_term,
-            lsn: chain.lsn,
-            ticket: 0,
-            timestamp: chain.timestamp,
-        };
+        let last = position.tail.last_identity();
+        assert_eq!((last.lsn, last.checksum), (chain.lsn, chain.shared), "tail and chain agree");
         Self {
             options,
             geometry,
-            clock: BatchClock::new(chain.timestamp),
-            digests,
-            open: None,
-            closed: VecDeque::from([Batch::new(FrameKind::NoOp, 0, Vec::new())]),
+            queue: VecDeque::new(),
             in_flight: VecDeque::with_capacity(options.in_flight_max),
             durable_sequence: chain.sequence - 1,
-            durable,
-            ticket: 0,
-            buffers_free,
-            directories_free: Vec::new(),
+            durable_lsn: chain.lsn,
+            committed: position.tail.base().lsn,
+            write_number: 0,
             raw_pending: Vec::new(),
             raw_id: 0,
+            superblock: None,
             wipes_open: 0,
             wipes_issued: false,
             uncovered: false,
@@ -309,8 +167,29 @@ impl LogWriter {
         }
     }
 
-    /// Changes the term and vote that frames repeat, and the term of new entries. The superblock
-    /// that says so is durable before.
+    /// Queues an entry: the next one in the log, or one with a smaller index, which supersedes the
+    /// entry there and all behind it (rule R9). Returns its write number, counted from 1 in the
+    /// order of these calls. A poisoned writer takes it and never reports it durable.
+    ///
+    /// # Panics
+    /// When recovery would refuse the log with this entry in it: it does not continue the one
+    /// before it, or supersedes what is committed. See [`super::EntryIndex::accepts`].
+    pub fn write(&mut self, frame: EntryFrame) -> u64 {
+        let shared = &frame.shared;
+        let (tail, committed) = (&self.position.tail, self.committed);
+        assert!(tail.accepts(shared, committed), "{shared:?} behind {:?}", tail.last_identity());
+        assert!(shared.entry_term <= self.options.term, "no entry of a later term than the node's");
+        assert_eq!(frame.head.len(), self.geometry.block(), "a block for the local header");
+        assert_eq!(frame.frame_bytes(), shared.frame_bytes as usize, "a whole frame");
+        self.position.tail.take(shared, EntryPlace::NOWHERE);
+        self.write_number += 1;
+        if self.poisoned.is_none() {
+            self.queue.push_back((self.write_number, frame));
+        }
+        self.write_number
+    }
+
+    /// Changes the term and vote that frames repeat. A vote is durable in the superblock before.
     pub fn hard_state_set(&mut self, term: Epoch, vote: NodeId) {
         assert!(term >= self.options.term, "the term never falls");
         let kept = term > self.options.term || vote == self.options.vote;
@@ -319,39 +198,34 @@ impl LogWriter {
         self.options.vote = vote;
     }
 
-    /// Whether an item of this many sections and payload bytes (each section rounded up to 16)
-    /// can be appended now. Data keeps off the reserve.
-    pub fn room(&self, sections: usize, bytes: usize) -> Room {
-        self.room_with_reserve(sections, bytes, RESERVE_SEGMENTS)
+    /// Everything up to `lsn` is committed. Later frames say so as far as it is durable here (rule
+    /// R8); no later entry may supersede it. The entries up to `lsn` were given to
+    /// [`Self::write`] before, in the form in which they are committed.
+    pub fn committed_set(&mut self, lsn: Lsn) {
+        let known = lsn.min(self.position.tail.last());
+        if known > self.committed {
+            self.committed = known;
+            self.position.tail.release_to(known);
+        }
     }
 
-    /// Like [`Self::room`] for freeze and configuration entries, which may use the reserve.
-    pub fn room_reserved(&self, sections: usize, bytes: usize) -> Room {
-        self.room_with_reserve(sections, bytes, 0)
+    /// Entries that wait or are in flight.
+    pub fn pending_count(&self) -> usize {
+        self.queue.len() + self.in_flight.len()
     }
 
-    fn room_with_reserve(&self, sections: usize, bytes: usize, reserve: usize) -> Room {
-        assert!(sections > 0 && bytes > 0, "an item has sections");
-        assert!(sections <= self.geometry.sections_max(), "an item fits a batch: {sections}");
-        assert!(bytes <= self.geometry.payload_bytes_max(), "an item fits a batch: {bytes} bytes");
-        if self.poisoned.is_some() {
-            return Room::Poisoned;
-        }
-        let joins = self.open.as_ref().filter(|b| b.has_room(&self.geometry, sections, bytes));
-        if joins.is_none() && self.buffers_free.is_empty() {
-            return Room::Later;
-        }
-        let last = match joins {
-            Some(batch) => batch.frame_bytes_with(&self.geometry, sections, bytes),
-            None => FrameSizes::of(&self.geometry, sections, bytes).frame_bytes,
-        };
-        let before = self.open.iter().filter(|_| joins.is_none());
-        let pending = self.closed.iter().chain(before).map(|b| b.frame_bytes(&self.geometry));
-        let segments = self.segments_needed(pending.chain([last]));
-        match self.position.ring.free_count().checked_sub(reserve) {
-            Some(free) if segments <= free => Room::Fits,
-            _ => Room::LogFull(self.space()),
-        }
+    /// Whether frames of these sizes, behind all that waits, find room and leave
+    /// `reserve_segments` free. Data of a leader leaves [`RESERVE_SEGMENTS`]; a follower writes
+    /// what fits at all.
+    pub fn has_room(
+        &self,
+        frames: impl IntoIterator<Item = usize>,
+        reserve_segments: usize,
+    ) -> bool {
+        let waiting = self.queue.iter().map(|(_, frame)| frame.frame_bytes());
+        let segments = self.segments_needed(waiting.chain(frames));
+        let free = self.position.ring.free_count().checked_sub(reserve_segments);
+        free.is_some_and(|free| segments <= free)
     }
 
     /// Segments beyond the current one that frames of these sizes would take.
@@ -379,9 +253,9 @@ impl LogWriter {
         }
     }
 
-    /// The durable, committed end of the log.
-    pub fn committed(&self) -> Committed {
-        self.durable
+    /// Sizes.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// Up to this frame everything is durable. Every superblock that is written repeats it.
@@ -389,21 +263,16 @@ impl LogWriter {
         self.durable_sequence
     }
 
-    /// The running digest of every partition after everything appended so far.
-    pub fn digests(&self) -> &[u128] {
-        &self.digests
-    }
-
-    /// The index that the batch now open, or the next one, will have.
-    pub fn lsn_next(&self) -> Lsn {
-        let waiting = self.closed.iter().filter(|batch| batch.kind.is_entry()).count();
-        Lsn(self.position.cursor.chain.lsn.0 + waiting as u64 + 1)
+    /// Why nothing is taken any more.
+    pub fn poisoned(&self) -> Option<Poisoned> {
+        self.poisoned
     }
 
     /// The floor to write into the superblock once everything up to `lsn` is covered by a
-    /// checkpoint.
+    /// checkpoint. It also stays behind what is committed and durable here, so that the entry in
+    /// front of it is final.
     pub fn floor_for(&self, lsn: Lsn) -> Floor {
-        self.position.ring.floor_for(lsn)
+        self.position.ring.floor_for(lsn.min(self.commit_hint()))
     }
 
     /// Releases the segments before a floor whose superblock is durable. They are prepared for
@@ -412,117 +281,84 @@ impl LogWriter {
         self.position.ring.release(floor);
     }
 
-    /// Announces the end: nothing more is appended, and when all is durable a last watermark frame
-    /// covers it.
+    /// Announces the end: when all is durable a last watermark frame covers it.
     pub fn shutdown(&mut self) {
         self.shutting_down = true;
     }
 
-    /// True when nothing is open, waiting or in flight, and the last frames are covered.
+    /// True when nothing is waiting or in flight, and the last frames are covered or cannot be.
     pub fn is_quiet(&self) -> bool {
-        let empty = self.open.is_none() && self.closed.is_empty() && self.in_flight.is_empty();
-        empty && self.raw_pending.is_empty() && !self.uncovered
+        let covered = !self.uncovered || !self.has_room_for_watermark();
+        self.pending_count() == 0 && self.raw_pending.is_empty() && covered
     }
 
-    /// Copies an item into the open batch. [`Self::room`] must have said that it fits. Returns the
-    /// index that the item will have.
-    pub fn append(
-        &mut self,
-        ticket: u64,
-        item: &[Section<'_>],
-        buffers: &mut (impl BatchBuffers + ?Sized),
-    ) -> Lsn {
-        assert!(self.poisoned.is_none(), "nothing is appended to a poisoned log");
-        assert!(!self.shutting_down, "nothing is appended after the shutdown began");
-        assert!(ticket > self.ticket, "tickets rise: {ticket} after {}", self.ticket);
-        assert!(!item.is_empty(), "an item has sections");
-        assert_eq!(buffers.count(), self.options.buffers, "the buffers of the options");
-        let bytes = sections_bytes(item);
-        let full = self.open.take_if(|batch| !batch.has_room(&self.geometry, item.len(), bytes));
-        self.closed.extend(full);
-        let batch = self.open.get_or_insert_with(|| {
-            let buffer = self.buffers_free.pop().expect("room was asked for before");
-            let directory = self.directories_free.pop().unwrap_or_default();
-            Batch::new(FrameKind::Data, buffer, directory)
-        });
-        assert!(batch.has_room(&self.geometry, item.len(), bytes), "an item fits a batch");
-        let buffer = buffers.buffer_mut(batch.buffer);
-        assert!(buffer.len() >= batch_buffer_bytes(&self.geometry), "buffers of full size");
-        for section in item {
-            batch.push(&self.geometry, section, &mut self.digests, buffer);
-        }
-        batch.ticket = ticket;
-        self.ticket = ticket;
-        self.lsn_next()
+    /// Begins to write a superblock, in two rounds. [`LogEffects::superblock_durable`] names its
+    /// sequence when it is in force. It has the present term and vote, or later ones: frames that
+    /// carry them may lie before its floor.
+    ///
+    /// # Panics
+    /// When another one is on its way (see [`Self::superblock_is_open`]), or on an earlier term.
+    pub fn superblock_write(&mut self, superblock: &Superblock) {
+        assert!(self.superblock.is_none(), "one superblock at a time");
+        assert!(superblock.term >= self.options.term, "a superblock never forgets a term");
+        assert_eq!(superblock.boot, self.options.boot, "of this boot");
+        assert!(superblock.durable_sequence <= self.durable_sequence, "never ahead");
+        let mut rounds = superblock_update(superblock).to_vec();
+        rounds.reverse();
+        self.superblock = Some(SuperblockUpdate { sequence: superblock.sequence, rounds, open: 0 });
+    }
+
+    /// True while a superblock is on its way.
+    pub fn superblock_is_open(&self) -> bool {
+        self.superblock.is_some()
     }
 
     /// Moves the core on.
     pub fn step(
         &mut self,
         now_nanos: u64,
-        wall: WallMicros,
         input: LogInput,
-        buffers: &mut (impl BatchBuffers + ?Sized),
+        slots: &mut SlotRing,
         out: &mut LogEffects,
     ) {
+        out.next_deadline_nanos = None;
         if self.poisoned.is_some() {
             return;
         }
-        let completion = match input {
+        match input {
             LogInput::WriteCompleted { sequence, result } => {
                 self.write_completed(sequence, result, out);
-                true
             }
-            LogInput::RawCompleted { id, result } => {
-                self.raw_completed(id, result, out);
-                true
-            }
-            LogInput::TurnEnd | LogInput::Tick => false,
-        };
+            LogInput::RawCompleted { id, result } => self.raw_completed(id, result, out),
+            LogInput::TurnEnd | LogInput::Tick => {}
+        }
         if self.poisoned.is_some() {
             return;
         }
         self.issue_wipes(out);
         self.issue_prepare(out);
-        if !matches!(input, LogInput::Tick) {
-            self.pump(completion, now_nanos, wall, buffers, out);
-        }
-        self.watermark(now_nanos, wall, buffers, out);
+        self.issue_superblock(out);
+        self.pump(now_nanos, out);
+        out.next_deadline_nanos = self.watermark(now_nanos, slots, out);
     }
 
-    /// Issues batches in order as long as the rules allow it.
-    fn pump(
-        &mut self,
-        completion: bool,
-        now_nanos: u64,
-        wall: WallMicros,
-        buffers: &mut (impl BatchBuffers + ?Sized),
-        out: &mut LogEffects,
-    ) {
-        loop {
-            if self.closed.is_empty() {
-                let wait = self.options.batch_bytes_wait;
-                let few = self.in_flight.len() < self.options.in_flight_small_max;
-                let ripe = |batch: &mut Batch| completion || few || batch.payload_bytes >= wait;
-                let free = self.in_flight.len() < self.options.in_flight_max;
-                let batch = if free { self.open.take_if(ripe) } else { None };
-                self.closed.extend(batch);
-            }
-            if self.closed.is_empty() || !self.can_issue() {
+    /// Issues entries in order as long as the rules allow it.
+    fn pump(&mut self, now_nanos: u64, out: &mut LogEffects) {
+        while let Some((_, frame)) = self.queue.front() {
+            if !self.can_issue(frame.frame_bytes() as u64) {
                 return;
             }
-            let batch = self.closed.pop_front().expect("checked above");
-            self.issue(batch, now_nanos, wall, buffers, out);
+            let commit_hint = self.commit_hint();
+            let (number, frame) = self.queue.pop_front().expect("seen above");
+            self.issue(Some(number), frame, commit_hint, now_nanos, out);
         }
     }
 
-    /// True when the first closed batch may be written now; enters the next segment for it.
-    fn can_issue(&mut self) -> bool {
+    /// True when a frame of this size may be written now; enters the next segment for it.
+    fn can_issue(&mut self, bytes: u64) -> bool {
         if self.in_flight.len() >= self.options.in_flight_max || self.wipes_open > 0 {
             return false;
         }
-        let batch = self.closed.front().expect("asked for the first closed batch");
-        let bytes = batch.frame_bytes(&self.geometry) as u64;
         let cursor = &mut self.position.cursor;
         if cursor.offset + bytes <= u64::from(self.geometry.segment_bytes) {
             return true;
@@ -536,107 +372,87 @@ impl LogWriter {
         true
     }
 
-    fn headers(&mut self, batch: &Batch, stamp: WallMicros) -> (SharedHeader, LocalHeader) {
-        let cursor = &self.position.cursor;
-        let chain = &cursor.chain;
-        let entry = batch.kind.is_entry();
-        let shared = SharedHeader {
-            kind: batch.kind,
-            checksum: 0,
-            cluster: self.options.cluster,
-            entry_term: if entry { self.options.term } else { chain.entry_term },
-            index: if entry { Lsn(chain.lsn.0 + 1) } else { chain.lsn },
-            previous: chain.shared,
-            timestamp: stamp,
-            section_count: batch.directory.len() as u32,
-            payload_bytes: batch.payload_bytes as u32,
-            frame_bytes: 0,
+    /// What a frame issued now may say is committed: no entry that is not durable here in the form
+    /// in which it was committed.
+    fn commit_hint(&self) -> Lsn {
+        let issued = self.in_flight.iter().filter_map(|frame| frame.entry.map(|(_, lsn)| lsn));
+        let waiting = self.queue.iter().map(|(_, frame)| frame.shared.index);
+        let pending = issued.chain(waiting).min().map_or(self.durable_lsn, |lsn| Lsn(lsn.0 - 1));
+        self.committed.min(self.durable_lsn).min(pending)
+    }
+
+    /// Writes the local header in front of the body and orders the write of the frame.
+    fn issue(
+        &mut self,
+        number: Option<u64>,
+        frame: EntryFrame,
+        commit_hint: Lsn,
+        now_nanos: u64,
+        out: &mut LogEffects,
+    ) {
+        let EntryFrame { shared, mut head, body, .. } = frame;
+        let local = self.local_header(&shared, commit_hint);
+        let checksum = local.encode(&mut head);
+        let slot = Slot::joined(&head.freeze(), &body);
+        let slot = slot.expect("the block for the local header lies in front of the body");
+        self.record_frame(&slot, &shared);
+        let cursor = &mut self.position.cursor;
+        let place = EntryPlace {
+            ordinal: cursor.ordinal,
+            offset: cursor.offset as u32,
+            bytes: shared.frame_bytes,
         };
-        let local = LocalHeader {
+        cursor.offset += u64::from(shared.frame_bytes);
+        cursor.chain.sequence += 1;
+        cursor.chain.local = checksum;
+        let entry = number.map(|number| (number, shared.index));
+        if let Some((number, lsn)) = entry {
+            cursor.chain.lsn = lsn;
+            cursor.chain.shared = shared.checksum;
+            cursor.chain.timestamp = shared.timestamp;
+            cursor.chain.entry_term = shared.entry_term;
+            out.issued.push(Issued { number, lsn, checksum: shared.checksum, place });
+        }
+        self.uncovered = entry.is_some();
+        self.last_frame_nanos = now_nanos;
+        let (sequence, frame_bytes) = (local.sequence, shared.frame_bytes);
+        let (segment, offset) = (local.segment, local.offset);
+        out.writes.push(LogWrite { sequence, slot, bytes: frame_bytes, segment, offset });
+        self.in_flight.push_back(InFlight { segment, offset, frame_bytes, done: false, entry });
+    }
+
+    fn local_header(&self, shared: &SharedHeader, commit_hint: Lsn) -> LocalHeader {
+        let cursor = &self.position.cursor;
+        assert!(commit_hint <= cursor.chain.lsn, "a commit hint names an entry before the frame");
+        LocalHeader {
             cluster: self.options.cluster,
             node: self.options.node,
             boot: self.options.boot,
             segment: self.geometry.slot(cursor.ordinal),
             generation: self.geometry.generation(cursor.ordinal),
             offset: cursor.offset,
-            sequence: chain.sequence,
-            previous: chain.local,
+            sequence: cursor.chain.sequence,
+            previous: cursor.chain.local,
             term: self.options.term,
             vote: self.options.vote,
             durable_sequence: self.durable_sequence,
-            commit_hint: self.durable.lsn,
-            frame_bytes: 0,
-            header_bytes: 0,
-            shared: 0,
-        };
-        (shared, local)
-    }
-
-    /// Finishes the frame of a batch in its buffer and orders its write.
-    fn issue(
-        &mut self,
-        mut batch: Batch,
-        now_nanos: u64,
-        wall: WallMicros,
-        buffers: &mut (impl BatchBuffers + ?Sized),
-        out: &mut LogEffects,
-    ) {
-        let entry = batch.kind.is_entry();
-        let last = self.position.cursor.chain.timestamp;
-        let stamp = if entry { self.clock.stamp(now_nanos, wall) } else { last };
-        assert!(!entry || stamp > last, "batch timestamps rise strictly");
-        let (shared, local) = self.headers(&batch, stamp);
-        let start = self.geometry.header_bytes_max();
-        let buffer = buffers.buffer_mut(batch.buffer);
-        let sealed = frame_seal(&self.geometry, buffer, start, &batch.directory, shared, local);
-        let frame = &buffer[sealed.start..sealed.start + sealed.sizes.frame_bytes];
-        self.record_frame(frame, &sealed, shared.index);
-        let frame_bytes = sealed.sizes.frame_bytes as u32;
-        out.writes.push(LogWrite {
-            sequence: local.sequence,
-            buffer: batch.buffer,
-            buffer_offset: sealed.start as u32,
-            bytes: frame_bytes,
-            segment: local.segment,
-            offset: local.offset,
-        });
-        let cursor = &mut self.position.cursor;
-        cursor.offset += u64::from(frame_bytes);
-        cursor.chain.sequence += 1;
-        cursor.chain.local = sealed.local;
-        let previous = self.in_flight.back().map_or(self.durable.ticket, |f| f.committed.ticket);
-        if entry {
-            cursor.chain.lsn = shared.index;
-            cursor.chain.shared = sealed.shared;
-            cursor.chain.timestamp = stamp;
-            cursor.chain.entry_term = shared.entry_term;
+            commit_hint,
+            frame_bytes: shared.frame_bytes,
+            header_bytes: shared.sizes(&self.geometry).header_bytes as u32,
+            shared: shared.checksum,
         }
-        let ticket = if batch.kind == FrameKind::Data { batch.ticket } else { previous };
-        let (epoch, lsn) = (shared.entry_term, shared.index);
-        self.in_flight.push_back(InFlight {
-            buffer: batch.buffer,
-            segment: local.segment,
-            offset: local.offset,
-            frame_bytes,
-            done: false,
-            kind: batch.kind,
-            committed: Committed { epoch, lsn, ticket, timestamp: stamp },
-        });
-        batch.directory.clear();
-        self.directories_free.push(batch.directory);
-        self.uncovered = entry;
-        self.last_frame_nanos = now_nanos;
     }
 
     /// Notes what the frame makes of the blocks it covers, for the time when its segment is
     /// recycled.
-    fn record_frame(&mut self, frame: &[u8], sealed: &FrameSealed, lsn: Lsn) {
+    fn record_frame(&mut self, frame: &[u8], shared: &SharedHeader) {
         let block = self.geometry.block();
-        let (headers, area) =
-            (&frame[..sealed.sizes.header_bytes], &frame[block..sealed.sizes.header_bytes]);
-        let sectors = (0..sealed.sizes.payload_blocks).map(|i| sector_checksum(area, i));
+        let sizes = shared.sizes(&self.geometry);
+        let (headers, area) = (&frame[..sizes.header_bytes], &frame[block..sizes.header_bytes]);
+        let sectors = (0..sizes.payload_blocks).map(|i| sector_checksum(area, i));
         let blocks = headers.chunks_exact(block).map(block_checksum).chain(sectors);
-        self.position.ring.record(self.position.cursor.offset, lsn, blocks);
+        let entry = shared.kind.is_entry().then_some(shared.index);
+        self.position.ring.record(self.position.cursor.offset, entry, blocks);
     }
 
     fn write_completed(&mut self, sequence: u64, result: Result<u32, i32>, out: &mut LogEffects) {
@@ -645,19 +461,18 @@ impl LogWriter {
         let frame = frame.expect("a completion belongs to a frame in flight");
         assert!(!frame.done, "frame {sequence} completed twice");
         if result != Ok(frame.frame_bytes) {
-            let (expected, segment, offset) = (frame.frame_bytes, frame.segment, frame.offset);
-            self.poison(result, expected, segment, offset, out);
+            let (expected, file) = (frame.frame_bytes, RawFile::Segment(frame.segment));
+            let offset = frame.offset;
+            self.poison(result, expected, file, offset, out);
             return;
         }
         frame.done = true;
-        self.buffers_free.push(frame.buffer);
         while self.in_flight.front().is_some_and(|frame| frame.done) {
             let frame = self.in_flight.pop_front().expect("checked above");
             self.durable_sequence += 1;
-            if frame.kind.is_entry() {
-                assert!(frame.committed.lsn > self.durable.lsn, "acknowledged in log order");
-                self.durable = frame.committed;
-                out.committed = Some(frame.committed);
+            if let Some((number, lsn)) = frame.entry {
+                self.durable_lsn = lsn;
+                out.durable = Some(number);
             }
         }
     }
@@ -666,11 +481,20 @@ impl LogWriter {
         let at = self.raw_pending.iter().position(|raw| raw.id == id);
         let raw = self.raw_pending.swap_remove(at.expect("a completion belongs to a write"));
         if result != Ok(raw.bytes) {
-            self.poison(result, raw.bytes, raw.segment, raw.offset, out);
-        } else if raw.prepares {
-            self.position.ring.prepared(raw.segment);
-        } else {
-            self.wipes_open -= 1;
+            self.poison(result, raw.bytes, raw.file, raw.offset, out);
+            return;
+        }
+        match raw.purpose {
+            RawPurpose::Wipe => self.wipes_open -= 1,
+            RawPurpose::Prepare(segment) => self.position.ring.prepared(segment),
+            RawPurpose::Superblock => {
+                let update = self.superblock.as_mut().expect("its writes are open");
+                update.open -= 1;
+                if update.open == 0 && update.rounds.is_empty() {
+                    out.superblock_durable = Some(update.sequence);
+                    self.superblock = None;
+                }
+            }
         }
     }
 
@@ -678,32 +502,33 @@ impl LogWriter {
         &mut self,
         result: Result<u32, i32>,
         expected: u32,
-        segment: u32,
+        file: RawFile,
         offset: u64,
         out: &mut LogEffects,
     ) {
         assert!(self.poisoned.is_none(), "a log is poisoned once");
         let poisoned = match result {
-            Err(errno) => Poisoned::Failed { errno, segment, offset },
-            Ok(written) => Poisoned::Short { written, expected, segment, offset },
+            Err(errno) => Poisoned::Failed { errno, file, offset },
+            Ok(written) => Poisoned::Short { written, expected, file, offset },
         };
         self.poisoned = Some(poisoned);
+        self.queue.clear();
         out.poisoned = Some(poisoned);
     }
 
     fn raw_write(
         &mut self,
-        segment: u32,
+        file: RawFile,
         offset: u64,
         content: RawContent,
-        prepares: bool,
+        purpose: RawPurpose,
         out: &mut LogEffects,
     ) {
         let id = self.raw_id;
         self.raw_id = self.raw_id.wrapping_add(1);
         let bytes = content.len();
-        self.raw_pending.push(RawPending { id, segment, offset, bytes, prepares });
-        out.raw_writes.push(RawWrite { id, segment, offset, content });
+        self.raw_pending.push(RawPending { id, file, offset, bytes, purpose });
+        out.raw_writes.push(RawWrite { id, file, offset, content });
     }
 
     /// Orders the zeros over the remains of dropped frames.
@@ -712,11 +537,12 @@ impl LogWriter {
             return;
         }
         self.wipes_issued = true;
-        let segment = self.geometry.slot(self.position.cursor.ordinal);
+        let file = RawFile::Segment(self.geometry.slot(self.position.cursor.ordinal));
         let mut offset = self.position.cursor.offset;
         while offset < self.position.dirty_end {
             let bytes = (self.position.dirty_end - offset).min(WIPE_BYTES_MAX);
-            self.raw_write(segment, offset, RawContent::Zeros(bytes as u32), false, out);
+            let zeros = RawContent::Zeros(bytes as u32);
+            self.raw_write(file, offset, zeros, RawPurpose::Wipe, out);
             self.wipes_open += 1;
             offset += bytes;
         }
@@ -726,8 +552,29 @@ impl LogWriter {
     fn issue_prepare(&mut self, out: &mut LogEffects) {
         let chain = self.position.cursor.chain;
         if let Some((segment, bytes)) = self.position.ring.prepare_next(&chain) {
-            self.raw_write(segment, 0, RawContent::Bytes(bytes), true, out);
+            let (file, content) = (RawFile::Segment(segment), RawContent::Bytes(bytes));
+            self.raw_write(file, 0, content, RawPurpose::Prepare(segment), out);
         }
+    }
+
+    /// Orders the next round of the superblock when the one before it is durable.
+    fn issue_superblock(&mut self, out: &mut LogEffects) {
+        let Some(update) = self.superblock.as_mut().filter(|update| update.open == 0) else {
+            return;
+        };
+        let round = update.rounds.pop().expect("an update ends with its last round");
+        update.open = round.len();
+        for SuperblockWrite { offset, bytes } in round {
+            let content = RawContent::Bytes(bytes);
+            self.raw_write(RawFile::Superblock, offset, content, RawPurpose::Superblock, out);
+        }
+    }
+
+    /// The last bytes of a full log belong to the entries that empty it.
+    fn has_room_for_watermark(&self) -> bool {
+        let left = u64::from(self.geometry.segment_bytes) - self.position.cursor.offset;
+        let roomy = left >= u64::from(self.geometry.batch_bytes_max);
+        roomy || self.position.ring.free_count() > 0
     }
 
     /// Writes a watermark frame when the log has been silent (or ends) and its last frames are not
@@ -735,27 +582,47 @@ impl LogWriter {
     fn watermark(
         &mut self,
         now_nanos: u64,
-        wall: WallMicros,
-        buffers: &mut (impl BatchBuffers + ?Sized),
+        slots: &mut SlotRing,
         out: &mut LogEffects,
-    ) {
-        let idle = self.open.is_none() && self.closed.is_empty() && self.in_flight.is_empty();
-        if !idle || !self.uncovered {
-            return;
+    ) -> Option<u64> {
+        let idle = self.pending_count() == 0;
+        if !idle || !self.uncovered || !self.has_room_for_watermark() {
+            return None;
         }
-        let deadline = self.last_frame_nanos.saturating_add(self.options.watermark_idle_nanos);
+        let idle_nanos = self.options.watermark_idle_nanos;
+        let deadline = self.last_frame_nanos.saturating_add(idle_nanos);
         if !self.shutting_down && now_nanos < deadline {
-            out.next_deadline_nanos = Some(deadline);
-            return;
+            return Some(deadline);
         }
-        let left = u64::from(self.geometry.segment_bytes) - self.position.cursor.offset;
-        let roomy = left >= u64::from(self.geometry.batch_bytes_max);
-        if !roomy && self.position.ring.free_count() == 0 {
-            // The last bytes of a full log belong to the entries that empty it.
-            return;
+        let bytes = FrameSizes::of(&self.geometry, 0, 0).frame_bytes;
+        if !self.can_issue(bytes as u64) {
+            // The next segment is being prepared; its completion leads here again.
+            return None;
         }
-        let buffer = self.buffers_free.pop().expect("no frame holds a buffer");
-        self.closed.push_back(Batch::new(FrameKind::Watermark, buffer, Vec::new()));
-        self.pump(false, now_nanos, wall, buffers, out);
+        let Some(slot) = slots.reserve(bytes) else {
+            return Some(now_nanos.saturating_add(idle_nanos));
+        };
+        let frame = self.watermark_frame(slot);
+        self.issue(None, frame, self.commit_hint(), now_nanos, out);
+        None
+    }
+
+    fn watermark_frame(&self, slot: SlotMut) -> EntryFrame {
+        let chain = &self.position.cursor.chain;
+        let header = SharedHeader {
+            kind: FrameKind::Watermark,
+            checksum: 0,
+            cluster: self.options.cluster,
+            entry_term: chain.entry_term,
+            index: chain.lsn,
+            previous: chain.shared,
+            timestamp: chain.timestamp,
+            section_count: 0,
+            payload_bytes: 0,
+            frame_bytes: 0,
+        };
+        let (head, mut body) = slot.split_at(self.geometry.block());
+        let shared = body_seal(&self.geometry, &mut body, &[], header);
+        EntryFrame { shared, head, body: body.freeze(), ticket: 0 }
     }
 }

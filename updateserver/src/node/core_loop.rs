@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use spillway_runtime::clock;
-use spillway_runtime::error::RuntimeError;
 use spillway_runtime::queue::park::WakeFlag;
 use spillway_runtime::shutdown::ShutdownFlag;
 use spillway_runtime::tcp::{ListenerId, TcpEvent, TcpRing, Wait};
 
+use super::NodeError;
 use super::log_shell::LogShell;
 use super::shard_shell::ShardShell;
 
 /// Token of the log ring's descriptor.
 const TOKEN_LOG: u64 = 1;
+/// Token of the descriptor of the ring that reads entries back.
+const TOKEN_READER: u64 = 2;
 /// Longest sleep: bounds what a lost wake-up could cost, and lets the stop flag be seen.
 const SLEEP_NANOS_MAX: u64 = 500_000_000;
 
@@ -52,9 +54,13 @@ pub(super) struct CoreLoop {
 
 impl CoreLoop {
     /// Runs until the process is told to stop and everything handed over is durable.
-    pub fn run(mut self) -> Result<(), RuntimeError> {
+    ///
+    /// # Errors
+    /// The kernel, or the replica, cannot go on.
+    pub fn run(mut self) -> Result<(), NodeError> {
         if let Some(log) = &self.log {
             self.ring.watch(log.fd(), TOKEN_LOG);
+            self.ring.watch(log.reader_fd(), TOKEN_READER);
         }
         let mut events = Vec::new();
         let (mut stopping, mut drained, mut log_stopping) = (false, false, false);
@@ -66,6 +72,9 @@ impl CoreLoop {
                 self.event(event);
             }
             self.turn()?;
+            if let Some(diverged) = self.shard.as_mut().and_then(ShardShell::diverged_take) {
+                return Err(NodeError::Diverged(diverged));
+            }
             if !stopping && self.shared.stop.requested() {
                 stopping = true;
                 self.stop();
@@ -79,7 +88,7 @@ impl CoreLoop {
             if let Some(log) = self.log.as_mut().filter(|_| all_drained) {
                 if !log_stopping {
                     log_stopping = true;
-                    log.shutdown()?;
+                    log.shutdown(&mut self.ring)?;
                 }
                 if log.is_quiet() {
                     self.shared.quiet.store(true, Ordering::Release);
@@ -88,7 +97,8 @@ impl CoreLoop {
             }
         }
         // Messages to other rings leave with an entry into the kernel.
-        self.ring.turn(Wait::Not, &mut events)
+        self.ring.turn(Wait::Not, &mut events)?;
+        Ok(())
     }
 
     fn wait(&self) -> Wait {
@@ -115,6 +125,11 @@ impl CoreLoop {
     }
 
     fn event(&mut self, event: TcpEvent) {
+        let event = match &mut self.log {
+            Some(log) => log.event(&mut self.ring, event),
+            None => Some(event),
+        };
+        let Some(event) = event else { return };
         match (event, &mut self.shard) {
             (TcpEvent::Accepted { connection, .. }, Some(shard)) => shard.accepted(connection),
             (TcpEvent::Received { connection, buffer }, Some(shard)) => {
@@ -129,14 +144,14 @@ impl CoreLoop {
     /// The shard first: what it executes now can leave in the batch that a completion of this
     /// same turn lets go, instead of waiting for the next one. Then the log, and then the answers
     /// that the log lets go.
-    fn turn(&mut self) -> Result<(), RuntimeError> {
+    fn turn(&mut self) -> Result<(), NodeError> {
         let handed_over = match &mut self.shard {
             Some(shard) => shard.turn(&mut self.ring),
             None => false,
         };
         let mut moved = false;
         match &mut self.log {
-            Some(log) => moved = log.turn()?,
+            Some(log) => moved = log.turn(&mut self.ring)?,
             None if handed_over => self.wake(self.shared.log_thread),
             None => {}
         }
@@ -144,7 +159,7 @@ impl CoreLoop {
             && shard.log_moved(&mut self.ring)
         {
             match &mut self.log {
-                Some(log) => moved |= log.turn()?,
+                Some(log) => moved |= log.turn(&mut self.ring)?,
                 None => self.wake(self.shared.log_thread),
             }
         }

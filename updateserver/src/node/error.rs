@@ -7,6 +7,7 @@ use spillway_runtime::error::RuntimeError;
 
 use crate::config::ConfigError;
 use crate::log::{GeometryError, LogDamaged, SuperblockError};
+use crate::quorum::ReplicaFailure;
 use crate::shard::ReplayError;
 
 /// See the module.
@@ -74,12 +75,24 @@ pub enum NodeError {
     /// The log cannot be applied.
     #[error("replay of the log failed: {0}")]
     Replay(#[from] ReplayError),
-    /// The log needs what this node cannot do alone.
+    /// This replica is not what the leader has, and must not go on.
     #[error(
-        "the log holds entries that a later leader replaced (behind LSN {0}): this release runs \
-         one node and cannot have written it; start the release that did"
+        "this replica stops, the others go on: {0}; if it stops again after a start, replace the \
+         node with `spillway admin replace-node`"
     )]
-    Superseded(spillway_net::ids::Lsn),
+    Diverged(ReplayError),
+    /// The replica core cannot go on.
+    #[error("{0}")]
+    Replica(ReplicaFailure),
+    /// A node that is alone did not come to lead itself.
+    #[error(
+        "the node has no peers and did not begin to lead within {waited:?}: its log disk does not \
+         complete writes; check the disk, then start the node again"
+    )]
+    NotLeading {
+        /// Since it was ready.
+        waited: std::time::Duration,
+    },
     /// Shards listen at ports that follow each other, and these end.
     #[error(
         "node.listen = {address}: there is no port left for shard {shard}: choose a lower port or \

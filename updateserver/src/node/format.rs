@@ -15,7 +15,7 @@ use spillway_runtime::prewrite::prewrite;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::Config;
-use crate::log::{DurableWrite, FormatPlan, Geometry, SUPERBLOCK_COPIES};
+use crate::log::{DurableWrite, FormatPlan, Geometry, Members, SUPERBLOCK_COPIES};
 
 use super::NodeError;
 use super::files::{NodeFiles, superblock_write};
@@ -56,8 +56,14 @@ pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatRe
         DurableWriteMode::DataSync => DurableWrite::SyncedWrite,
         DurableWriteMode::WriteThenFlush => DurableWrite::WriteThenFlush,
     };
-    let cluster = cluster_id(config);
-    let plan = FormatPlan::new(cluster, NodeId(config.node.id), geometry, durable_write)?;
+    let cluster = config.cluster.id.unwrap_or_else(|| cluster_id(config));
+    let node = NodeId(config.node.id);
+    let members = if config.cluster.join {
+        Members::default()
+    } else {
+        Members::of_voters(config.cluster.members(node))
+    };
+    let plan = FormatPlan::new(cluster, node, geometry, durable_write, members)?;
     direct_check(&files)?;
     space_check(&files.log, config.log.bytes_total)?;
     segments_remove(&files)?;

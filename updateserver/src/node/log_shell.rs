@@ -1,87 +1,98 @@
-//! The log's shell: takes items from the queue into the writer core, and moves its effects onto
-//! the log ring.
+//! The log core's shell: takes items from the queue and messages from the peers into the replica
+//! core, and moves its effects onto the log ring, the peer links and the shards.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
-use spillway_net::ids::WallMicros;
+use spillway_net::ids::{ClusterId, Epoch, NodeId, WallMicros};
+use spillway_net::peer::Message;
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
 use spillway_runtime::disk::{
-    DiskCompletion, DiskRing, DiskRingOptions, Durability, FileSlot, WriteRequest,
+    DiskCompletion, DiskRing, DiskRingOptions, Durability, FileSlot, WriteRequest, WriteSlotRequest,
 };
 use spillway_runtime::error::{Errno, RuntimeError};
 use spillway_runtime::metrics::{Histogram, Precision};
 use spillway_runtime::queue::mpsc::{Consumer, Ticket};
 use spillway_runtime::queue::spsc;
-use spillway_runtime::queue::state::StateWriter;
+use spillway_runtime::queue::state::{StateCell, StateWriter};
+use spillway_runtime::slot_ring::{SlotMut, SlotRing};
+use spillway_runtime::tcp::{TcpEvent, TcpRing};
 
-use crate::log::{
-    BatchBuffers, LogEffects, LogInput, LogPosition, LogWriter, LogWriterOptions, Poisoned,
-    RawContent, RawWrite, Room, Section, batch_buffer_bytes,
+use crate::log::{EntryFrame, Geometry, RawContent, RawFile, RawWrite, Section};
+use crate::quorum::{
+    Now, PeerHeader, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions, ReplicaStart, Role,
+    RoleChange, Room,
 };
 use crate::shard::{LogItem, ORIGIN_ROOT};
 
+use super::NodeError;
+use super::apply::ApplyEntry;
+use super::board::Board;
+use super::peers::{PeerEvent, PeerLinks};
+use super::published::{Published, ShardWord};
+use super::reader::EntryReader;
 use super::status::LogNumbers;
 
 /// Marks tokens of writes that are no frames.
 const TOKEN_RAW: u64 = 1 << 63;
 /// Largest raw write of zeros, bytes.
 const ZEROS_BYTES_MAX: usize = 1 << 20;
-
-/// What the log tells everybody: see [`super::core_loop`] for who reads it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Published {
-    pub lsn: u64,
-    pub ticket: u64,
-    pub full: bool,
-    pub failed: bool,
-}
-
-impl Published {
-    pub fn words(self) -> [u64; 3] {
-        [self.lsn, self.ticket, u64::from(self.full) | u64::from(self.failed) << 1]
-    }
-
-    pub fn of(words: [u64; 3]) -> Self {
-        let [lsn, ticket, flags] = words;
-        Self { lsn, ticket, full: flags & 1 != 0, failed: flags & 2 != 0 }
-    }
-}
+/// Time between two views for the operator.
+const STATUS_NANOS: u64 = 100_000_000;
 
 /// What the log's shell is made of.
 pub(super) struct LogShellOptions {
-    pub writer: LogWriterOptions,
-    pub position: LogPosition,
-    pub digests: Vec<u128>,
+    pub replica: ReplicaOptions,
+    pub start: ReplicaStart,
+    pub geometry: Geometry,
+    pub slots: SlotRing,
     pub files: Vec<DirectFile>,
+    pub superblock: DirectFile,
     pub durability: Durability,
     pub queue: Consumer<Box<LogItem>>,
     /// Where emptied items go back, by shard.
     pub recycle: Vec<spsc::Producer<Box<LogItem>>>,
-    pub state: StateWriter<3>,
+    /// Committed entries for the shards of a follower, by shard.
+    pub apply: Vec<spsc::Producer<Arc<ApplyEntry>>>,
+    /// What the shards say, by shard.
+    pub shards: Vec<StateCell<{ ShardWord::WORDS }>>,
+    pub state: StateWriter<{ Published::WORDS }>,
     pub numbers: StateWriter<{ LogNumbers::WORDS }>,
+    pub board: Arc<Board>,
     /// Space that must stay free for items already handed over when the log counts as full.
     pub margin_bytes: u64,
 }
 
 /// See the module. Lives on the log's thread.
 pub(super) struct LogShell {
-    writer: LogWriter,
+    replica: Replica,
+    cluster: ClusterId,
+    node: NodeId,
+    geometry: Geometry,
+    slots: SlotRing,
     disk: DiskRing,
-    slots: Vec<FileSlot>,
+    segments: Vec<FileSlot>,
+    superblock: FileSlot,
     durability: Durability,
+    reader: EntryReader,
     queue: Consumer<Box<LogItem>>,
     waiting: Option<(Ticket, Box<LogItem>)>,
     recycle: Vec<spsc::Producer<Box<LogItem>>>,
-    state: StateWriter<3>,
+    apply: Vec<spsc::Producer<Arc<ApplyEntry>>>,
+    apply_waits: bool,
+    shards: Vec<StateCell<{ ShardWord::WORDS }>>,
+    shards_seen: ShardWord,
+    state: StateWriter<{ Published::WORDS }>,
     published: Published,
+    published_words: [u64; Published::WORDS],
     numbers_out: StateWriter<{ LogNumbers::WORDS }>,
     numbers: LogNumbers,
-    numbers_at_nanos: u64,
+    status_at_nanos: u64,
     write_times: Histogram,
-    effects: LogEffects,
+    effects: ReplicaEffects,
     completions: Vec<DiskCompletion>,
     raw_waiting: VecDeque<RawWrite>,
     raw_buffer: BufferIndex,
@@ -89,65 +100,73 @@ pub(super) struct LogShell {
     started: VecDeque<(u64, u64)>,
     deadline_nanos: Option<u64>,
     margin_bytes: u64,
-    poisoned: Option<Poisoned>,
-}
-
-struct Buffers<'a>(&'a mut DiskRing);
-
-impl BatchBuffers for Buffers<'_> {
-    fn buffer_mut(&mut self, index: u16) -> &mut [u8] {
-        self.0.buffer_mut(BufferIndex(index))
-    }
-
-    fn count(&self) -> u16 {
-        self.0.buffers() - 1
-    }
+    board: Arc<Board>,
+    board_version: u64,
+    peers: Option<PeerLinks>,
+    peer_events: Vec<PeerEvent>,
+    /// What each peer's connection had not taken when the replica was last told.
+    outgoing: Vec<(NodeId, usize)>,
+    failure: Option<NodeError>,
 }
 
 impl LogShell {
-    /// Registers files and buffers with a ring of their own.
-    pub fn new(options: LogShellOptions) -> Result<Self, RuntimeError> {
-        let geometry = *options.position.ring.geometry();
+    /// Registers files and memory with a ring of their own.
+    pub fn new(options: LogShellOptions, peers: Option<PeerLinks>) -> Result<Self, RuntimeError> {
+        let geometry = options.geometry;
+        let (cluster, node) = (options.start.superblock.cluster, options.start.superblock.node);
         let mut disk = DiskRing::new(DiskRingOptions {
             entries: 64,
-            files_max: geometry.segments_count,
+            files_max: geometry.segments_count + 1,
             name: "log".to_owned(),
         })?;
-        let frame_bytes = batch_buffer_bytes(&geometry);
-        // A raw write is zeros, or header and table of a segment.
+        // A raw write is zeros, or header and table of a segment, or a superblock.
         let raw_bytes = (geometry.data_offset() as usize).max(ZEROS_BYTES_MAX);
-        let buffer_bytes = frame_bytes.max(raw_bytes).next_multiple_of(4096);
-        let pool = BufferPool::new(options.writer.buffers + 1, buffer_bytes)?;
-        if let Some(warning) = disk.register_buffers(pool)? {
+        let pool = BufferPool::new(1, raw_bytes.next_multiple_of(4096))?;
+        if let Some(warning) = disk.register_buffers_and_slots(pool, &options.slots)? {
             eprintln!("warning: {warning}");
         }
-        let slots =
+        let segments =
             options.files.iter().map(|file| disk.register_file(file)).collect::<Result<_, _>>()?;
-        let raw_buffer = BufferIndex(options.writer.buffers);
-        let published =
-            Published { lsn: options.position.cursor.chain.lsn.0, ..Published::default() };
+        let superblock = disk.register_file(&options.superblock)?;
+        let reader = EntryReader::new(&options.files)?;
         Ok(Self {
-            writer: LogWriter::new(options.writer, options.position, options.digests),
+            replica: Replica::new(options.replica, options.start),
+            cluster,
+            node,
+            geometry,
+            slots: options.slots,
             disk,
-            slots,
+            segments,
+            superblock,
             durability: options.durability,
+            reader,
             queue: options.queue,
             waiting: None,
             recycle: options.recycle,
+            apply: options.apply,
+            apply_waits: false,
+            shards: options.shards,
+            shards_seen: ShardWord::default(),
             state: options.state,
-            published,
+            published: Published::default(),
+            published_words: [0; Published::WORDS],
             numbers_out: options.numbers,
             numbers: LogNumbers::default(),
-            numbers_at_nanos: 0,
+            status_at_nanos: 0,
             write_times: Histogram::new(Precision::TwoDigits),
-            effects: LogEffects::default(),
+            effects: ReplicaEffects::default(),
             completions: Vec::new(),
             raw_waiting: VecDeque::new(),
-            raw_buffer,
+            raw_buffer: BufferIndex(0),
             started: VecDeque::new(),
-            deadline_nanos: None,
+            deadline_nanos: Some(0),
             margin_bytes: options.margin_bytes,
-            poisoned: None,
+            board: options.board,
+            board_version: u64::MAX,
+            peers,
+            peer_events: Vec::new(),
+            outgoing: Vec::new(),
+            failure: None,
         })
     }
 
@@ -156,48 +175,129 @@ impl LogShell {
         self.disk.fd()
     }
 
+    /// Readable when entries were read back.
+    pub fn reader_fd(&self) -> RawFd {
+        self.reader.fd()
+    }
+
     /// When [`Self::turn`] wants to be called although nothing happened.
     pub fn deadline_nanos(&self) -> Option<u64> {
-        self.deadline_nanos
+        let peers = self.peers.as_ref().map(PeerLinks::deadline_nanos);
+        self.deadline_nanos.into_iter().chain(peers).min()
     }
 
     /// Whether there is work that no completion will announce.
     pub fn has_work(&self) -> bool {
-        self.waiting.is_none() && self.queue.is_ready()
+        (self.waiting.is_none() && self.queue.is_ready()) || self.shards_word() != self.shards_seen
     }
 
-    /// One turn: completions in, items in, writes out. Returns whether what the shards see
-    /// changed.
-    pub fn turn(&mut self) -> Result<bool, RuntimeError> {
+    /// Takes what concerns the peers; gives the rest back.
+    pub fn event(&mut self, ring: &mut TcpRing, event: TcpEvent) -> Option<TcpEvent> {
+        match &mut self.peers {
+            Some(peers) => peers.event(ring, event),
+            None => Some(event),
+        }
+    }
+
+    /// One turn: completions, messages and items in; writes and messages out. Returns whether
+    /// what the shards see changed.
+    ///
+    /// # Errors
+    /// The replica cannot go on; the text says why.
+    pub fn turn(&mut self, ring: &mut TcpRing) -> Result<bool, NodeError> {
         let now = clock::monotonic_now().0;
         // Items first: a completion then lets a fuller batch go.
         self.drain();
-        self.reap(now)?;
+        self.peers_turn(ring, now);
+        self.outgoing_tell(ring);
+        self.reap(ring, now);
+        self.shards_turn(ring);
+        self.commands(ring);
         if self.deadline_nanos.is_some_and(|deadline| deadline <= now) {
-            self.step(now, LogInput::Tick)?;
+            self.step(ring, ReplicaInput::Tick);
         }
         loop {
             self.drain();
             let issued = self.numbers.batches;
-            self.step(now, LogInput::TurnEnd)?;
+            self.step(ring, ReplicaInput::TurnEnd);
             if self.numbers.batches == issued || self.waiting.is_none() {
                 break;
             }
         }
+        let applied = self.apply_push();
         self.disk.submit()?;
-        self.numbers_publish(now);
-        Ok(self.publish())
+        self.reader.submit()?;
+        self.status_publish(now);
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(self.publish() || applied),
+        }
     }
 
-    fn reap(&mut self, now: u64) -> Result<(), RuntimeError> {
+    fn peers_turn(&mut self, ring: &mut TcpRing, now: u64) {
+        let Some(peers) = &mut self.peers else { return };
+        let mut events = std::mem::take(&mut self.peer_events);
+        peers.turn(ring, &mut self.slots, now, &mut events);
+        for event in events.drain(..) {
+            match event {
+                PeerEvent::Connected(node) => self.step(ring, ReplicaInput::PeerConnected(node)),
+                PeerEvent::Lost(node) => self.step(ring, ReplicaInput::PeerLost(node)),
+                PeerEvent::Message { from, header, body } => {
+                    self.message(ring, from, &header, body);
+                }
+                PeerEvent::Notice(notice) => eprintln!("{notice}"),
+            }
+        }
+        self.peer_events = events;
+    }
+
+    /// One message of a peer. What does not stand up to its checksums is dropped: the peer sends
+    /// it again, or the link ends.
+    fn message(
+        &mut self,
+        ring: &mut TcpRing,
+        from: NodeId,
+        header: &Message,
+        body: Option<SlotMut>,
+    ) {
+        let Ok(header) = PeerHeader::decode(&self.geometry, header) else { return };
+        if header.from != from || header.cluster != self.cluster {
+            return;
+        }
+        let frame = match body.map(|body| EntryFrame::verify(&self.geometry, self.cluster, body)) {
+            None => None,
+            Some(Ok(frame)) => Some(frame),
+            Some(Err(fault)) => {
+                eprintln!("warning: node {from} sent an entry that is damaged ({fault}): dropped");
+                return;
+            }
+        };
+        self.step(ring, ReplicaInput::Peer { from, header, frame });
+    }
+
+    /// Tells the replica what the connections have not taken yet, where that changed.
+    fn outgoing_tell(&mut self, ring: &mut TcpRing) {
+        for at in 0..self.outgoing.len() {
+            let (node, before) = self.outgoing[at];
+            let Some(peers) = &self.peers else { return };
+            let bytes = peers.outgoing_bytes(ring, node);
+            if bytes != before {
+                self.outgoing[at].1 = bytes;
+                self.step(ring, ReplicaInput::PeerOutgoing { node, bytes });
+            }
+        }
+    }
+
+    fn reap(&mut self, ring: &mut TcpRing, _now: u64) {
         let mut completions = std::mem::take(&mut self.completions);
         self.disk.reap(&mut completions);
+        let now = clock::monotonic_now().0;
         for completion in completions.drain(..) {
             let result = completion.result.map_err(|Errno(errno)| errno);
             if completion.token & TOKEN_RAW != 0 {
                 let id = (completion.token & !TOKEN_RAW) as u32;
-                self.step(now, LogInput::RawCompleted { id, result })?;
                 self.raw_next();
+                self.step(ring, ReplicaInput::RawCompleted { id, result });
                 continue;
             }
             let sequence = completion.token;
@@ -205,18 +305,77 @@ impl LogShell {
                 let (_, started) = self.started.remove(at).expect("found above");
                 self.write_times.record(now.saturating_sub(started));
             }
-            self.step(now, LogInput::WriteCompleted { sequence, result })?;
+            self.step(ring, ReplicaInput::WriteCompleted { sequence, result });
         }
         self.completions = completions;
-        Ok(())
+        while let Some((lsn, result)) = self.reader.reap() {
+            self.step(ring, ReplicaInput::EntryRead { lsn, result });
+        }
+    }
+
+    /// The least that all shards have done, and the most that any wants.
+    fn shards_word(&self) -> ShardWord {
+        let mut least = ShardWord { role_number: u64::MAX, applied: u64::MAX, round_wanted: 0 };
+        for shard in &self.shards {
+            let word = ShardWord::of(shard.read());
+            least.role_number = least.role_number.min(word.role_number);
+            least.applied = least.applied.min(word.applied);
+            least.round_wanted = least.round_wanted.max(word.round_wanted);
+        }
+        least
+    }
+
+    fn shards_turn(&mut self, ring: &mut TcpRing) {
+        let word = self.shards_word();
+        let seen = std::mem::replace(&mut self.shards_seen, word);
+        if word.role_number != seen.role_number {
+            self.step(ring, ReplicaInput::RoleAcknowledged(word.role_number));
+        }
+        if word.applied != seen.applied {
+            self.step(ring, ReplicaInput::Applied(spillway_net::ids::Lsn(word.applied)));
+        }
+        if word.round_wanted > seen.round_wanted {
+            self.step(ring, ReplicaInput::RoundWanted(word.round_wanted));
+        }
+    }
+
+    fn commands(&mut self, ring: &mut TcpRing) {
+        while let Some(command) = self.board.command_take() {
+            self.step(ring, ReplicaInput::Command(command));
+        }
+        let version = self.board.version();
+        if version == self.board_version {
+            return;
+        }
+        self.board_version = version;
+        let drained = self.board.drained();
+        self.published.drained = drained.contains(&self.node);
+        if let Some(peers) = &mut self.peers {
+            let members = self.board.members();
+            let addresses: Vec<_> = members.into_iter().map(|m| (m.node, m.peer_address)).collect();
+            self.outgoing.retain(|(node, _)| addresses.iter().any(|(known, _)| known == node));
+            for (node, _) in &addresses {
+                if !self.outgoing.iter().any(|(known, _)| known == node) {
+                    self.outgoing.push((*node, 0));
+                }
+            }
+            peers.members_set(ring, addresses);
+        }
+        let command = crate::quorum::ReplicaCommand::Drained(drained);
+        self.step(ring, ReplicaInput::Command(command));
     }
 
     /// Moves items into the open batch until it is full or there are none.
     fn drain(&mut self) {
         loop {
-            let Some((ticket, mut item)) = self.waiting.take().or_else(|| self.queue.pop()) else {
+            let Some((ticket, item)) = self.waiting.take().or_else(|| self.queue.pop()) else {
                 return;
             };
+            if item.epoch.0 != self.published.epoch || !self.published.leading {
+                // Of a term that is over: the shard has taken it back, or is about to.
+                self.recycle(item);
+                continue;
+            }
             let sections: Vec<Section<'_>> = item
                 .sections
                 .iter()
@@ -227,43 +386,80 @@ impl LogShell {
                 })
                 .collect();
             let bytes = crate::log::sections_bytes(&sections);
-            let mut room = self.writer.room(sections.len(), bytes);
-            if matches!(room, Room::LogFull(_)) {
-                // Handed over before the shards knew: the margin has room for it.
-                room = self.writer.room_reserved(sections.len(), bytes);
-            }
-            if room != Room::Fits {
+            let room = self.replica.room(sections.len(), bytes, &mut self.slots);
+            if !matches!(room, Room::Fits) {
                 drop(sections);
                 self.waiting = Some((ticket, item));
                 return;
             }
-            self.writer.append(ticket.0, &sections, &mut Buffers(&mut self.disk));
+            let epoch = Epoch(self.published.epoch);
+            let taken = self.replica.append(epoch, ticket.0, &sections, &mut self.slots);
+            assert!(taken, "there was room for an item of this term");
             drop(sections);
-            item.clear();
-            if item.origin != ORIGIN_ROOT
-                && let Some(back) = self.recycle.get_mut(usize::from(item.origin))
-            {
-                // A full ring only means that the shard has spares enough.
-                drop(back.try_push(item));
-            }
+            self.recycle(item);
         }
     }
 
-    fn step(&mut self, now: u64, input: LogInput) -> Result<(), RuntimeError> {
+    fn recycle(&mut self, mut item: Box<LogItem>) {
+        item.clear();
+        if item.origin != ORIGIN_ROOT
+            && let Some(back) = self.recycle.get_mut(usize::from(item.origin))
+        {
+            // A full ring only means that the shard has spares enough.
+            drop(back.try_push(item));
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            monotonic_nanos: clock::monotonic_now().0,
+            wall: WallMicros(clock::wall_now_micros()),
+        }
+    }
+
+    fn step(&mut self, ring: &mut TcpRing, input: ReplicaInput) {
+        let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
         effects.clear();
-        let wall = WallMicros(clock::wall_now_micros());
-        self.writer.step(now, wall, input, &mut Buffers(&mut self.disk), &mut effects);
-        for write in &effects.writes {
+        self.replica.step(now, input, &mut self.slots, &mut effects);
+        self.carry_out(ring, now.monotonic_nanos, &mut effects);
+        self.effects = effects;
+    }
+
+    fn carry_out(&mut self, ring: &mut TcpRing, now: u64, effects: &mut ReplicaEffects) {
+        if let Some(role) = effects.role {
+            self.role_changed(&role);
+        }
+        if let Some(round) = effects.round {
+            self.published.round_started = round.started;
+            self.published.round_confirmed = round.confirmed;
+        }
+        if let Some(committed) = effects.committed {
+            self.published.lsn = committed.lsn.0;
+            self.published.ticket = committed.ticket;
+        }
+        if effects.role.is_some() || effects.round.is_some() {
+            // Before any message: who answers a request that came since must wait for the next
+            // round.
+            self.publish();
+        }
+        // Peers before the own disk: theirs are to work at the same time.
+        if let Some(peers) = &mut self.peers {
+            for send in effects.sends.drain(..) {
+                peers.send(ring, send.to, &send.header.encode(), send.body);
+            }
+            for node in effects.resets.drain(..) {
+                peers.reset(ring, node);
+            }
+        }
+        for write in effects.writes.drain(..) {
             self.started.push_back((write.sequence, now));
             self.numbers.batches += 1;
             self.numbers.bytes += u64::from(write.bytes);
-            self.disk.write(WriteRequest {
-                file: self.slots[write.segment as usize],
+            self.disk.write_slot(WriteSlotRequest {
+                file: self.segments[write.segment as usize],
                 file_offset: write.offset,
-                buffer: BufferIndex(write.buffer),
-                buffer_offset: write.buffer_offset,
-                bytes: write.bytes,
+                slot: write.slot,
                 durability: self.durability,
                 token: write.sequence,
             });
@@ -273,18 +469,39 @@ impl LogShell {
         if idle {
             self.raw_submit();
         }
-        if let Some(committed) = effects.committed {
-            self.published.lsn = committed.lsn.0;
-            self.published.ticket = committed.ticket;
+        for read in effects.reads.drain(..) {
+            self.reader.read(&read);
+        }
+        if let Some(leader) = effects.leader {
+            self.published.leader = leader.map_or(0, |NodeId(node)| node);
         }
         if let Some(poisoned) = effects.poisoned {
             eprintln!("error: {poisoned}");
-            self.poisoned = Some(poisoned);
             self.published.failed = true;
         }
+        for answer in effects.answers.drain(..) {
+            if let Err(refusal) = answer.result {
+                eprintln!("note: {:?} was not carried out: {refusal}", answer.command);
+            }
+        }
+        if let Some(failure) = effects.failed.take() {
+            self.failure = Some(NodeError::Replica(failure));
+        }
         self.deadline_nanos = effects.next_deadline_nanos;
-        self.effects = effects;
-        Ok(())
+    }
+
+    fn role_changed(&mut self, change: &RoleChange) {
+        assert!(change.number > self.published.role_number, "role changes are numbered upwards");
+        self.published.role_number = change.number;
+        self.published.barrier_ticket = change.barrier.ticket;
+        self.published.barrier_lsn = change.barrier.lsn.0;
+        match change.role {
+            Role::Lead { epoch } => {
+                self.published.leading = true;
+                self.published.epoch = epoch.0;
+            }
+            Role::Follow => self.published.leading = false,
+        }
     }
 
     /// The raw write in front has completed.
@@ -293,7 +510,8 @@ impl LogShell {
         self.raw_submit();
     }
 
-    /// Raw writes share one buffer, so they go one by one. They are rare: one per segment.
+    /// Raw writes share one buffer, so they go one by one. They are rare: one per segment, and
+    /// the superblock's, whose rounds must follow each other.
     fn raw_submit(&mut self) {
         let Some(write) = self.raw_waiting.front() else { return };
         let buffer = self.disk.buffer_mut(self.raw_buffer);
@@ -302,8 +520,12 @@ impl LogShell {
             RawContent::Zeros(_) => buffer[..bytes].fill(0),
             RawContent::Bytes(content) => buffer[..bytes].copy_from_slice(content),
         }
+        let file = match write.file {
+            RawFile::Segment(segment) => self.segments[segment as usize],
+            RawFile::Superblock => self.superblock,
+        };
         self.disk.write(WriteRequest {
-            file: self.slots[write.segment as usize],
+            file,
             file_offset: write.offset,
             buffer: self.raw_buffer,
             buffer_offset: 0,
@@ -313,42 +535,64 @@ impl LogShell {
         });
     }
 
+    /// Gives committed entries to the shards of a follower, as many as all have room for.
+    fn apply_push(&mut self) -> bool {
+        let mut any = false;
+        self.apply_waits = false;
+        while let Some((_, body)) = self.replica.apply_next() {
+            if self.apply.iter_mut().any(|shard| shard.room() == 0) {
+                self.apply_waits = true;
+                break;
+            }
+            let entry = ApplyEntry::of(&self.geometry, body);
+            for shard in &mut self.apply {
+                let pushed = shard.try_push(Arc::clone(&entry));
+                assert!(pushed.is_ok(), "room was asked for before");
+            }
+            self.replica.apply_taken();
+            any = true;
+        }
+        any
+    }
+
     fn publish(&mut self) -> bool {
-        let space = self.writer.space();
+        let space = self.replica.space();
         self.published.full = space.used_bytes + self.margin_bytes >= space.total_bytes;
         let words = self.published.words();
-        if self.numbers.published == words {
+        if self.published_words == words {
             return false;
         }
-        self.numbers.published = words;
+        self.published_words = words;
         self.state.publish(words);
         true
     }
 
-    /// Percentiles are read by other cores: now and then, not per batch.
-    fn numbers_publish(&mut self, now: u64) {
-        if now.saturating_sub(self.numbers_at_nanos) < 100_000_000 {
+    /// Percentiles and the view of the cluster are read by others: now and then, not per batch.
+    fn status_publish(&mut self, now: u64) {
+        if now.saturating_sub(self.status_at_nanos) < STATUS_NANOS {
             return;
         }
-        self.numbers_at_nanos = now;
+        self.status_at_nanos = now;
         self.numbers.write_p50_nanos = self.write_times.percentile(50.0);
         self.numbers.write_p99_nanos = self.write_times.percentile(99.0);
-        let space = self.writer.space();
+        let space = self.replica.space();
         self.numbers.used_bytes = space.used_bytes;
         self.numbers.total_bytes = space.total_bytes;
         self.numbers_out.publish(self.numbers.words());
+        let now = self.now();
+        self.board.status_publish(self.replica.status(now));
     }
 
     /// Begins the orderly end; the log is quiet when [`Self::is_quiet`] says so.
-    pub fn shutdown(&mut self) -> Result<(), RuntimeError> {
-        self.writer.shutdown();
-        let now = clock::monotonic_now().0;
-        self.step(now, LogInput::Tick)?;
-        self.disk.submit()
+    pub fn shutdown(&mut self, ring: &mut TcpRing) -> Result<(), NodeError> {
+        self.replica.shutdown();
+        self.step(ring, ReplicaInput::Tick);
+        self.disk.submit()?;
+        Ok(())
     }
 
     /// Whether nothing is in flight or waiting.
     pub fn is_quiet(&self) -> bool {
-        self.poisoned.is_some() || (self.writer.is_quiet() && self.disk.in_flight() == 0)
+        self.published.failed || (self.replica.is_quiet() && self.disk.in_flight() == 0)
     }
 }

@@ -3,6 +3,8 @@
 //! Nothing here decides about data. [`format()`] lays out a node's files, [`start()`] recovers
 //! the log, starts the threads and runs until the process is told to stop.
 
+mod apply;
+mod board;
 mod core_loop;
 mod error;
 mod files;
@@ -10,6 +12,10 @@ mod format;
 mod inbound;
 mod log_shell;
 mod memory;
+mod peer_plan;
+mod peers;
+mod published;
+mod reader;
 mod recover;
 mod shard_shell;
 mod start;

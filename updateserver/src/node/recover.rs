@@ -1,53 +1,85 @@
 //! Reading the log at start, and giving every shard its part.
 
-use std::ops::Range;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use spillway_net::ids::{Lsn, PartitionId};
-use spillway_net::message;
+use spillway_net::ids::Lsn;
 use spillway_runtime::buffer::AlignedBuffer;
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
 use spillway_runtime::error::RuntimeError;
+use spillway_runtime::slot_ring::Slot;
 
-use crate::log::{LogScanner, Recovered, ScanItem, Superblock};
-use crate::redo::{PARTITION_SYSTEM, SystemFragment, system_digest};
+use crate::log::{FrameKind, Geometry, LogScanner, Recovered, ScanItem, Superblock};
+use crate::redo::PARTITION_SYSTEM;
 use crate::root::Root;
-use crate::shard::{ReplayCounts, ReplayError, Shard};
+use crate::shard::{ReplayCounts, ReplayError, Shard, system_commands};
 
 use super::NodeError;
+use super::apply::ApplyEntry;
 
 /// Entries on their way to a shard.
 pub(super) const ENTRIES_AHEAD: usize = 16;
 /// Bytes of one read.
 const READ_BYTES: usize = 4 << 20;
 
-/// One entry of the log, for all shards.
-pub(super) struct ReplayEntry {
-    pub lsn: Lsn,
-    sections: Vec<(PartitionId, u128, Range<usize>)>,
-    bytes: Vec<u8>,
-}
-
 /// The log as it was found.
 pub(super) struct RecoveredLog {
     pub recovered: Recovered,
-    /// Running digest of every partition at its end.
-    pub digests: Vec<u128>,
+    /// Everything up to here is committed, and was given to the shards.
+    pub applied: Lsn,
+    /// Entries behind that, which a leader may still replace: their bodies.
+    pub tail: Vec<(Lsn, Slot)>,
+    /// Changes of members up to `applied`, in order.
+    pub config_entries: Vec<Vec<u8>>,
 }
 
-/// Scans the whole log and sends its entries to the shards. A shard that has failed is not sent
-/// anything more: its thread tells why.
+/// Entries that are not known to be committed.
+struct HeldBack<'a> {
+    geometry: Geometry,
+    shards: &'a [SyncSender<Arc<ApplyEntry>>],
+    entries: VecDeque<(Lsn, Slot)>,
+    config_entries: Vec<Vec<u8>>,
+    applied: Lsn,
+}
+
+impl HeldBack<'_> {
+    /// Gives everything up to `committed` to the shards. A shard that has failed is not sent
+    /// anything more: its thread tells why.
+    fn release(&mut self, committed: Lsn) {
+        while self.entries.front().is_some_and(|(lsn, _)| *lsn <= committed) {
+            let (lsn, body) = self.entries.pop_front().expect("seen above");
+            assert!(lsn > self.applied, "entries are applied in order");
+            self.applied = lsn;
+            let entry = ApplyEntry::of(&self.geometry, body);
+            if entry.kind() == FrameKind::Config {
+                self.config_entries.push(entry.first_section().to_vec());
+            } else if entry.has_sections() {
+                for shard in self.shards {
+                    drop(shard.send(Arc::clone(&entry)));
+                }
+            }
+        }
+    }
+}
+
+/// Scans the whole log and sends its committed entries to the shards.
 pub(super) fn scan(
     superblock: &Superblock,
     files: &[DirectFile],
-    shards: &[SyncSender<Arc<ReplayEntry>>],
+    shards: &[SyncSender<Arc<ApplyEntry>>],
 ) -> Result<RecoveredLog, NodeError> {
+    let geometry = superblock.geometry;
     let mut scanner = LogScanner::new(superblock, READ_BYTES);
     let mut buffer = AlignedBuffer::new(scanner.read_bytes_max().next_multiple_of(4096));
-    let mut digests = vec![0u128; usize::from(superblock.geometry.partitions)];
-    let mut superseded = None;
+    let mut held = HeldBack {
+        geometry,
+        shards,
+        entries: VecDeque::new(),
+        config_entries: Vec::new(),
+        applied: superblock.floor.chain.lsn,
+    };
     while let Some(request) = scanner.next_read() {
         let file = &files[request.segment as usize];
         let read = file.read_at(&mut buffer[..request.bytes], request.offset);
@@ -57,35 +89,27 @@ pub(super) fn scan(
             Err(_) => Err(5),
         };
         scanner.feed(result, &mut |item| match item {
-            ScanItem::Truncated(lsn) => superseded = Some(lsn),
-            ScanItem::Entry(frame) => {
-                let mut entry = ReplayEntry {
-                    lsn: frame.shared.index,
-                    sections: Vec::new(),
-                    bytes: Vec::with_capacity(frame.shared.payload_bytes as usize),
-                };
-                for section in frame.sections() {
-                    let start = entry.bytes.len();
-                    entry.bytes.extend_from_slice(section.bytes);
-                    let range = start..entry.bytes.len();
-                    entry.sections.push((section.partition, section.digest, range));
-                    if section.partition.0 != PARTITION_SYSTEM {
-                        digests[usize::from(section.partition.0)] = section.digest;
-                    }
-                }
-                if !entry.sections.is_empty() {
-                    let entry = Arc::new(entry);
-                    for shard in shards {
-                        drop(shard.send(Arc::clone(&entry)));
-                    }
+            ScanItem::Truncated(lsn) => {
+                assert!(lsn >= held.applied, "a committed entry was superseded");
+                while held.entries.back().is_some_and(|(last, _)| *last > lsn) {
+                    held.entries.pop_back();
                 }
             }
+            ScanItem::Entry(entry) => {
+                let body = Slot::from_vec(entry.body.to_vec());
+                held.entries.push_back((entry.view.shared.index, body));
+                held.release(entry.commit_hint);
+            }
         })?;
-        if let Some(lsn) = superseded {
-            return Err(NodeError::Superseded(lsn));
-        }
     }
-    Ok(RecoveredLog { recovered: scanner.finish(), digests })
+    let recovered = scanner.finish();
+    held.release(recovered.commit_hint);
+    Ok(RecoveredLog {
+        applied: held.applied,
+        tail: held.entries.into(),
+        config_entries: held.config_entries,
+        recovered,
+    })
 }
 
 /// Applies the entries that belong to one shard, and to the root service where it is.
@@ -94,36 +118,30 @@ pub(super) fn replay(
     shard_index: u16,
     shards: u16,
     mut root: Option<&mut Root>,
-    entries: &Receiver<Arc<ReplayEntry>>,
+    entries: &Receiver<Arc<ApplyEntry>>,
 ) -> Result<ReplayCounts, ReplayError> {
-    let mut digests = vec![0u128; spillway_net::limits::PARTITIONS_MAX];
     let mut total = ReplayCounts::default();
     let now = clock::monotonic_now().0;
     while let Ok(entry) = entries.recv() {
-        let lsn = entry.lsn;
-        for (partition, digest, range) in &entry.sections {
-            let bytes = &entry.bytes[range.clone()];
-            if partition.0 == PARTITION_SYSTEM {
-                if system_digest(bytes) != *digest {
-                    return Err(ReplayError::Digest { partition: *partition, lsn });
-                }
-                let fragment = message::decode::<SystemFragment>(bytes).map_err(|error| {
-                    ReplayError::Redo { partition: *partition, lsn, error: error.into() }
-                })?;
-                for command in &fragment.commands {
-                    shard.replay_command(command);
-                    if let Some(root) = &mut root {
-                        root.replay(command, now);
+        entry.with_batch(|batch| {
+            for section in batch.sections {
+                let partition = section.partition;
+                if partition.0 == PARTITION_SYSTEM {
+                    for command in system_commands(batch.lsn, section)? {
+                        shard.replay_command(&command);
+                        if let Some(root) = &mut root {
+                            root.replay(&command, now);
+                        }
                     }
+                } else if partition.0 % shards == shard_index {
+                    let (bytes, digest) = (section.bytes, section.digest);
+                    let counts = shard.replay_section(batch.lsn, partition, bytes, digest)?;
+                    total.records += counts.records;
+                    total.outcomes += counts.outcomes;
                 }
-            } else if partition.0 % shards == shard_index {
-                let before = &mut digests[usize::from(partition.0)];
-                let counts = shard.replay_section(lsn, *partition, bytes, *before, *digest)?;
-                *before = *digest;
-                total.records += counts.records;
-                total.outcomes += counts.outcomes;
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(total)
 }

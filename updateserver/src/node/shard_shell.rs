@@ -5,27 +5,36 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spillway_net::frame::{FrameAssembler, FrameError, FrameKind};
-use spillway_net::ids::Lsn;
-use spillway_net::message::{self, Refusal, RefusalCode};
+use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::message::{
+    self, ClusterAction, ClusterCommand, ClusterReport, Done, Refusal, RefusalCode,
+};
 use spillway_runtime::clock;
 use spillway_runtime::queue::mpsc::{Full, Producer};
 use spillway_runtime::queue::spsc;
-use spillway_runtime::queue::state::StateCell;
+use spillway_runtime::queue::state::{StateCell, StateWriter};
 use spillway_runtime::tcp::{ConnectionId, ReceivedBuffer, TcpRing};
 
 use crate::config::NetworkConfig;
+use crate::quorum::ReplicaCommand;
+use crate::redo::PARTITION_SYSTEM;
 use crate::root::{Root, RootEffects, RootInput};
 use crate::shard::{
-    LogItem, LogState, ORIGIN_ROOT, Released, RootOrder, Shard, ShardEffects, ShardInput,
+    LogItem, LogState, ORIGIN_ROOT, Released, ReplayError, RootOrder, RootOrigin, Shard,
+    ShardEffects, ShardInput, system_commands,
 };
 
+use super::apply::ApplyEntry;
+use super::board::{Board, Member};
 use super::inbound::{Inbound, connection_of, number_of};
-use super::log_shell::Published;
+use super::published::{Published, ShardWord};
 use super::status::{self, LogNumbers, ReplayNumbers, StatusSources};
 
 /// Frames and bytes executed before the log gets its turn.
 const TURN_FRAMES_MAX: usize = 1024;
 const TURN_BYTES_MAX: usize = 256 << 10;
+/// Committed entries applied before clients and the log get their turn.
+const TURN_ENTRIES_MAX: usize = 16;
 /// Time between looks at idle connections and sessions.
 const TICK_NANOS: u64 = 500_000_000;
 /// What a frame may take of its time once its client is the one that may go on beyond the input
@@ -82,7 +91,14 @@ pub(super) struct ShardShellOptions {
     pub root: RootPlace,
     pub queue: Producer<Box<LogItem>>,
     pub recycle: spsc::Consumer<Box<LogItem>>,
-    pub state: StateCell<3>,
+    pub state: StateCell<{ Published::WORDS }>,
+    /// What the log core is told.
+    pub word: StateWriter<{ ShardWord::WORDS }>,
+    /// Committed entries of a leader elsewhere.
+    pub apply: spsc::Consumer<Arc<ApplyEntry>>,
+    pub board: Arc<Board>,
+    /// The only voter: nobody else can lead, and no round is needed.
+    pub alone: bool,
     pub numbers: StateCell<{ LogNumbers::WORDS }>,
     pub network: NetworkConfig,
     pub replay: ReplayNumbers,
@@ -107,6 +123,12 @@ pub(super) struct ShardShell {
     committed_stamp: u64,
     committed_root_stamp: u64,
     seen: Published,
+    leading: bool,
+    role_acted: u64,
+    word: ShardWord,
+    board_version: u64,
+    members_known: Vec<Member>,
+    diverged: Option<ReplayError>,
     tick_at_nanos: u64,
     stopping: bool,
 }
@@ -127,6 +149,12 @@ impl ShardShell {
             committed_stamp: 0,
             committed_root_stamp: 0,
             seen: Published::default(),
+            leading: false,
+            role_acted: 0,
+            word: ShardWord::default(),
+            board_version: u64::MAX,
+            members_known: Vec::new(),
+            diverged: None,
             tick_at_nanos: 0,
             stopping: false,
         }
@@ -139,7 +167,7 @@ impl ShardShell {
             RootPlace::Here(root) => root.done.iter().any(spsc::Consumer::is_ready),
             RootPlace::There(link) => link.orders.is_ready(),
         };
-        log_moved || orders || self.can_execute()
+        log_moved || orders || self.options.apply.is_ready() || self.can_execute()
     }
 
     fn can_execute(&self) -> bool {
@@ -163,6 +191,11 @@ impl ShardShell {
     pub fn is_drained(&self) -> bool {
         self.stopping
             && (self.seen.failed || (self.backlog.is_empty() && self.handed_over.is_empty()))
+    }
+
+    /// Why the replica cannot go on, if it cannot.
+    pub fn diverged_take(&mut self) -> Option<ReplayError> {
+        self.diverged.take()
     }
 
     pub fn accepted(&mut self, connection: ConnectionId) {
@@ -251,11 +284,15 @@ impl ShardShell {
         self.inbound.owned_bytes() + self.partial_bytes
     }
 
-    /// One turn: what the log and the root service say, then frames. Returns whether items were
-    /// handed over.
+    /// One turn: what the log and the root service say, then frames. Returns whether the log core
+    /// has something to see.
     pub fn turn(&mut self, ring: &mut TcpRing) -> bool {
         let now = clock::monotonic_now().0;
+        // Read after the frames arrived: a leadership round that begins later proves that this
+        // node led when they came.
+        self.state_take(ring, now);
         self.root_turn(ring, now);
+        self.entries_apply(ring, now);
         self.apply(ring, now);
         if self.can_execute() {
             let count = self.inbound.portion(TURN_FRAMES_MAX, TURN_BYTES_MAX);
@@ -271,43 +308,153 @@ impl ShardShell {
             self.tick_at_nanos = now + TICK_NANOS;
             self.tick(ring, now);
         }
-        self.hand_over()
+        let handed_over = self.hand_over();
+        self.word_publish() || handed_over
     }
 
-    /// Takes over what the log has committed. Returns whether items were handed over because of
-    /// it.
+    /// Takes over what the log has committed. Returns whether the log core has something to see
+    /// because of it.
     pub fn log_moved(&mut self, ring: &mut TcpRing) -> bool {
         while let Some(item) = self.options.recycle.pop() {
             self.options.shard.recycle(item);
         }
+        let now = clock::monotonic_now().0;
+        self.state_take(ring, now);
+        let handed_over = self.hand_over();
+        self.word_publish() || handed_over
+    }
+
+    /// Acts on what the log core has published since the last look.
+    fn state_take(&mut self, ring: &mut TcpRing, now: u64) {
         let published = Published::of(self.options.state.read());
+        if self.options.board.version() != self.board_version {
+            self.board_version = self.options.board.version();
+            let members = self.options.board.addresses().into();
+            self.options.shard.step(now, ShardInput::Members(members), &mut self.effects);
+        }
         if published == self.seen {
-            return false;
+            return;
         }
         self.seen = published;
-        let mut root_moved = false;
+        if published.role_number != self.role_acted {
+            self.role_change(ring, now, published);
+        } else if self.leading {
+            self.committed_to(published.ticket);
+        }
+        self.log_told(now, self.state_of(published));
+        self.apply(ring, now);
+    }
+
+    fn state_of(&self, published: Published) -> LogState {
+        LogState {
+            vdl: Lsn(published.lsn),
+            full: published.full,
+            failed: published.failed,
+            limited: published.limited,
+            drained: published.drained,
+            round_next: if self.options.alone { 0 } else { published.round_started + 1 },
+            round_confirmed: published.round_confirmed,
+            leader: NodeId(published.leader),
+            epoch: Epoch(published.epoch),
+            fresh: WallMicros(published.fresh_micros),
+            wall: WallMicros(clock::wall_now_micros()),
+        }
+    }
+
+    fn log_told(&mut self, now: u64, state: LogState) {
+        let input = ShardInput::Log { stamp: self.committed_stamp, state };
+        self.options.shard.step(now, input, &mut self.effects);
+        if self.leading {
+            self.root_step(now, RootInput::Committed { stamp: self.committed_root_stamp });
+        }
+    }
+
+    /// Everything up to a ticket is committed.
+    fn committed_to(&mut self, committed: u64) {
         while let Some((ticket, origin, stamp)) = self.handed_over.front().copied() {
-            if ticket > published.ticket {
+            if ticket > committed {
                 break;
             }
             self.handed_over.pop_front();
             if origin == ORIGIN_ROOT {
                 self.committed_root_stamp = stamp;
-                root_moved = true;
             } else {
                 self.committed_stamp = stamp;
             }
         }
-        let now = clock::monotonic_now().0;
-        let state =
-            LogState { vdl: Lsn(published.lsn), full: published.full, failed: published.failed };
-        let input = ShardInput::Log { stamp: self.committed_stamp, state };
-        self.options.shard.step(now, input, &mut self.effects);
-        if root_moved {
-            self.root_step(now, RootInput::Committed { stamp: self.committed_root_stamp });
+    }
+
+    /// Ends leadership, begins it, or both. What was committed by the end of leadership is
+    /// released first; everything else is taken back, here and by the log core, which drops the
+    /// items of a term that is over.
+    fn role_change(&mut self, ring: &mut TcpRing, now: u64, published: Published) {
+        assert!(published.role_number > self.role_acted, "role changes are numbered upwards");
+        if self.leading {
+            self.committed_to(published.barrier_ticket);
+            let mut state = self.state_of(published);
+            state.vdl = Lsn(published.barrier_lsn);
+            self.log_told(now, state);
+            self.apply(ring, now);
+            self.leading = false;
+            self.backlog.clear();
+            self.handed_over.clear();
+            self.root_step(now, RootInput::StepDown { stamp: self.committed_root_stamp });
+            let input = ShardInput::StepDown { stamp: self.committed_stamp };
+            self.options.shard.step(now, input, &mut self.effects);
+            self.apply(ring, now);
+            assert!(self.backlog.is_empty(), "a node that does not lead hands nothing over");
         }
-        self.apply(ring, now);
-        self.hand_over()
+        if published.leading {
+            let epoch = Epoch(published.epoch);
+            self.options.shard.step(now, ShardInput::Lead { epoch }, &mut self.effects);
+            self.root_step(now, RootInput::Lead { epoch });
+            self.leading = true;
+        }
+        self.role_acted = published.role_number;
+    }
+
+    /// Applies committed entries of a leader elsewhere, in place.
+    fn entries_apply(&mut self, ring: &mut TcpRing, now: u64) {
+        for _ in 0..TURN_ENTRIES_MAX {
+            let Some(entry) = self.options.apply.pop() else { return };
+            assert!(!self.leading, "a leader has executed what it would apply");
+            let (shard, effects) = (&mut self.options.shard, &mut self.effects);
+            entry.with_batch(|batch| {
+                shard.step(now, ShardInput::Apply(batch), effects);
+                let RootPlace::Here(root) = &mut self.options.root else { return };
+                let system = batch.sections.iter().filter(|s| s.partition.0 == PARTITION_SYSTEM);
+                for section in system {
+                    match system_commands(batch.lsn, section) {
+                        Ok(commands) => {
+                            for command in commands {
+                                root.root.step(now, RootInput::Apply(command), &mut root.effects);
+                            }
+                        }
+                        Err(error) => effects.diverged = Some(error),
+                    }
+                }
+            });
+            self.apply(ring, now);
+        }
+    }
+
+    /// Tells the log core how far this shard is. Returns whether that is news.
+    fn word_publish(&mut self) -> bool {
+        let outstanding = match &self.options.root {
+            RootPlace::Here(shell) => shell.root.orders_outstanding() > 0,
+            RootPlace::There(_) => false,
+        };
+        // While shards still carry out orders of a term that is over, nothing new may be applied.
+        if !outstanding || self.leading {
+            self.word.role_number = self.role_acted;
+        }
+        self.word.applied = self.options.shard.applied_lsn().0;
+        let words = self.word.words();
+        if words == self.options.word.reader().read() {
+            return false;
+        }
+        self.options.word.publish(words);
+        true
     }
 
     fn hand_over(&mut self) -> bool {
@@ -365,16 +512,24 @@ impl ShardShell {
             }
             self.backlog.extend(effects.items.drain(..));
             for origin in effects.status_requests.drain(..) {
-                let mut released = Released::default();
                 let report = self.report();
-                let kind = FrameKind::StatusReport;
-                released.push(origin.connection, kind, origin.request, &report);
-                self.send(ring, &released);
+                self.answer(ring, origin, FrameKind::StatusReport, &report);
             }
             for (origin, command) in effects.root_commands.drain(..) {
                 self.root_step(now, RootInput::Command(origin, command));
             }
             self.orders_done(now, effects.orders_done);
+            for (origin, command) in effects.cluster_commands.drain(..) {
+                self.cluster_command(ring, origin, &command);
+            }
+            for origin in effects.cluster_status_requests.drain(..) {
+                let report = self.cluster_report();
+                self.answer(ring, origin, FrameKind::ClusterReport, &report);
+            }
+            self.word.round_wanted = self.word.round_wanted.max(effects.round_wanted);
+            if let Some(diverged) = effects.diverged.take() {
+                self.diverged = Some(diverged);
+            }
             effects.clear();
             // What the root service orders of this shard comes as new effects.
             self.effects = effects;
@@ -421,6 +576,13 @@ impl ShardShell {
         self.backlog.extend(self.effects.items.drain(..));
         self.backlog.extend(effects.items.drain(..));
         self.send(ring, &effects.answers);
+        for replacement in effects.replacements.drain(..) {
+            let (old, new) = (replacement.old, replacement.new);
+            let taken = self.options.board.command(ReplicaCommand::MemberReplace { old, new });
+            if let Some(origin) = replacement.origin {
+                self.answer_command(ring, origin, taken);
+            }
+        }
         effects.clear();
         if let RootPlace::Here(shell) = &mut self.options.root {
             shell.effects = effects;
@@ -436,6 +598,68 @@ impl ShardShell {
             if ring.outgoing_bytes(connection) > self.options.network.output_bytes_max {
                 ring.close(connection);
             }
+        }
+    }
+
+    fn answer<T: message::Payload>(
+        &mut self,
+        ring: &mut TcpRing,
+        origin: RootOrigin,
+        kind: FrameKind,
+        payload: &T,
+    ) {
+        let mut released = Released::default();
+        released.push(origin.connection, kind, origin.request, payload);
+        self.send(ring, &released);
+    }
+
+    fn answer_command(&mut self, ring: &mut TcpRing, origin: RootOrigin, taken: bool) {
+        if taken {
+            self.answer(ring, origin, FrameKind::Done, &Done {});
+        } else {
+            let text = "too many commands for the cluster are waiting: try again".to_owned();
+            let refusal = Refusal::new(RefusalCode::ClusterBusy, text);
+            self.answer(ring, origin, FrameKind::Refusal, &refusal);
+        }
+    }
+
+    /// Commands for the quorum alone; the root service has those that are replicated state.
+    fn cluster_command(
+        &mut self,
+        ring: &mut TcpRing,
+        origin: RootOrigin,
+        command: &ClusterCommand,
+    ) {
+        assert_eq!(command.action, ClusterAction::Transfer as u8, "the only one for the quorum");
+        let to = (command.node != 0).then_some(NodeId(command.node));
+        let taken = self.options.board.command(ReplicaCommand::Transfer { to });
+        self.answer_command(ring, origin, taken);
+    }
+
+    fn cluster_report(&self) -> ClusterReport {
+        let board = &self.options.board;
+        board.status().map_or_else(ClusterReport::default, |status| {
+            status::cluster_report(&status, &board.members(), &board.drained())
+        })
+    }
+
+    /// Tells the other threads which members the root service knows.
+    fn members_publish(&mut self) {
+        let RootPlace::Here(shell) = &self.options.root else { return };
+        let known: Vec<Member> = shell
+            .root
+            .members()
+            .iter()
+            .map(|(node, member)| Member {
+                node: *node,
+                peer_address: member.peer_address.clone(),
+                client_address: member.client_address.clone(),
+            })
+            .collect();
+        let drained: Vec<NodeId> = shell.root.drained().iter().copied().collect();
+        if known != self.members_known || drained != self.options.board.drained() {
+            self.options.board.members_merge(&known, &drained);
+            self.members_known = known;
         }
     }
 
@@ -514,7 +738,8 @@ impl ShardShell {
                 ring.close(client.id);
             }
         }
-        let log_takes = !self.seen.full && !self.seen.failed;
+        self.members_publish();
+        let log_takes = self.leading && !self.seen.full && !self.seen.failed;
         self.root_step(now, RootInput::Tick { log_takes });
         self.apply(ring, now);
     }

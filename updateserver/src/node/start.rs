@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::Duration;
 
-use spillway_net::ids::{Epoch, NodeId, ShardIndex};
+use spillway_net::ids::{Lsn, NodeId, ShardIndex, WallMicros};
 use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
 use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
@@ -19,21 +19,28 @@ use spillway_runtime::placement::{self, CpuId};
 use spillway_runtime::queue::park::WakeFlag;
 use spillway_runtime::queue::{mpsc, spsc, state};
 use spillway_runtime::shutdown::Shutdown;
+use spillway_runtime::slot_ring::SlotRing;
 use spillway_runtime::tcp::{ListenerId, RingWaker, TcpRing, TcpRingOptions, Wait};
 use spillway_runtime::thread;
 
 use crate::config::{Config, LogThread};
-use crate::log::{DurableWrite, LogWriterOptions, Superblock, superblock_update};
+use crate::log::{DurableWrite, LogWriterOptions, Members, Superblock, superblock_update};
+use crate::quorum::{PEER_HEADER_BYTES, ReplicaOptions, ReplicaStart};
 use crate::root::{Root, RootEffects};
 use crate::session::SessionDirectory;
 use crate::shard::{LogItem, ReplayCounts, RootOrder, Shard, ShardOptions};
 
 use super::NodeError;
+use super::apply::{APPLY_ENTRIES_MAX, ApplyEntry};
+use super::board::{Board, Member};
 use super::core_loop::{CoreLoop, Shared};
 use super::files::{NodeFiles, superblock_read, superblock_write};
 use super::log_shell::{LogShell, LogShellOptions};
 use super::memory::{self, CHUNK_BYTES, RegionChunks};
-use super::recover::{self, ENTRIES_AHEAD, RecoveredLog, ReplayEntry};
+use super::peer_plan::{self, PeerPlan};
+use super::peers::PeerLinks;
+use super::published::{Published, ShardWord};
+use super::recover::{self, ENTRIES_AHEAD, RecoveredLog};
 use super::shard_shell::{RootLink, RootPlace, RootShell, ShardShell, ShardShellOptions};
 use super::status::{LogNumbers, ReplayNumbers};
 
@@ -53,8 +60,10 @@ const SHARD_BUDGET_BYTES_MIN: u64 = (2 * CHUNKS_WITHHELD * CHUNK_BYTES) as u64;
 /// How often and how far apart a port that is taken is tried again: two seconds in all.
 const LISTEN_RETRIES: u32 = 40;
 const LISTEN_RETRY: Duration = Duration::from_millis(50);
-/// The term of a cluster of one node.
-const EPOCH_ONE: Epoch = Epoch(1);
+/// Connections of peers, those that have not proven themselves included.
+const PEER_CONNECTIONS_MAX: u32 = 64;
+/// How long a node that is alone may take to lead itself.
+const LEAD_WAIT: Duration = Duration::from_secs(30);
 
 /// What the caller wants to hear.
 pub struct RunOptions<'a> {
@@ -85,10 +94,18 @@ struct Plan {
 struct ThreadPlan {
     cpu: Option<CpuId>,
     shard: Option<ShardIndex>,
+    log: bool,
+}
+
+impl ThreadPlan {
+    fn of_shard(shard: ShardIndex) -> Self {
+        Self { cpu: None, shard: Some(shard), log: false }
+    }
 }
 
 enum ThreadNews {
     Bound { thread: usize, address: Option<SocketAddr>, ring: i32, waker: RingWaker },
+    Serves,
     Replayed { thread: usize, counts: ReplayCounts },
     Failed(NodeError),
     Ended(String),
@@ -98,7 +115,7 @@ enum ThreadNews {
 struct Prepare {
     options: Option<ShardOptions>,
     directory: Arc<SessionDirectory>,
-    entries: Option<Receiver<Arc<ReplayEntry>>>,
+    entries: Option<Receiver<Arc<ApplyEntry>>>,
     budget_bytes: u64,
 }
 
@@ -106,15 +123,33 @@ struct Prepare {
 struct Go {
     shared: Arc<Shared>,
     shard: Option<ShardLinks>,
-    log: Option<LogShellOptions>,
+    log: Option<LogPlan>,
     replay: ReplayNumbers,
+}
+
+/// What the log's thread makes its shell of; the links to the peers are made on the thread.
+struct LogPlan {
+    options: LogShellOptions,
+    peers: Option<PeerPlan>,
+}
+
+/// The files of the log disk.
+struct LogDisk {
+    segments: Vec<DirectFile>,
+    superblock: DirectFile,
 }
 
 struct ShardLinks {
     root: RootWires,
     queue: mpsc::Producer<Box<LogItem>>,
     recycle: spsc::Consumer<Box<LogItem>>,
-    state: state::StateCell<3>,
+    state: state::StateCell<{ Published::WORDS }>,
+    word: state::StateWriter<{ ShardWord::WORDS }>,
+    apply: spsc::Consumer<Arc<ApplyEntry>>,
+    board: Arc<Board>,
+    alone: bool,
+    /// What was replayed: its end and that entry's timestamp.
+    applied: (Lsn, WallMicros),
     numbers: state::StateCell<{ LogNumbers::WORDS }>,
 }
 
@@ -189,13 +224,13 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
         log_bytes: log.recovered.bytes,
     };
     let notes = notes(&log);
-    let next = log.recovered.superblock_next(
-        &superblock,
-        EPOCH_ONE.max(log.recovered.term),
-        NodeId(config.node.id),
-    );
+    let (term, vote) = (log.recovered.term, log.recovered.vote);
+    let next = log.recovered.superblock_next(&superblock, term, vote);
     superblock_write(&superblock_file, &superblock_update(&next))?;
-    let shared = go_all(config, &plan, &threads, log, &next, segments, &shutdown, replay)?;
+    let disk = LogDisk { segments, superblock: superblock_file };
+    let (shared, state) = go_all(config, &plan, &threads, log, &next, disk, &shutdown, replay)?;
+    let alone = is_alone(&next.members, next.node);
+    serving_all(&plan, &news, alone.then_some(&state), &shutdown)?;
     (options.ready)(&Ready {
         addresses,
         replay_records: replay.records,
@@ -235,7 +270,7 @@ fn run(
                 ThreadNews::Failed(error) => return Err(error),
                 ThreadNews::Ended(_) if shared.stop.requested() => ended += 1,
                 ThreadNews::Ended(name) => return Err(NodeError::ThreadEnded(name)),
-                ThreadNews::Bound { .. } | ThreadNews::Replayed { .. } => {}
+                ThreadNews::Bound { .. } | ThreadNews::Replayed { .. } | ThreadNews::Serves => {}
             }
         }
     }
@@ -285,9 +320,11 @@ fn plan(config: &Config) -> Result<Plan, NodeError> {
         shards => shards,
     };
     let mut threads: Vec<ThreadPlan> =
-        (0..shards).map(|shard| ThreadPlan { cpu: None, shard: Some(ShardIndex(shard)) }).collect();
+        (0..shards).map(|shard| ThreadPlan::of_shard(ShardIndex(shard))).collect();
     if own_log {
-        threads.push(ThreadPlan { cpu: None, shard: None });
+        threads.push(ThreadPlan { cpu: None, shard: None, log: true });
+    } else {
+        threads[0].log = true;
     }
     if config.threads.pin {
         // The last CPUs: the first ones take the kernel's interrupts.
@@ -324,7 +361,6 @@ fn shard_options(
         partitions: superblock.geometry.partitions.into(),
         cluster: superblock.cluster,
         node: superblock.node,
-        epoch: EPOCH_ONE,
         shard_ports: ports.to_vec(),
         handovers_in_flight_max: HANDOVERS_PER_SHARD_MAX as u64,
         held_bytes_max: HELD_BYTES_MAX,
@@ -401,6 +437,44 @@ fn replayed_all(plan: &Plan, news: &Receiver<ThreadNews>) -> Result<ReplayCounts
     Ok(total)
 }
 
+/// Waits until all threads serve. A node that is alone is told as ready when it leads itself; one
+/// with peers serves in whatever role they give it.
+fn serving_all(
+    plan: &Plan,
+    news: &Receiver<ThreadNews>,
+    alone: Option<&state::StateCell<{ Published::WORDS }>>,
+    shutdown: &Shutdown,
+) -> Result<(), NodeError> {
+    for _ in 0..plan.threads.len() {
+        match next(news)? {
+            ThreadNews::Serves => {}
+            _ => return Err(NodeError::ThreadEnded("a thread that was being started".to_owned())),
+        }
+    }
+    let Some(state) = alone else { return Ok(()) };
+    let began = clock::monotonic_now();
+    while !Published::of(state.read()).leading && !shutdown.requested() {
+        match news.recv_timeout(Duration::from_millis(1)) {
+            Ok(ThreadNews::Failed(error)) => return Err(error),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(NodeError::ThreadEnded("every core".to_owned()));
+            }
+        }
+        let waited = Duration::from_nanos(clock::monotonic_now().saturating_nanos_since(began));
+        if waited > LEAD_WAIT {
+            return Err(NodeError::NotLeading { waited });
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody but this node votes, now and as far as the superblock knows.
+fn is_alone(members: &Members, node: NodeId) -> bool {
+    let mut voters = Members::nodes(&members.voters);
+    voters.next() == Some(node) && voters.next().is_none() && members.learners[0] == 0
+}
+
 fn next(news: &Receiver<ThreadNews>) -> Result<ThreadNews, NodeError> {
     match news.recv() {
         Ok(ThreadNews::Failed(error)) => Err(error),
@@ -416,10 +490,10 @@ fn go_all(
     threads: &[Thread],
     log: RecoveredLog,
     superblock: &Superblock,
-    segments: Vec<DirectFile>,
+    disk: LogDisk,
     shutdown: &Shutdown,
     replay: ReplayNumbers,
-) -> Result<Arc<Shared>, NodeError> {
+) -> Result<(Arc<Shared>, state::StateCell<{ Published::WORDS }>), NodeError> {
     let shared = Arc::new(Shared {
         wake_flags: threads.iter().map(|_| WakeFlag::new()).collect(),
         rings: threads.iter().map(|thread| thread.ring).collect(),
@@ -430,45 +504,113 @@ fn go_all(
         quiet: AtomicBool::new(false),
     });
     let shards = usize::from(plan.shards);
+    let board = Board::new(members(config));
+    let alone = is_alone(&superblock.members, superblock.node) && !config.cluster.has_peers();
     let queue_items = (shards * HANDOVERS_PER_SHARD_MAX + 64).next_power_of_two();
     let (producer, consumer) = mpsc::ring(queue_items);
-    let (state_out, state) = state::cell([log.recovered.last_lsn.0, 0, 0]);
+    let published = Published { lsn: log.applied.0, ..Published::default() };
+    let (state_out, state) = state::cell(published.words());
     let (numbers_out, numbers) = state::cell([0; LogNumbers::WORDS]);
+    let word = ShardWord { applied: log.applied.0, ..ShardWord::default() };
     let (mut recycle_out, mut recycle_in) = (Vec::new(), Vec::new());
+    let (mut apply_out, mut apply_in) = (Vec::new(), Vec::new());
+    let (mut words_out, mut words) = (Vec::new(), Vec::new());
     for _ in 0..shards {
         let (sender, receiver) = spsc::ring(32);
         recycle_out.push(sender);
         recycle_in.push(receiver);
+        let (sender, receiver) = spsc::ring(APPLY_ENTRIES_MAX);
+        apply_out.push(sender);
+        apply_in.push(receiver);
+        let (writer, cell) = state::cell(word.words());
+        words_out.push(writer);
+        words.push(cell);
     }
     let mut wires = root_wires(shards);
-    let mut log_options = Some(LogShellOptions {
-        writer: writer_options(config, superblock),
-        position: log.recovered.position,
-        digests: log.digests,
-        files: segments,
+    let timestamp = log.recovered.entries.identity(log.applied).map(|entry| entry.timestamp);
+    let applied = (log.applied, timestamp.unwrap_or_default());
+    let options = LogShellOptions {
+        replica: replica_options(config, superblock),
+        geometry: superblock.geometry,
+        start: ReplicaStart {
+            position: log.recovered.position,
+            entries: log.recovered.entries,
+            tail: log.tail,
+            superblock: *superblock,
+            applied: log.applied,
+            config_entries: log.config_entries,
+        },
+        slots: SlotRing::new("log", config.cluster.slot_ring_bytes)?,
+        files: disk.segments,
+        superblock: disk.superblock,
         durability: match superblock.durable_write {
             DurableWrite::SyncedWrite => DurableWriteMode::DataSync.durability(),
             DurableWrite::WriteThenFlush => DurableWriteMode::WriteThenFlush.durability(),
         },
         queue: consumer,
         recycle: recycle_out,
+        apply: apply_out,
+        shards: words,
         state: state_out,
         numbers: numbers_out,
+        board: Arc::clone(&board),
         margin_bytes: margin_bytes(superblock, shards),
-    });
+    };
+    let peers = peer_plan::of(config, superblock)?;
+    let mut log_plan = Some(LogPlan { options, peers });
     for (at, thread) in threads.iter().enumerate() {
         let links = plan.threads[at].shard.map(|shard| ShardLinks {
             root: wires[usize::from(shard.0)].take().expect("each shard is wired once"),
             queue: producer.clone(),
             recycle: recycle_in.remove(0),
             state: state.clone(),
+            word: words_out.remove(0),
+            apply: apply_in.remove(0),
+            board: Arc::clone(&board),
+            alone,
+            applied,
             numbers: numbers.clone(),
         });
-        let log = if at == plan.log_thread { log_options.take() } else { None };
+        let log = if at == plan.log_thread { log_plan.take() } else { None };
         let go = Go { shared: Arc::clone(&shared), shard: links, log, replay };
         send(thread, Order::Go(Box::new(go)))?;
     }
-    Ok(shared)
+    Ok((shared, state))
+}
+
+/// Where the members are, by the configuration.
+fn members(config: &Config) -> Vec<Member> {
+    let nodes = config.cluster.nodes.iter().map(|node| Member {
+        node: NodeId(node.id),
+        peer_address: node.peer.clone(),
+        client_address: node.client.clone(),
+    });
+    let own = Member {
+        node: NodeId(config.node.id),
+        peer_address: config.cluster.listen_peers.map_or_else(String::new, |a| a.to_string()),
+        client_address: config.node.listen.to_string(),
+    };
+    let known = nodes.clone().any(|member| member.node == own.node);
+    nodes.chain((!known).then_some(own)).collect()
+}
+
+fn replica_options(config: &Config, superblock: &Superblock) -> ReplicaOptions {
+    let cluster = &config.cluster;
+    let slots = cluster.slot_ring_bytes as u64;
+    ReplicaOptions {
+        tick_nanos: cluster.tick_ms * 1_000_000,
+        heartbeat_ticks: cluster.heartbeat_ticks,
+        election_ticks_min: cluster.election_ticks_min,
+        election_ticks_max: cluster.election_ticks_max,
+        inflight_bytes_max: cluster.peer_bytes_in_flight_max,
+        // What nobody can let go of must never fill the memory for batches.
+        uncommitted_bytes_max: slots / 4,
+        tail_bytes_max: slots / 4,
+        cache_bytes_max: slots / 3,
+        in_flight_small_max: config.log.writes_in_flight_small_max,
+        batch_bytes_wait: config.log.batch_bytes_wait,
+        ..ReplicaOptions::new(writer_options(config, superblock), superblock.boot)
+    }
 }
 
 fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions {
@@ -479,10 +621,7 @@ fn writer_options(config: &Config, superblock: &Superblock) -> LogWriterOptions 
         vote: superblock.vote,
         boot: superblock.boot,
         in_flight_max: config.log.writes_in_flight_max,
-        in_flight_small_max: config.log.writes_in_flight_small_max,
-        batch_bytes_wait: config.log.batch_bytes_wait,
         watermark_idle_nanos: config.log.watermark_idle_us * 1000,
-        buffers: config.log.writes_in_flight_max as u16 + 3,
     }
 }
 
@@ -528,7 +667,7 @@ fn thread_run(
         let sysfs = Path::new("/sys");
         placement::memory_prefer_node(sysfs, placement::numa_node_of(sysfs, cpu))?;
     }
-    let (ring, listener, address) = thread_ring(plan, config)?;
+    let BoundRing { ring, listener, listener_peers, address } = thread_ring(plan, config)?;
     let bound = ThreadNews::Bound { thread, address, ring: ring.ring_fd(), waker: ring.waker() };
     news.send(bound).map_err(|_| ended())?;
 
@@ -551,12 +690,19 @@ fn thread_run(
     let Ok(Order::Go(go)) = orders.recv() else { return Ok(()) };
     let (state_of_replay, shared) = (go.replay, go.shared);
     let shard = match (shard, go.shard) {
-        (Some(shard), Some(links)) => Some(ShardShell::new(ShardShellOptions {
-            shard,
+        (Some(mut shard), Some(links)) => Some(ShardShell::new(ShardShellOptions {
+            shard: {
+                shard.replayed_to(links.applied.0, links.applied.1);
+                shard
+            },
             root: root_place(links.root, root),
             queue: links.queue,
             recycle: links.recycle,
             state: links.state,
+            word: links.word,
+            apply: links.apply,
+            board: links.board,
+            alone: links.alone,
             numbers: links.numbers,
             network: config.network.clone(),
             replay: state_of_replay,
@@ -564,7 +710,15 @@ fn thread_run(
         })),
         _ => None,
     };
-    let log = go.log.map(LogShell::new).transpose()?;
+    let log = match go.log {
+        Some(plan) => {
+            let now = clock::monotonic_now().0;
+            let peers = plan.peers.map(|peers| PeerLinks::new(peers.links(listener_peers), now));
+            Some(LogShell::new(plan.options, peers)?)
+        }
+        None => None,
+    };
+    news.send(ThreadNews::Serves).map_err(|_| ended())?;
     CoreLoop { thread, ring, listener, shard, log, shared }.run()?;
     Ok(())
 }
@@ -582,49 +736,72 @@ fn root_place(wires: RootWires, root: Option<Root>) -> RootPlace {
     }
 }
 
-type BoundRing = (TcpRing, Option<ListenerId>, Option<SocketAddr>);
+struct BoundRing {
+    ring: TcpRing,
+    listener: Option<ListenerId>,
+    listener_peers: Option<ListenerId>,
+    address: Option<SocketAddr>,
+}
 
 fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError> {
     let network = &config.network;
-    let Some(shard) = plan.shard else {
-        let options = TcpRingOptions {
-            entries: 64,
-            receive_buffers: 8,
-            receive_buffer_bytes: 4096,
-            connections_max: 1,
-        };
-        return Ok((TcpRing::new(options)?, None, None));
+    let peers = if plan.log && config.cluster.has_peers() { PEER_CONNECTIONS_MAX } else { 0 };
+    let options = match plan.shard {
+        Some(_) => TcpRingOptions {
+            entries: 1024,
+            receive_buffers: network.receive_buffers,
+            receive_buffer_bytes: network.receive_buffer_bytes,
+            connections_max: network.connections_max + peers,
+        },
+        None => TcpRingOptions {
+            entries: 256,
+            receive_buffers: 64,
+            receive_buffer_bytes: 64 << 10,
+            connections_max: 1 + peers,
+        },
     };
-    let mut ring = TcpRing::new(TcpRingOptions {
-        entries: 1024,
-        receive_buffers: network.receive_buffers,
-        receive_buffer_bytes: network.receive_buffer_bytes,
-        connections_max: network.connections_max,
-    })?;
+    let mut ring = TcpRing::new(options)?;
+    let mut listener_peers = None;
+    if peers > 0
+        && let Some(address) = config.cluster.listen_peers
+    {
+        let framed = config.cluster.tls.is_none();
+        let (listener, _) = listen_patiently(&mut ring, |ring| {
+            if framed {
+                ring.listen_framed(address, PEER_CONNECTIONS_MAX, PEER_HEADER_BYTES)
+            } else {
+                ring.listen(address, PEER_CONNECTIONS_MAX)
+            }
+        })?;
+        listener_peers = Some(listener);
+    }
+    let Some(shard) = plan.shard else {
+        return Ok(BoundRing { ring, listener: None, listener_peers, address: None });
+    };
     let mut address = config.node.listen;
     if address.port() != 0 {
         let port = address.port().checked_add(shard.0);
         address.set_port(port.ok_or(NodeError::Ports { address, shard })?);
     }
     let backlog = network.connections_max.min(4096);
-    let (listener, address) = listen_patiently(&mut ring, address, backlog)?;
-    Ok((ring, Some(listener), Some(address)))
+    let (listener, address) =
+        listen_patiently(&mut ring, |ring| ring.listen(address, backlog as _))?;
+    Ok(BoundRing { ring, listener: Some(listener), listener_peers, address: Some(address) })
 }
 
 /// The kernel takes the sockets of a killed process back a moment after the process is gone, so
 /// a node that is started again at once may find its own port still taken.
 fn listen_patiently(
     ring: &mut TcpRing,
-    address: SocketAddr,
-    backlog: u32,
+    mut listen: impl FnMut(&mut TcpRing) -> Result<(ListenerId, SocketAddr), RuntimeError>,
 ) -> Result<(ListenerId, SocketAddr), NodeError> {
     for _ in 0..LISTEN_RETRIES {
-        match ring.listen(address, backlog as _) {
+        match listen(ring) {
             Err(RuntimeError::AddressInUse { .. }) => thread::sleep(LISTEN_RETRY),
             other => return Ok(other?),
         }
     }
-    Ok(ring.listen(address, backlog as _)?)
+    Ok(listen(ring)?)
 }
 
 const _: () = assert!(SESSIONS_MAX > 0 && HANDOVERS_PER_SHARD_MAX > 0);

@@ -1,11 +1,14 @@
 //! Numbers for `admin status`.
 
-use spillway_net::message::{StatusReport, StatusValue};
+use spillway_net::ids::{Lsn, NodeId};
+use spillway_net::message::{ClusterReport, MemberReport, StatusReport, StatusValue};
 use spillway_runtime::clock;
 
+use crate::quorum::{MemberStatus, ReplicaStatus};
 use crate::shard::Shard;
 
-use super::log_shell::Published;
+use super::board::Member;
+use super::published::Published;
 
 /// The log's numbers, published for all cores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,8 +19,6 @@ pub(super) struct LogNumbers {
     pub write_p99_nanos: u64,
     pub used_bytes: u64,
     pub total_bytes: u64,
-    /// What was last published as state; not a number to show.
-    pub published: [u64; 3],
 }
 
 impl LogNumbers {
@@ -66,6 +67,10 @@ pub(super) fn report(sources: &StatusSources<'_>) -> StatusReport {
         ("uptime_ms", now.saturating_sub(sources.started_at_nanos) / 1_000_000),
         ("process_cpu_ns", clock::process_cpu_nanos()),
         ("vdl_lsn", sources.state.lsn),
+        ("applied_lsn", sources.shard.applied_lsn().0),
+        ("leading", u64::from(sources.state.leading)),
+        ("epoch", sources.state.epoch),
+        ("leader", sources.state.leader.into()),
         ("log_failed", u64::from(sources.state.failed)),
         ("log_full", u64::from(sources.state.full)),
         ("log_bytes", bytes),
@@ -87,13 +92,53 @@ pub(super) fn report(sources: &StatusSources<'_>) -> StatusReport {
         ("transactions_failed", counters.failed),
         ("transactions_refused", counters.refused),
         ("transactions_repeated", counters.repeated),
+        ("records_applied", counters.records_applied),
         ("frames", counters.frames),
         ("handovers", counters.handovers),
         ("memtable_rows", rows),
         ("memtable_bytes", used),
         ("memtable_reserved_bytes", reserved),
+        ("digest_all", sources.shard.digest_all()),
     ];
     let values =
         values.into_iter().map(|(name, value)| StatusValue { name: name.to_owned(), value });
     StatusReport { values: values.collect() }
+}
+
+/// How the node sees the cluster.
+pub(super) fn cluster_report(
+    status: &ReplicaStatus,
+    addresses: &[Member],
+    drained: &[NodeId],
+) -> ClusterReport {
+    let member = |member: &MemberStatus| {
+        let address = addresses.iter().find(|known| known.node == member.node);
+        MemberReport {
+            node: member.node.0,
+            address: address.map_or_else(String::new, |known| known.client_address.clone()),
+            peer_address: address.map_or_else(String::new, |known| known.peer_address.clone()),
+            kind: member.kind.name().to_owned(),
+            state: member.state.name().to_owned(),
+            drained: drained.contains(&member.node),
+            matched: member.matched.0,
+            applied: member.applied.0,
+            silent_ms: member.silent_ms,
+        }
+    };
+    let Lsn(applied) = status.applied;
+    ClusterReport {
+        node: status.node.0,
+        role: status.role.name().to_owned(),
+        term: status.term.0,
+        leader: status.leader.map_or(0, |NodeId(node)| node),
+        scl: status.scl.0,
+        vcl: status.vcl.0,
+        vdl: status.vdl.0,
+        // Reads see the applied end of the node that they ask: nobody reads at an older one.
+        pgmrpl: applied.min(status.vdl.0),
+        applied,
+        lal_bytes: status.lal_bytes,
+        tail_bytes: status.tail_bytes,
+        members: status.members.iter().map(member).collect(),
+    }
 }

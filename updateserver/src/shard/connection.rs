@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use spillway_net::frame::FrameKind;
-use spillway_net::ids::{ClusterId, SessionId, TableId};
+use spillway_net::ids::{ClusterId, NodeId, SessionId, TableId};
 use spillway_net::limits;
 use spillway_net::message::{
-    self, Hello, RefusalCode, Scan, SessionClose, SessionOpen, TableCreate, TableDrop, TableEntry,
-    TableListing, Welcome,
+    self, ClusterAction, ClusterCommand, Hello, Refusal, RefusalCode, Scan, SessionClose,
+    SessionOpen, TableCreate, TableDrop, TableEntry, TableListing, Welcome,
 };
 
 use super::{InboundFrame, RootCommand, RootOrigin, Shard, ShardEffects};
@@ -17,6 +17,8 @@ use super::{InboundFrame, RootCommand, RootOrigin, Shard, ShardEffects};
 pub(super) struct Connection {
     pub greeted: bool,
     pub session: Option<SessionId>,
+    /// It asked for a session that this node did not know while it followed.
+    pub unattached: bool,
     pub frames_in_flight: usize,
 }
 
@@ -45,6 +47,17 @@ impl Connections {
             assert!(connection.frames_in_flight > 0, "an answer without a frame");
             connection.frames_in_flight -= 1;
         }
+    }
+
+    /// All connections.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.by_number.keys().copied().collect()
+    }
+
+    /// Those that asked for a session which was not known.
+    pub fn unattached(&self) -> Vec<u64> {
+        let unattached = self.by_number.iter().filter(|(_, connection)| connection.unattached);
+        unattached.map(|(number, _)| *number).collect()
     }
 
     pub fn count(&self) -> usize {
@@ -94,6 +107,12 @@ impl Shard {
                 out.status_requests.push(origin);
                 Ok(())
             }
+            FrameKind::ClusterStatus => {
+                out.cluster_status_requests.push(origin);
+                Ok(())
+            }
+            FrameKind::ClusterCommand => message::decode::<ClusterCommand>(frame.payload)
+                .map(|command| self.cluster_command(origin, command, out)),
             _ => {
                 let text = format!("{kind:?} is not a request");
                 out.refuse_and_close(connection, request, RefusalCode::OutOfOrder, text);
@@ -118,6 +137,9 @@ impl Shard {
             return;
         }
         let session = SessionId(hello.session);
+        // A follower may not have applied the opening yet: the connection reads without it.
+        let unattached = session.0 != 0 && !self.leads() && !self.directory.is_live(session);
+        let session = if unattached { SessionId(0) } else { session };
         if session.0 != 0 {
             if !self.directory.is_live(session) {
                 let text = format!("session {session} is not open: open a new one");
@@ -125,6 +147,10 @@ impl Shard {
                 return;
             }
             self.directory.touch(session, self.now_seconds);
+            if let Some(older) = self.sessions.older_in_slot(session) {
+                // A newer session is open in its slot, so its end is committed.
+                self.session_remove(older, out);
+            }
             let held = self.sessions.enter(session);
             if hello.attempt < held.attempt {
                 let text = format!("session {session} was attached by a newer connection");
@@ -143,39 +169,82 @@ impl Shard {
         let state = self.connections.get_mut(connection).expect("frames come from connections");
         state.greeted = true;
         state.session = (session.0 != 0).then_some(session);
+        state.unattached = unattached;
         let options = &self.options;
+        let (leader, leader_address) = self.leader();
         let welcome = Welcome {
             cluster: options.cluster.0,
             node: options.node.0,
-            epoch: options.epoch.0,
-            leader: options.node.0,
+            epoch: self.epoch().0,
+            leader: leader.0,
+            leader_address,
+            members: self.members.to_vec(),
             partitions: options.partitions,
             shard: options.index.0,
             shard_ports: options.shard_ports.clone(),
-            ..Welcome::default()
         };
         out.released.push(connection, FrameKind::Welcome, request, &welcome);
     }
 
     fn to_root(&self, origin: RootOrigin, command: RootCommand, out: &mut ShardEffects) {
-        let refused = if self.options.index.0 != 0 {
-            Some((RefusalCode::WrongShard, "the root service answers on shard 0"))
-        } else if self.log.failed {
-            let text = "the log device failed: check the log disk, then start the node again";
-            Some((RefusalCode::LogUnavailable, text))
+        if let Err(refusal) = self.root_serves().and_then(|()| self.log_takes()) {
+            out.refusal(origin.connection, origin.request, &refusal);
+            return;
+        }
+        out.root_commands.push((origin, command));
+    }
+
+    /// Whether commands for the root service are served here.
+    fn root_serves(&self) -> Result<(), Refusal> {
+        if !self.leads() {
+            return Err(self.refusal_not_leader());
+        }
+        if self.options.index.0 != 0 {
+            let text = "the root service answers on shard 0".to_owned();
+            return Err(Refusal::new(RefusalCode::WrongShard, text));
+        }
+        Ok(())
+    }
+
+    /// Whether the log takes an entry of the root service.
+    fn log_takes(&self) -> Result<(), Refusal> {
+        let text = if self.log.failed {
+            "the log device failed: check the log disk, then start the node again"
         } else if self.log.full {
             // Every command is an entry; what is left of the log is for what was handed over.
-            let text = "the log is full: tables and sessions cannot change until space is freed";
-            Some((RefusalCode::LogUnavailable, text))
+            "the log is full: tables and sessions cannot change until space is freed"
         } else {
-            None
+            return Ok(());
         };
-        match refused {
-            Some((code, text)) => {
-                out.refuse(origin.connection, origin.request, code, text.to_owned());
+        Err(Refusal::new(RefusalCode::LogUnavailable, text.to_owned()))
+    }
+
+    fn cluster_command(&self, origin: RootOrigin, command: ClusterCommand, out: &mut ShardEffects) {
+        let node = NodeId(command.node);
+        let command = match ClusterAction::from_wire(command.action) {
+            None => {
+                let text = format!("there is no cluster action {}", command.action);
+                out.refuse(origin.connection, origin.request, RefusalCode::Malformed, text);
+                return;
             }
-            None => out.root_commands.push((origin, command)),
-        }
+            Some(ClusterAction::Transfer) => {
+                // Needs no entry of the root service.
+                match self.root_serves() {
+                    Ok(()) => out.cluster_commands.push((origin, command)),
+                    Err(refusal) => out.refusal(origin.connection, origin.request, &refusal),
+                }
+                return;
+            }
+            Some(ClusterAction::Replace) => RootCommand::MemberReplace {
+                old: (node.0 != 0).then_some(node),
+                new: NodeId(command.node_new),
+                peer_address: command.peer_address,
+                client_address: command.address,
+            },
+            Some(ClusterAction::Drain) => RootCommand::ZoneDrain { node, drained: true },
+            Some(ClusterAction::Undrain) => RootCommand::ZoneDrain { node, drained: false },
+        };
+        self.to_root(origin, command, out);
     }
 
     fn table_listing(&self) -> TableListing {
@@ -198,6 +267,10 @@ impl Shard {
         scan: &<Scan as rkyv::Archive>::Archived,
         out: &mut ShardEffects,
     ) {
+        if !self.leads() {
+            out.refusal(connection, request, &self.refusal_not_leader());
+            return;
+        }
         if self.log.failed {
             // What the scan would see may never have become durable.
             out.refuse_log_failed(connection, request);
@@ -205,8 +278,8 @@ impl Shard {
         }
         match self.store.scan(scan) {
             Ok(Some(page)) => {
-                let stamp = self.stamp_to_wait_for();
-                self.held.hold(stamp, connection, FrameKind::ScanPage, request, &page);
+                let waits = self.waits(true, out);
+                self.held.hold(waits, connection, FrameKind::ScanPage, request, &page);
             }
             Ok(None) => {
                 let text = format!("there is no table {}", TableId(scan.table.to_native()));
@@ -229,7 +302,7 @@ mod tests {
 
     use spillway_net::frame::{FrameHeader, HEADER_BYTES};
     use spillway_net::ids::{Epoch, Lsn, NodeId, ShardIndex};
-    use spillway_net::message::{Payload, Refusal};
+    use spillway_net::message::Payload;
 
     use super::*;
     use crate::memtable::HeapChunks;
@@ -245,7 +318,6 @@ mod tests {
             partitions: 8,
             cluster: ClusterId(1),
             node: NodeId(1),
-            epoch: Epoch(1),
             shard_ports: vec![7400],
             handovers_in_flight_max: 8,
             held_bytes_max: 1 << 20,
@@ -269,11 +341,12 @@ mod tests {
     fn the_root_service_takes_nothing_while_the_log_is_full_or_failed() {
         for (full, failed) in [(false, false), (true, false), (false, true)] {
             let (mut shard, mut out) = (shard(), ShardEffects::default());
+            shard.step(1, ShardInput::Lead { epoch: Epoch(1) }, &mut out);
             shard.step(1, ShardInput::Opened(CONNECTION), &mut out);
             let limits_fingerprint = limits::fingerprint();
             let hello = Hello { limits_fingerprint, cluster: 0, session: 0, attempt: 0 };
             give(&mut shard, FrameKind::Hello, &hello, &mut out);
-            let state = LogState { vdl: Lsn(0), full, failed };
+            let state = LogState { full, failed, ..LogState::default() };
             shard.step(1, ShardInput::Log { stamp: 0, state }, &mut out);
             out.clear();
             let open = SessionOpen { client_name: "a".to_owned() };

@@ -7,13 +7,15 @@ use spillway_net::limits::{
     OUTCOME_RESULT_BYTES_MAX, SESSION_FRAMES_IN_FLIGHT_MAX,
 };
 use spillway_net::message::{
-    self, ArchivedOperationHead, ArchivedOutcomeHead, ArchivedOutcomes, ArchivedTransactionHead,
-    OutcomeHead, OutcomeStatus, Outcomes, RefusalCode, Submit,
+    self, ArchivedOperationHead, ArchivedOutcomeHead, ArchivedOutcomes, ArchivedSubmit,
+    ArchivedTransactionHead, OperationKind, OutcomeHead, OutcomeStatus, Outcomes, ReadMode,
+    Refusal, RefusalCode, Submit,
 };
 
 use crate::session::Lookup;
 
 use super::prepare::{FrameWalk, PreparedTransaction};
+use super::role::Role;
 use super::store::{PrefetchStage, PreparedOperation};
 use super::{InboundFrame, Shard, ShardEffects};
 
@@ -22,7 +24,7 @@ use super::{InboundFrame, Shard, ShardEffects};
 const GROUP_TRANSACTIONS: usize = 16;
 
 /// The retry hint for refusals that end by themselves, milliseconds.
-const RETRY_AFTER_MS: u32 = 50;
+pub(super) const RETRY_AFTER_MS: u32 = 50;
 
 /// What an outcome takes in an answer without results that are too large to be kept, bytes.
 const OUTCOME_ANSWER_BYTES_MAX: usize = size_of::<ArchivedOutcomeHead>() + OUTCOME_RESULT_BYTES_MAX;
@@ -49,9 +51,45 @@ pub(super) struct Scratch {
 struct Group<'a> {
     transactions: Vec<PreparedTransaction>,
     operations: Vec<PreparedOperation<'a>>,
-    /// The session of each frame that has transactions in the group, by the frame's position;
-    /// a frame is prepared only while its connection holds the session.
-    sessions: Vec<SessionId>,
+    /// How each frame is served that has transactions in the group, by the frame's position.
+    frames: Vec<FrameService>,
+}
+
+/// How the transactions of one frame are served.
+#[derive(Clone, Copy, Debug, Default)]
+struct FrameService {
+    /// The connection's session, which it holds while the frame is prepared; none for reads that
+    /// may be old: nothing of theirs has to be found again.
+    session: SessionId,
+    consistency: Consistency,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Consistency {
+    /// Sees whatever was acknowledged before.
+    #[default]
+    Strong,
+    /// Sees at least what the frame asks for, and needs no proof of leadership.
+    Covered,
+    /// What the frame asks for is not applied here: not executed.
+    Behind,
+}
+
+/// Why a frame with transactions is not executed.
+enum Unserved {
+    /// It breaks the protocol.
+    Close(RefusalCode, String),
+    /// Another node may serve it.
+    Elsewhere(Refusal),
+}
+
+fn unserved(code: RefusalCode, text: impl Into<String>) -> Unserved {
+    Unserved::Close(code, text.into())
+}
+
+fn only_reads(submit: &ArchivedSubmit) -> bool {
+    let kinds = submit.operations.iter().map(|head| OperationKind::from_wire(head.kind));
+    !kinds.flatten().any(OperationKind::writes)
 }
 
 /// Whether a transaction's results fit the answer of its frame beside what is there already and
@@ -80,7 +118,8 @@ fn answer_fits(
 
 impl Shard {
     pub(super) fn frames(&mut self, frames: &[InboundFrame<'_>], out: &mut ShardEffects) {
-        let mut group = Group { sessions: vec![SessionId(0); frames.len()], ..Group::default() };
+        let mut group =
+            Group { frames: vec![FrameService::default(); frames.len()], ..Group::default() };
         out.frames_taken = frames.len();
         for (at, frame) in frames.iter().enumerate() {
             if at > 0 && self.held.bytes() >= self.options.held_bytes_max {
@@ -102,11 +141,15 @@ impl Shard {
                 continue;
             }
             let walk = match self.submit_checked(frame, at as u32) {
-                Ok((walk, session)) => {
-                    group.sessions[at] = session;
+                Ok((walk, service)) => {
+                    group.frames[at] = service;
                     walk
                 }
-                Err((code, text)) => {
+                Err(Unserved::Elsewhere(refusal)) => {
+                    out.refusal(frame.connection, frame.header.request, &refusal);
+                    continue;
+                }
+                Err(Unserved::Close(code, text)) => {
                     self.execute_group(&mut group, frames, out);
                     let request = frame.header.request;
                     out.refuse_and_close(frame.connection, request, code, text);
@@ -126,29 +169,71 @@ impl Shard {
         &mut self,
         frame: &InboundFrame<'a>,
         at: u32,
-    ) -> Result<(FrameWalk<'a>, SessionId), (RefusalCode, String)> {
+    ) -> Result<(FrameWalk<'a>, FrameService), Unserved> {
         let connection = self.connections.get_mut(frame.connection).expect("looked up before");
         if !connection.greeted {
-            let text = "the first frame must be a hello";
-            return Err((RefusalCode::OutOfOrder, text.to_owned()));
+            return Err(unserved(RefusalCode::OutOfOrder, "the first frame must be a hello"));
         }
-        // Reads need no session: nothing of theirs has to be found again.
-        let session = connection.session.unwrap_or(SessionId(0));
         if connection.frames_in_flight >= SESSION_FRAMES_IN_FLIGHT_MAX {
             let text = format!("more than {SESSION_FRAMES_IN_FLIGHT_MAX} unanswered frames");
-            return Err((RefusalCode::LimitReached, text));
+            return Err(unserved(RefusalCode::LimitReached, text));
         }
+        let session = connection.session.unwrap_or(SessionId(0));
         let submit = message::access::<Submit>(frame.payload)
-            .map_err(|error| (RefusalCode::Malformed, error.to_string()))?;
+            .map_err(|error| unserved(RefusalCode::Malformed, error.to_string()))?;
+        let service = self.service(submit, session)?;
         let walk = FrameWalk::new(submit, at)
-            .map_err(|error| (RefusalCode::Malformed, error.0.to_owned()))?;
-        connection.frames_in_flight += 1;
-        self.counters.frames += 1;
-        if session.0 != 0 {
-            self.directory.touch(session, self.now_seconds);
-            self.sessions.acknowledge_below(session, submit.acknowledged_below.to_native());
+            .map_err(|error| unserved(RefusalCode::Malformed, error.0))?;
+        if let Some(connection) = self.connections.get_mut(frame.connection) {
+            connection.frames_in_flight += 1;
         }
-        Ok((walk, session))
+        self.counters.frames += 1;
+        if session.0 != 0 && self.leads() {
+            self.directory.touch(session, self.now_seconds);
+            let acknowledged = submit.acknowledged_below.to_native();
+            self.sessions.acknowledge_below(session, acknowledged, self.store.floor);
+        }
+        Ok((walk, service))
+    }
+
+    /// Whether and how a frame of a session is served here. Reads that may be old are served by
+    /// any node that has what they ask for, everything else by the leader.
+    fn service(
+        &self,
+        submit: &ArchivedSubmit,
+        session: SessionId,
+    ) -> Result<FrameService, Unserved> {
+        let Some(mode) = ReadMode::from_wire(submit.read_mode) else {
+            let text = format!("there is no read mode {}", submit.read_mode);
+            return Err(unserved(RefusalCode::Malformed, text));
+        };
+        if mode == ReadMode::Strong || !only_reads(submit) {
+            return match self.role {
+                Role::Lead(_) => Ok(FrameService { session, consistency: Consistency::Strong }),
+                _ => Err(Unserved::Elsewhere(self.refusal_not_leader())),
+            };
+        }
+        if self.role == Role::Diverged {
+            return Err(Unserved::Elsewhere(self.refusal_not_leader()));
+        }
+        if self.log.drained && !self.leads() {
+            let text = "an operator keeps reads away from this node: ask another one".to_owned();
+            return Err(Unserved::Elsewhere(Refusal::new(RefusalCode::Drained, text)));
+        }
+        let bound = submit.read_bound.to_native();
+        let consistency = match mode {
+            ReadMode::Stale if self.is_fresh(bound) => Consistency::Covered,
+            // A leader is as fresh as can be once it has proof that it leads.
+            ReadMode::Stale if self.leads() => Consistency::Strong,
+            ReadMode::AtLsn if self.applied_lsn.0 >= bound => Consistency::Covered,
+            _ => Consistency::Behind,
+        };
+        Ok(FrameService { session: SessionId(0), consistency })
+    }
+
+    /// Whether what this node has is no older than so many microseconds.
+    fn is_fresh(&self, micros_max: u64) -> bool {
+        self.log.wall.0.saturating_sub(self.log.fresh.0) <= micros_max
     }
 
     fn walk<'a>(
@@ -182,10 +267,10 @@ impl Shard {
             let operations = &group.operations
                 [transaction.operations.0 as usize..transaction.operations.1 as usize];
             let frame = &frames[transaction.frame as usize];
-            let session = group.sessions[transaction.frame as usize];
-            self.execute_transaction(transaction, operations, session);
+            let service = group.frames[transaction.frame as usize];
+            self.execute_transaction(transaction, operations, service);
             if transaction.last_of_frame {
-                self.answer(frame);
+                self.answer(frame, service, out);
             }
             if self.store.open_bytes >= FRAGMENT_BYTES_CLOSE {
                 self.hand_over(out);
@@ -200,11 +285,16 @@ impl Shard {
         &mut self,
         transaction: &PreparedTransaction,
         operations: &[PreparedOperation<'_>],
-        session: SessionId,
+        service: FrameService,
     ) {
         let mut results = std::mem::take(&mut self.scratch.results);
         results.clear();
-        let (status, operation) = self.outcome_of(transaction, operations, session, &mut results);
+        let (status, operation) = match service.consistency {
+            Consistency::Behind => (OutcomeStatus::Behind, 0),
+            Consistency::Strong | Consistency::Covered => {
+                self.outcome_of(transaction, operations, service.session, &mut results)
+            }
+        };
         self.count(status);
         let outcomes = &mut self.scratch.outcomes;
         if status.is_transient() {
@@ -243,7 +333,7 @@ impl Shard {
         session: SessionId,
         results: &mut Vec<u8>,
     ) -> (OutcomeStatus, u16) {
-        if self.log.failed {
+        if self.log.failed && self.leads() {
             return (OutcomeStatus::LogFailed, 0);
         }
         if let Some(status) = self.known_outcome(transaction, session, results) {
@@ -255,6 +345,9 @@ impl Shard {
         if transaction.writes {
             if self.log.full {
                 return (OutcomeStatus::LogFull, 0);
+            }
+            if self.log.limited {
+                return (OutcomeStatus::Overloaded, 0);
             }
             if self.sessions.bytes() > self.options.outcomes_bytes_max {
                 // Clients that acknowledge nothing: their outcomes must not fill the memory.
@@ -324,7 +417,7 @@ impl Shard {
                 kept,
             );
             let (number, request_hash) = (transaction.number, transaction.request_hash);
-            self.sessions.record(session, number, request_hash, kept);
+            self.sessions.record(session, number, request_hash, kept, self.store.stamp);
         }
         self.store.transaction_commit();
         self.counters.committed += 1;
@@ -332,11 +425,11 @@ impl Shard {
     }
 
     /// Ends a frame's answer: it waits for the newest effect it may have seen.
-    fn answer(&mut self, frame: &InboundFrame<'_>) {
-        let stamp = self.stamp_to_wait_for();
+    fn answer(&mut self, frame: &InboundFrame<'_>, service: FrameService, out: &mut ShardEffects) {
+        let waits = self.waits(service.consistency == Consistency::Strong, out);
         let outcomes = &mut self.scratch.outcomes;
         let (connection, request) = (frame.connection, frame.header.request);
-        self.held.hold(stamp, connection, FrameKind::Outcomes, request, outcomes);
+        self.held.hold(waits, connection, FrameKind::Outcomes, request, outcomes);
         outcomes.retry_after_ms = 0;
         outcomes.outcomes.clear();
         outcomes.bytes.clear();

@@ -1,6 +1,6 @@
 //! What a shard hands over to the log: one item, never split across batches.
 
-use spillway_net::ids::PartitionId;
+use spillway_net::ids::{Epoch, PartitionId};
 use spillway_net::limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES_MAX};
 use spillway_net::message;
 
@@ -17,7 +17,7 @@ pub const ORIGIN_ROOT: u16 = u16::MAX;
 pub struct ItemSection {
     /// The partition, or [`crate::redo::PARTITION_SYSTEM`].
     pub partition: PartitionId,
-    /// Sum of the digests of the fragment's records.
+    /// The partition's running digest behind the fragment; a system section's own digest.
     pub digest: u128,
     /// Where its archive lies in the item's bytes.
     pub start: u32,
@@ -30,7 +30,9 @@ pub struct ItemSection {
 pub struct LogItem {
     /// The shard, or [`ORIGIN_ROOT`].
     pub origin: u16,
-    /// The shard's number of this hand-over; rises by one.
+    /// The term it was made in: the log drops it if the node does not lead in that term.
+    pub epoch: Epoch,
+    /// The origin's number of this hand-over; rises, also over terms.
     pub stamp: u64,
     /// The fragments.
     pub sections: Vec<ItemSection>,
@@ -62,11 +64,17 @@ impl Sealer {
     pub fn seal(&mut self, store: &mut Store, item: &mut LogItem) {
         assert!(item.sections.is_empty() && item.bytes.is_empty(), "items are handed back empty");
         item.stamp = store.stamp.0;
+        store.history.begin(store.stamp);
         let mut open = std::mem::take(&mut store.open);
         for &local in &open {
-            let section = self.seal_partition(store, usize::from(local), item);
-            item.sections.push(section);
-            store.partitions[usize::from(local)].clear();
+            let (sum, start, end) = self.seal_partition(store, usize::from(local), item);
+            let partition = &mut store.partitions[usize::from(local)];
+            let before = partition.digest;
+            partition.digest = before.wrapping_add(sum);
+            let (id, digest) = (partition.id, partition.digest);
+            item.sections.push(ItemSection { partition: id, digest, start, end });
+            store.history.keep(local, partition, before);
+            partition.clear();
         }
         assert!(
             item.bytes.len() + BATCH_HEADER_BYTES_MAX <= BATCH_BYTES_MAX,
@@ -79,7 +87,14 @@ impl Sealer {
         store.stamp.0 += 1;
     }
 
-    fn seal_partition(&mut self, store: &Store, local: usize, item: &mut LogItem) -> ItemSection {
+    /// Appends a partition's fragment to the item's bytes. Returns the sum of its records'
+    /// digests and where it lies.
+    fn seal_partition(
+        &mut self,
+        store: &Store,
+        local: usize,
+        item: &mut LogItem,
+    ) -> (u128, u32, u32) {
         let partition = &store.partitions[local];
         assert!(partition.open, "only open fragments are sealed");
         self.records.clear();
@@ -95,7 +110,7 @@ impl Sealer {
                 VersionKind::Delete => (RecordKind::Delete, None),
                 VersionKind::Patch => {
                     let id = spillway_net::ids::TableId(touched.table);
-                    let table = store.table(id).expect("tables outlive their open fragments");
+                    let table = store.table_held(id).expect("tables outlive their open fragments");
                     let row = Store::resolve(table, touched.row, &mut self.row, &mut self.spare);
                     (RecordKind::Patch, row.map(|(row, _)| row))
                 }
@@ -126,6 +141,6 @@ impl Sealer {
                 bytes: &self.bytes,
             },
         );
-        ItemSection { partition: partition.id, digest, start, end: item.bytes.len() as u32 }
+        (digest, start, item.bytes.len() as u32)
     }
 }

@@ -2,14 +2,21 @@
 //!
 //! Pure: [`Shard::step`] takes the time and an input and fills effects. It lives on one core and
 //! owns its partitions alone; whatever it lets a client see, it has first handed over to the log.
+//!
+//! It begins as a follower: it applies what is committed, and executes only from
+//! [`ShardInput::Lead`] to [`ShardInput::StepDown`].
 
 mod connection;
+mod effects;
 mod execute;
+mod handover;
+mod input;
 mod item;
 mod partition;
 mod prepare;
 mod replay;
 mod reply;
+mod role;
 mod scan;
 mod store;
 
@@ -18,25 +25,27 @@ mod tests;
 
 use std::sync::Arc;
 
-use spillway_net::frame::{FrameHeader, FrameKind};
 use spillway_net::ids::{
-    ClusterId, Epoch, Lsn, NodeId, PartitionId, SessionId, ShardIndex, TableId,
+    ClusterId, Epoch, Lsn, NodeId, PartitionId, SessionId, ShardIndex, WallMicros,
 };
-use spillway_net::message::{Refusal, RefusalCode};
-use spillway_net::schema::TableDefinition;
+use spillway_net::message::{MemberAddress, RefusalCode};
 
 use crate::memtable::{ChunkSource, Stamp};
 use crate::session::{SessionDirectory, SessionTable};
 
+pub use effects::{RootCommand, RootOrigin, ShardEffects};
+pub use input::{ApplyBatch, ApplySection, InboundFrame, LogState, RootOrder, ShardInput};
 pub use item::{ItemSection, LogItem, ORIGIN_ROOT};
-pub use replay::{ReplayCounts, ReplayError};
+pub use replay::{ReplayCounts, ReplayError, system_commands};
 pub use reply::{Outgoing, Released};
 
 use connection::Connections;
 use execute::Scratch;
 use item::Sealer;
+use partition::Partition;
 use prepare::Spread;
-use reply::HeldReplies;
+use reply::{HeldReplies, Waits};
+use role::Role;
 use store::Store;
 
 /// What a shard must know of its node.
@@ -52,8 +61,6 @@ pub struct ShardOptions {
     pub cluster: ClusterId,
     /// This node.
     pub node: NodeId,
-    /// The leader's term.
-    pub epoch: Epoch,
     /// Port of every shard.
     pub shard_ports: Vec<u16>,
     /// Hand-overs that may wait for their commit before no new transaction is executed.
@@ -62,159 +69,6 @@ pub struct ShardOptions {
     pub held_bytes_max: usize,
     /// Bytes of sessions' outcomes beyond which no new writes are executed.
     pub outcomes_bytes_max: usize,
-}
-
-/// A frame whose header and checksum were checked.
-#[derive(Debug, Clone, Copy)]
-pub struct InboundFrame<'a> {
-    /// Where it came from.
-    pub connection: u64,
-    /// Its header.
-    pub header: FrameHeader,
-    /// Its payload, not yet validated.
-    pub payload: &'a [u8],
-}
-
-/// What the log tells the shards: state that is overwritten, not a queue that can fill.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LogState {
-    /// Committed end of the log.
-    pub vdl: Lsn,
-    /// Whether its budget is used up.
-    pub full: bool,
-    /// Whether its device failed.
-    pub failed: bool,
-}
-
-/// Orders of the root service.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RootOrder {
-    /// The table is committed: use it.
-    TableCreate {
-        /// Its id.
-        table: TableId,
-        /// Its definition.
-        definition: TableDefinition,
-    },
-    /// Stop using the table; its drop is logged after all shards said so.
-    TableDrop {
-        /// Its id.
-        table: TableId,
-    },
-    /// Forget the session.
-    SessionClose {
-        /// Its id.
-        session: SessionId,
-    },
-}
-
-/// One input of the core.
-#[derive(Debug)]
-pub enum ShardInput<'a> {
-    /// A client connected.
-    Opened(u64),
-    /// A connection is gone.
-    Closed(u64),
-    /// Frames in the order of their arrival.
-    Frames(&'a [InboundFrame<'a>]),
-    /// The log has committed this shard's hand-overs up to a stamp, or its state changed.
-    Log {
-        /// Newest committed hand-over of this shard.
-        stamp: u64,
-        /// The log's state.
-        state: LogState,
-    },
-    /// The root service orders something; to be acknowledged.
-    Root(RootOrder),
-    /// The end of a turn: open fragments are handed over.
-    TurnEnd,
-}
-
-/// A client's request for the root service, on shard 0.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RootCommand {
-    /// Open a session.
-    SessionOpen {
-        /// For lists.
-        client_name: String,
-    },
-    /// Close one.
-    SessionClose {
-        /// Its id.
-        session: SessionId,
-    },
-    /// Create a table.
-    TableCreate {
-        /// Its definition, not yet validated.
-        definition: TableDefinition,
-    },
-    /// Drop a table.
-    TableDrop {
-        /// Its name.
-        name: String,
-    },
-}
-
-/// Who asked the root service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RootOrigin {
-    /// The connection.
-    pub connection: u64,
-    /// The frame's request number.
-    pub request: u64,
-}
-
-/// What a step wants done. Reused from step to step.
-#[derive(Debug, Default)]
-pub struct ShardEffects {
-    /// Hand-overs in order; the boxes come back through [`Shard::recycle`].
-    pub items: Vec<Box<LogItem>>,
-    /// Frames that may leave.
-    pub released: Released,
-    /// Connections to close once what was released for them is sent.
-    pub closes: Vec<u64>,
-    /// Requests for the root service.
-    pub root_commands: Vec<(RootOrigin, RootCommand)>,
-    /// How many orders of the root service were carried out.
-    pub orders_done: u32,
-    /// Status requests, answered by the shell, which knows the numbers of all cores.
-    pub status_requests: Vec<RootOrigin>,
-    /// How many of the last [`ShardInput::Frames`] were executed. The others, if any, are to be
-    /// given again once [`Shard::accepts_frames`].
-    pub frames_taken: usize,
-}
-
-impl ShardEffects {
-    /// Forgets everything, keeping the memory.
-    pub fn clear(&mut self) {
-        self.items.clear();
-        self.released.clear();
-        self.closes.clear();
-        self.root_commands.clear();
-        self.orders_done = 0;
-        self.status_requests.clear();
-    }
-
-    fn refuse(&mut self, connection: u64, request: u64, code: RefusalCode, message: String) {
-        let refusal = Refusal::new(code, message);
-        self.released.push(connection, FrameKind::Refusal, request, &refusal);
-    }
-
-    fn refuse_log_failed(&mut self, connection: u64, request: u64) {
-        let text = "the log device failed: repair it and start the node again".to_owned();
-        self.refuse(connection, request, RefusalCode::LogUnavailable, text);
-    }
-
-    fn refuse_and_close(
-        &mut self,
-        connection: u64,
-        request: u64,
-        code: RefusalCode,
-        message: String,
-    ) {
-        self.refuse(connection, request, code, message);
-        self.closes.push(connection);
-    }
 }
 
 /// Numbers of one shard since its start.
@@ -232,6 +86,8 @@ pub struct ShardCounters {
     pub frames: u64,
     /// Hand-overs.
     pub handovers: u64,
+    /// Records applied as a follower since the start, without those of the replay.
+    pub records_applied: u64,
 }
 
 /// One shard. See the module's documentation.
@@ -247,7 +103,15 @@ pub struct Shard {
     scratch: Scratch,
     #[expect(clippy::vec_box, reason = "items travel through rings as boxes and come back so")]
     items_spare: Vec<Box<LogItem>>,
+    role: Role,
+    /// The newest term it has led in.
+    epoch_led: Epoch,
     log: LogState,
+    /// The newest stamp that the log told.
+    stamp_told: u64,
+    members: Arc<[MemberAddress]>,
+    applied_lsn: Lsn,
+    applied_timestamp: WallMicros,
     counters: ShardCounters,
     now_seconds: u32,
 }
@@ -279,7 +143,13 @@ impl Shard {
             sealer: Sealer::default(),
             scratch: Scratch::default(),
             items_spare: Vec::new(),
+            role: Role::Follow,
+            epoch_led: Epoch(0),
             log: LogState::default(),
+            stamp_told: 0,
+            members: Arc::new([]),
+            applied_lsn: Lsn(0),
+            applied_timestamp: WallMicros(0),
             counters: ShardCounters::default(),
             now_seconds: 0,
             options,
@@ -294,8 +164,12 @@ impl Shard {
             ShardInput::Closed(connection) => self.connection_closed(connection),
             ShardInput::Frames(frames) => self.frames(frames, out),
             ShardInput::Log { stamp, state } => self.log_moved(stamp, state, out),
+            ShardInput::Members(members) => self.members = members,
             ShardInput::Root(order) => self.root_order(&order, out),
             ShardInput::TurnEnd => self.hand_over(out),
+            ShardInput::Apply(batch) => self.apply(batch, out),
+            ShardInput::Lead { epoch } => self.lead(epoch, out),
+            ShardInput::StepDown { stamp } => self.step_down(stamp, out),
         }
     }
 
@@ -327,28 +201,42 @@ impl Shard {
         }
         let mut item = self.items_spare.pop().unwrap_or_default();
         item.origin = self.options.index.0;
+        item.epoch = self.epoch_led;
         self.store.order_keep_up();
         self.sealer.seal(&mut self.store, &mut item);
         self.counters.handovers += 1;
         out.items.push(item);
     }
 
-    /// The hand-over that an answer given now has to wait for: the one that will carry the open
-    /// fragments, or the last one. With a failed log answers report no effects, only the failure,
-    /// and wait for nothing.
-    fn stamp_to_wait_for(&self) -> u64 {
-        if self.log.failed {
-            return self.store.floor.0;
+    /// What an answer given now has to wait for: the hand-over that will carry the open fragments,
+    /// which is proof of leadership too; or the last one and, if it must have seen everything
+    /// that was acknowledged before, a leadership round. With a failed log answers report no
+    /// effects, only the failure, and wait for nothing.
+    fn waits(&self, strong: bool, out: &mut ShardEffects) -> Waits {
+        if self.log.failed || !self.leads() {
+            return Waits { stamp: self.store.floor.0, round: 0 };
         }
-        if self.store.open.is_empty() { self.store.stamp.0 - 1 } else { self.store.stamp.0 }
+        if !self.store.open.is_empty() {
+            return Waits { stamp: self.store.stamp.0, round: 0 };
+        }
+        let round = if strong { self.log.round_next } else { 0 };
+        if round > self.log.round_confirmed {
+            out.round_wanted = out.round_wanted.max(round);
+        }
+        Waits { stamp: self.store.stamp.0 - 1, round }
     }
 
     fn log_moved(&mut self, stamp: u64, state: LogState, out: &mut ShardEffects) {
         assert!(stamp < self.store.stamp.0, "only what was handed over is committed");
-        assert!(Stamp(stamp) >= self.store.floor, "commits do not go back");
+        assert!(stamp >= self.stamp_told, "commits do not go back");
         assert!(!self.log.failed || state.failed, "a failed log stays failed");
-        self.store.floor = Stamp(stamp);
+        self.stamp_told = stamp;
         self.log = state;
+        if self.leads() {
+            self.store.commit(Stamp(stamp));
+            // Whatever is committed in its own term a leader has executed.
+            self.applied_lsn = self.applied_lsn.max(state.vdl);
+        }
         self.release(out);
         if state.failed {
             // What these answers report may or may not be durable: the client must hear
@@ -360,10 +248,12 @@ impl Shard {
         }
     }
 
-    /// Lets go of all answers whose hand-over is committed.
+    /// Lets go of all answers that need not wait any more.
     fn release(&mut self, out: &mut ShardEffects) {
         let before = out.released.frames.len();
-        self.held.release(self.store.floor.0, self.log.vdl, &mut out.released);
+        let lsn = if self.leads() { self.log.vdl } else { self.applied_lsn };
+        let (floor, round) = (self.store.floor.0, self.log.round_confirmed);
+        self.held.release(floor, round, lsn, &mut out.released);
         for frame in &out.released.frames[before..] {
             if frame.answers_submit {
                 self.connections.answered(frame.connection);
@@ -376,24 +266,40 @@ impl Shard {
             RootOrder::TableCreate { table, definition } => {
                 self.store.table_create(*table, definition.clone());
             }
-            RootOrder::TableDrop { table } => {
+            RootOrder::TableHide { table } if self.leads() => {
                 self.hand_over(out);
-                self.store.table_drop(*table);
+                self.store.table_hide(*table);
             }
-            RootOrder::SessionClose { session } => {
+            RootOrder::SessionHide { session } if self.leads() => {
                 self.hand_over(out);
-                if let Some(connection) = self.sessions.close(*session) {
-                    self.connection_closed(connection);
-                    out.refuse_and_close(
-                        connection,
-                        0,
-                        RefusalCode::SessionUnknown,
-                        format!("session {session} was closed"),
-                    );
-                }
+                let held = self.sessions.get_mut(*session);
+                let connection = held.and_then(|held| held.connection.take());
+                self.session_connection_close(connection, *session, out);
             }
+            // Ordered by a leader that leads no more: nothing will come of it.
+            RootOrder::TableHide { .. } | RootOrder::SessionHide { .. } => {}
+            RootOrder::TableRemove { table } => self.store.table_remove(*table),
+            RootOrder::SessionRemove { session } => self.session_remove(*session, out),
         }
         out.orders_done += 1;
+    }
+
+    /// A session is gone for good.
+    fn session_remove(&mut self, session: SessionId, out: &mut ShardEffects) {
+        let connection = self.sessions.close(session);
+        self.session_connection_close(connection, session, out);
+    }
+
+    fn session_connection_close(
+        &mut self,
+        connection: Option<u64>,
+        session: SessionId,
+        out: &mut ShardEffects,
+    ) {
+        let Some(connection) = connection else { return };
+        self.connection_closed(connection);
+        let text = format!("session {session} was closed");
+        out.refuse_and_close(connection, 0, RefusalCode::SessionUnknown, text);
     }
 
     fn connection_closed(&mut self, connection: u64) {
@@ -408,6 +314,35 @@ impl Shard {
     /// Numbers since the start.
     pub fn counters(&self) -> ShardCounters {
         self.counters
+    }
+
+    /// Up to this batch everything of this shard is applied: on a follower what it was given, on
+    /// a leader the committed end.
+    pub fn applied_lsn(&self) -> Lsn {
+        self.applied_lsn
+    }
+
+    /// Timestamp of the newest batch that was applied while following.
+    pub fn applied_timestamp(&self) -> WallMicros {
+        self.applied_timestamp
+    }
+
+    /// Running digest of a partition of this shard, the open fragment left out.
+    pub fn digest(&self, partition: PartitionId) -> u128 {
+        assert_eq!(partition.0 % self.spread.shards, self.spread.index.0, "not this shard's");
+        self.store.partitions[usize::from(partition.0 / self.spread.shards)].digest
+    }
+
+    /// One number for the digests of all partitions of this shard, what is open left out: the
+    /// sum over all shards is the same on all nodes that have applied the same log, however many
+    /// shards they have.
+    pub fn digest_all(&self) -> u64 {
+        let one = |partition: &Partition| {
+            let (id, digest) = (u128::from(partition.id.0) + 1, partition.digest);
+            let bytes = digest.wrapping_add(id.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes();
+            xxhash_rust::xxh3::xxh3_64(&bytes)
+        };
+        self.store.partitions.iter().map(one).fold(0, u64::wrapping_add)
     }
 
     /// Rows held, deleted ones included; bytes of the arena in use and taken from the budget.

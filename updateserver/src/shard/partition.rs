@@ -22,6 +22,8 @@ pub(super) struct Partition {
     pub next_number: u64,
     /// Value of `next_number` when the open fragment got its first write.
     pub first_number: u64,
+    /// Sum of the digests of all records up to the last seal.
+    pub digest: u128,
     /// Rows changed since the last seal, each once: a second write in the same fragment
     /// overwrites the version in place.
     pub touched: Vec<Touched>,
@@ -42,6 +44,7 @@ impl Partition {
             id,
             next_number: 1,
             first_number: 1,
+            digest: 0,
             touched: Vec::new(),
             overwritten: false,
             runs: Vec::new(),
@@ -82,6 +85,11 @@ impl Partition {
         self.results.extend_from_slice(results.unwrap_or(&[]));
         self.outcomes.push(OutcomeRecord { number_delta, request_hash, result_length });
         bytes
+    }
+
+    /// Whether nothing is open.
+    pub fn is_at_rest(&self) -> bool {
+        !self.open && self.touched.is_empty() && self.first_number == self.next_number
     }
 
     /// Forgets the open fragment once it is sealed.

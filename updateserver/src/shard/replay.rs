@@ -1,26 +1,30 @@
-//! Applying redo to a shard's memtable: at a restart, and on followers.
+//! Applying redo to a shard's memtable: in bulk at a restart, batch by batch on a follower.
 //!
 //! Replicas decide nothing: they write what the records say, and then prove it. The digest is
 //! computed from what the memtable holds after applying, row by row, and must lead to the
 //! running digest that the leader put into the log.
 
-use spillway_net::ids::{Lsn, PartitionId, SessionId, TableId};
-use spillway_net::patch;
+use spillway_net::ids::{Lsn, PartitionId, SessionId, TableId, WallMicros};
+use spillway_net::{message, patch};
 
 use crate::memtable::{
     RowRef, Stamp, VersionKind, WriteVersion, block_bytes_max, key_hash, row_insert_bytes_max,
     version_bytes,
 };
-use crate::redo::{FragmentReader, Record, RecordKind, RedoError, SystemCommand, record_digest};
+use crate::redo::{
+    FragmentReader, PARTITION_SYSTEM, Record, RecordKind, RedoError, SystemCommand, SystemFragment,
+    record_digest, system_digest,
+};
 
-use super::Shard;
+use super::role::Role;
 use super::store::Store;
+use super::{ApplyBatch, ApplySection, Shard, ShardEffects};
 
 /// Records applied together, so that their cache misses overlap.
 const GROUP: usize = 16;
 
-/// Why a section of the log could not be applied. The start stops with it: the memtable would
-/// not be what was acknowledged.
+/// Why a section of the log could not be applied. The start stops with it, and so does a
+/// follower: the memtable would not be what was acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The section's bytes.
@@ -85,22 +89,103 @@ pub struct ReplayCounts {
     pub outcomes: u64,
 }
 
+/// Reads the commands of a system section, for the shards and the root service alike.
+pub fn system_commands(
+    lsn: Lsn,
+    section: &ApplySection<'_>,
+) -> Result<Vec<SystemCommand>, ReplayError> {
+    let partition = section.partition;
+    assert_eq!(partition.0, PARTITION_SYSTEM, "commands stand in the system section");
+    if system_digest(section.bytes) != section.digest {
+        return Err(ReplayError::Digest { partition, lsn });
+    }
+    let fragment = message::decode::<SystemFragment>(section.bytes)
+        .map_err(|error| ReplayError::Redo { partition, lsn, error: error.into() })?;
+    Ok(fragment.commands)
+}
+
+/// By whom versions are written, and what every reader sees already.
+#[derive(Clone, Copy)]
+struct Stamps {
+    stamp: Stamp,
+    floor: Stamp,
+}
+
 impl Shard {
-    /// Applies one section that belongs to this shard. `digest_before` is the partition's
-    /// running digest before it, `digest_after` the one the log gives behind it.
+    /// Everything up to here was replayed at the start, whether it concerned this shard or not.
+    pub fn replayed_to(&mut self, lsn: Lsn, timestamp: WallMicros) {
+        assert!(self.role == Role::Follow && lsn >= self.applied_lsn, "a replay comes first");
+        (self.applied_lsn, self.applied_timestamp) = (lsn, timestamp);
+    }
+
+    /// Applies a committed batch in service; see [`super::ShardInput::Apply`]. It counts as a
+    /// hand-over that is committed at once, so that older versions can be recycled.
+    pub(super) fn apply(&mut self, batch: &ApplyBatch<'_>, out: &mut ShardEffects) {
+        assert!(!self.leads(), "a leader has executed what it would apply");
+        if self.role == Role::Diverged {
+            return;
+        }
+        assert!(batch.lsn > self.applied_lsn, "batches are applied in order, each once");
+        let stamps = Stamps { stamp: self.store.stamp, floor: self.store.floor };
+        assert_eq!(stamps.floor.0 + 1, stamps.stamp.0, "a follower has nothing uncommitted");
+        for section in batch.sections {
+            if let Err(error) = self.apply_section(batch.lsn, section, stamps, out) {
+                self.role = Role::Diverged;
+                out.diverged = Some(error);
+                return;
+            }
+        }
+        self.store.stamp.0 += 1;
+        self.store.commit(stamps.stamp);
+        (self.applied_lsn, self.applied_timestamp) = (batch.lsn, batch.timestamp);
+    }
+
+    fn apply_section(
+        &mut self,
+        lsn: Lsn,
+        section: &ApplySection<'_>,
+        stamps: Stamps,
+        out: &mut ShardEffects,
+    ) -> Result<(), ReplayError> {
+        let partition = section.partition;
+        if partition.0 == PARTITION_SYSTEM {
+            for command in system_commands(lsn, section)? {
+                self.apply_command(&command, out);
+            }
+        } else if partition.0 % self.spread.shards == self.spread.index.0 {
+            let counts = self.section(lsn, partition, section.bytes, section.digest, stamps)?;
+            self.counters.records_applied += counts.records;
+        }
+        Ok(())
+    }
+
+    /// Applies one section that belongs to this shard at the start. `digest` is the partition's
+    /// running digest behind it, as the log gives it.
     pub fn replay_section(
         &mut self,
         lsn: Lsn,
         partition: PartitionId,
         bytes: &[u8],
-        digest_before: u128,
+        digest: u128,
+    ) -> Result<ReplayCounts, ReplayError> {
+        assert!(self.role == Role::Follow, "a leader has executed what it would replay");
+        let stamps = Stamps { stamp: Stamp::REPLAYED, floor: Stamp::REPLAYED };
+        self.section(lsn, partition, bytes, digest, stamps)
+    }
+
+    fn section(
+        &mut self,
+        lsn: Lsn,
+        partition: PartitionId,
+        bytes: &[u8],
         digest_after: u128,
+        stamps: Stamps,
     ) -> Result<ReplayCounts, ReplayError> {
         assert_eq!(partition.0 % self.spread.shards, self.spread.index.0, "not this shard's");
         let local = partition.0 / self.spread.shards;
         let redo = |error| ReplayError::Redo { partition, lsn, error };
         let reader = FragmentReader::new(bytes).map_err(redo)?;
-        if reader.next_number() < self.store.partitions[usize::from(local)].next_number {
+        if reader.first_number() < self.store.partitions[usize::from(local)].next_number {
             return Err(ReplayError::NumbersFall { partition, lsn });
         }
         let mut group: Vec<(Record<'_>, u64, u32)> = Vec::with_capacity(GROUP);
@@ -110,7 +195,7 @@ impl Shard {
             group.clear();
             for record in records.by_ref().take(GROUP) {
                 let id = TableId(record.table);
-                let Some(table) = self.store.table(id) else {
+                let Some(table) = self.store.table_held(id) else {
                     return Err(ReplayError::UnknownTable { partition, lsn, table: id });
                 };
                 let slice = (table.slice_base + usize::from(local)) as u32;
@@ -130,15 +215,16 @@ impl Shard {
             for (record, hash, slice) in &group {
                 let row = self
                     .store
-                    .replay(record, *hash, *slice)?
+                    .replay(record, *hash, *slice, stamps)?
                     .ok_or(ReplayError::PatchWithoutRow { partition, lsn })?;
                 digest = digest.wrapping_add(self.store.digest(record.table, row));
             }
         }
-        if digest_before.wrapping_add(digest) != digest_after {
+        let state = &mut self.store.partitions[usize::from(local)];
+        if state.digest.wrapping_add(digest) != digest_after {
             return Err(ReplayError::Digest { partition, lsn });
         }
-        let state = &mut self.store.partitions[usize::from(local)];
+        state.digest = digest_after;
         state.next_number = reader.next_number();
         state.first_number = state.next_number;
         let mut outcomes = 0;
@@ -151,17 +237,26 @@ impl Shard {
         Ok(ReplayCounts { records: reader.records_count() as u64, outcomes })
     }
 
-    /// Applies a command of the root service.
+    /// Applies a command of the root service at the start.
     pub fn replay_command(&mut self, command: &SystemCommand) {
+        let mut out = ShardEffects::default();
+        self.apply_command(command, &mut out);
+        assert!(out.closes.is_empty(), "nobody is connected while the log is replayed");
+    }
+
+    fn apply_command(&mut self, command: &SystemCommand, out: &mut ShardEffects) {
         match command {
             SystemCommand::TableCreate { table, definition } => {
                 self.store.table_create(TableId(*table), definition.clone());
             }
-            SystemCommand::TableDrop { table } => self.store.table_drop(TableId(*table)),
-            SystemCommand::SessionOpen { .. } => {}
+            SystemCommand::TableDrop { table } => self.store.table_remove(TableId(*table)),
             SystemCommand::SessionClose { session } => {
-                self.sessions.close(SessionId(*session));
+                self.session_remove(SessionId(*session), out);
             }
+            SystemCommand::SessionOpen { .. }
+            | SystemCommand::MemberSet { .. }
+            | SystemCommand::MemberRemove { .. }
+            | SystemCommand::ZoneDrain { .. } => {}
         }
     }
 }
@@ -173,6 +268,7 @@ impl Store {
         record: &Record<'_>,
         hash: u64,
         slice: u32,
+        stamps: Stamps,
     ) -> Result<Option<RowRef>, ReplayError> {
         let mut patched = std::mem::take(&mut self.row_next);
         let (kind, value) = match record.kind {
@@ -180,7 +276,7 @@ impl Store {
             RecordKind::Delete => (VersionKind::Delete, record.value),
             RecordKind::Patch => {
                 let found = self.slice(slice).find(hash, record.key);
-                let table = self.table(TableId(record.table)).expect("looked up before");
+                let table = self.table_held(TableId(record.table)).expect("looked up before");
                 let (mut row, mut spare) = (Vec::new(), Vec::new());
                 let base =
                     found.and_then(|found| Self::resolve(table, found, &mut row, &mut spare));
@@ -205,10 +301,10 @@ impl Store {
         let slice = &mut self.slices[slice as usize];
         let (row, _) = slice.upsert_row(arena, hash, record.key, undo);
         let version = WriteVersion {
-            stamp: Stamp::REPLAYED,
+            stamp: stamps.stamp,
             number: record.number,
             kind,
-            floor: Stamp::REPLAYED,
+            floor: stamps.floor,
             value,
         };
         crate::memtable::write(arena, row, version, undo);

@@ -1,8 +1,11 @@
 //! Answers that wait for the log.
 //!
 //! Every answer waits for the hand-over that carries the newest effect it saw - an answer to a
-//! read or to a failed check too, or a client could see what a crash then takes back. Answers of
-//! one hand-over wait together; nobody waits in a thread.
+//! read or to a failed check too, or a client could see what a crash then takes back. What saw no
+//! effect that is still to be handed over waits for proof of leadership besides: a round of the
+//! quorum that began after the request arrived, or the commit of a later hand-over. Answers leave
+//! in the order they were given. Those that wait for the same wait together; nobody waits in a
+//! thread.
 
 use std::collections::VecDeque;
 
@@ -19,9 +22,25 @@ struct HeldReply {
     kind: FrameKind,
 }
 
+/// What an answer waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Waits {
+    /// The hand-over that must be committed.
+    pub stamp: u64,
+    /// The leadership round that must have succeeded, unless a later hand-over is committed; 0:
+    /// none.
+    pub round: u64,
+}
+
+impl Waits {
+    fn is_over(self, stamp: u64, round_confirmed: u64) -> bool {
+        self.stamp < stamp || (self.stamp == stamp && self.round <= round_confirmed)
+    }
+}
+
 #[derive(Debug, Default)]
 struct HeldBatch {
-    stamp: u64,
+    waits: Waits,
     replies: Vec<HeldReply>,
     bytes: Vec<u8>,
 }
@@ -84,22 +103,22 @@ impl HeldReplies {
         self.bytes
     }
 
-    /// Holds an answer until hand-over `stamp` is committed.
+    /// Holds an answer.
     pub fn hold<T: Payload>(
         &mut self,
-        stamp: u64,
+        waits: Waits,
         connection: u64,
         kind: FrameKind,
         request: u64,
         payload: &T,
     ) {
-        if self.batches.back().is_none_or(|batch| batch.stamp != stamp) {
+        if self.batches.back().is_none_or(|batch| batch.waits != waits) {
             assert!(
-                self.batches.back().is_none_or(|batch| batch.stamp < stamp),
+                self.batches.back().is_none_or(|batch| batch.waits.stamp <= waits.stamp),
                 "answers are held in the order of hand-overs"
             );
             let mut batch = self.spare.pop().unwrap_or_default();
-            batch.stamp = stamp;
+            batch.waits = waits;
             self.batches.push_back(batch);
         }
         let batch = self.batches.back_mut().expect("pushed above");
@@ -110,9 +129,11 @@ impl HeldReplies {
         batch.replies.push(HeldReply { connection, start, end, request, kind });
     }
 
-    /// Moves all answers that wait for `stamp` or less into `released`.
-    pub fn release(&mut self, stamp: u64, lsn: Lsn, released: &mut Released) {
-        while self.batches.front().is_some_and(|batch| batch.stamp <= stamp) {
+    /// Moves the answers that need not wait any more into `released`: hand-overs up to `stamp`
+    /// are committed, rounds up to `round_confirmed` succeeded.
+    pub fn release(&mut self, stamp: u64, round_confirmed: u64, lsn: Lsn, released: &mut Released) {
+        let is_over = |batch: &HeldBatch| batch.waits.is_over(stamp, round_confirmed);
+        while self.batches.front().is_some_and(&is_over) {
             let mut batch = self.batches.pop_front().expect("seen above");
             for reply in batch.replies.drain(..) {
                 let frame = &mut batch.bytes[reply.start..reply.end];
@@ -156,7 +177,38 @@ mod tests {
     use super::*;
 
     fn hold(held: &mut HeldReplies, stamp: u64, connection: u64) {
-        held.hold(stamp, connection, FrameKind::Done, 5, &Done {});
+        hold_round(held, stamp, 0, connection);
+    }
+
+    fn hold_round(held: &mut HeldReplies, stamp: u64, round: u64, connection: u64) {
+        held.hold(Waits { stamp, round }, connection, FrameKind::Done, 5, &Done {});
+    }
+
+    fn to(released: &Released) -> Vec<u64> {
+        released.frames.iter().map(|f| f.connection).collect()
+    }
+
+    #[test]
+    fn reads_wait_for_their_round_or_for_a_later_commit_and_keep_their_order() {
+        let mut held = HeldReplies::default();
+        hold_round(&mut held, 1, 7, 10);
+        hold_round(&mut held, 1, 0, 11);
+        hold(&mut held, 2, 12);
+        let mut released = Released::default();
+        held.release(1, 6, Lsn(1), &mut released);
+        assert!(released.frames.is_empty(), "committed, but the round is not over");
+        held.release(0, 7, Lsn(1), &mut released);
+        assert!(released.frames.is_empty(), "the round is over, but nothing is committed");
+        held.release(1, 7, Lsn(1), &mut released);
+        assert_eq!(to(&released), [10, 11]);
+        released.clear();
+        hold_round(&mut held, 2, 9, 13);
+        held.release(2, 7, Lsn(1), &mut released);
+        assert_eq!(to(&released), [12]);
+        hold(&mut held, 3, 14);
+        held.release(3, 7, Lsn(1), &mut released);
+        assert_eq!(to(&released), [12, 13, 14], "a later commit is proof enough");
+        assert_eq!(held.bytes(), 0);
     }
 
     #[test]
@@ -166,13 +218,12 @@ mod tests {
         hold(&mut held, 1, 11);
         hold(&mut held, 2, 12);
         let mut released = Released::default();
-        held.release(0, Lsn(1), &mut released);
+        held.release(0, 0, Lsn(1), &mut released);
         assert!(released.frames.is_empty());
-        held.release(1, Lsn(1), &mut released);
-        let to: Vec<_> = released.frames.iter().map(|f| f.connection).collect();
-        assert_eq!(to, [10, 11]);
+        held.release(1, 0, Lsn(1), &mut released);
+        assert_eq!(to(&released), [10, 11]);
         assert!(held.bytes() > 0);
-        held.release(7, Lsn(2), &mut released);
+        held.release(7, 0, Lsn(2), &mut released);
         assert_eq!(released.frames.len(), 3);
         assert_eq!(held.bytes(), 0);
     }
@@ -184,7 +235,7 @@ mod tests {
         hold(&mut held, 2, 10);
         assert_eq!(held.abandon(), [10]);
         let mut released = Released::default();
-        held.release(9, Lsn(2), &mut released);
+        held.release(9, 0, Lsn(2), &mut released);
         assert!(released.frames.is_empty());
     }
 }

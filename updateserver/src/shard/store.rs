@@ -19,6 +19,7 @@ use crate::memtable::{
     WriteVersion, Wrote, block_bytes_max, row_insert_bytes_max, version_bytes,
 };
 
+use super::handover::History;
 use super::partition::{Partition, Touched};
 
 /// Rows up to this size are always written whole: a patch would save less than it costs to
@@ -92,6 +93,8 @@ pub(super) struct Store {
     pub stamp: Stamp,
     /// Newest stamp known to be committed.
     pub floor: Stamp,
+    /// Hand-overs above the floor.
+    pub(super) history: History,
     /// Local partitions with an open fragment, in order of their first write.
     pub open: Vec<u16>,
     /// Upper bound of the open fragments' bytes.
@@ -121,6 +124,7 @@ impl Store {
             replay_undo: UndoLog::off(),
             stamp: Stamp(1),
             floor: Stamp(0),
+            history: History::default(),
             open: Vec::new(),
             open_bytes: 0,
             transaction: 0,
@@ -133,12 +137,19 @@ impl Store {
         }
     }
 
+    /// A table that clients may use.
     pub fn table(&self, id: TableId) -> Option<&ShardTable> {
+        self.table_held(id).filter(|table| !table.hidden)
+    }
+
+    /// A table, also one whose drop is on its way.
+    pub fn table_held(&self, id: TableId) -> Option<&ShardTable> {
         self.tables.get(usize::from(id.0))?.as_deref()
     }
 
+    /// All tables that clients may use.
     pub fn tables(&self) -> impl Iterator<Item = &ShardTable> {
-        self.tables.iter().flatten().map(|table| &**table)
+        self.tables.iter().flatten().map(|table| &**table).filter(|table| !table.hidden)
     }
 
     pub fn slice(&self, slice: u32) -> &TableSlice {
@@ -160,7 +171,7 @@ impl Store {
     /// A table exists from now on.
     pub fn table_create(&mut self, id: TableId, definition: TableDefinition) {
         let at = usize::from(id.0);
-        assert!(self.table(id).is_none(), "table ids are never reused");
+        assert!(self.table_held(id).is_none(), "table ids are never reused");
         let base = self.slices.len();
         let table = ShardTable::new(id, definition, base)
             .expect("the root service logs only definitions that were validated");
@@ -173,9 +184,23 @@ impl Store {
         self.tables[at] = Some(Box::new(table));
     }
 
-    /// A table is gone. Its rows' memory returns with the memtable, at the next freeze.
-    pub fn table_drop(&mut self, id: TableId) {
-        assert!(self.open.is_empty(), "open fragments are handed over before a table goes");
+    /// Clients do not see the table any more.
+    pub fn table_hide(&mut self, id: TableId) {
+        assert!(self.open.is_empty(), "open fragments are handed over before a table is hidden");
+        if let Some(table) = self.tables.get_mut(usize::from(id.0)).and_then(Option::as_mut) {
+            table.hidden = true;
+        }
+    }
+
+    /// Shows all hidden tables again: their drops will not be committed.
+    pub fn tables_show(&mut self) {
+        for table in self.tables.iter_mut().flatten() {
+            table.hidden = false;
+        }
+    }
+
+    /// A table is gone for good. Its rows' memory returns with the memtable, at the next freeze.
+    pub fn table_remove(&mut self, id: TableId) {
         self.ordered.retain(|ordered| *ordered != id);
         if let Some(slot) = self.tables.get_mut(usize::from(id.0)) {
             *slot = None;

@@ -1,7 +1,7 @@
 //! Disks that lie: flipped bits, lost writes, stale files, unreadable sectors.
 
 use super::crash::draw_geometry;
-use super::harness::{Issued, Node};
+use super::harness::{Kept, Node};
 use crate::log::damage::{DamageReason, LogDamaged};
 use crate::log::testing::{Draw, EIO, SeedReport};
 
@@ -23,17 +23,19 @@ fn lived(seed: u64, draw: &mut Draw) -> Node {
 }
 
 /// Frames that are on the medium, hold an acknowledged entry, and are above the floor.
-fn acknowledged(node: &mut Node) -> Vec<(u64, Issued)> {
+fn acknowledged(node: &mut Node) -> Vec<(u64, Kept)> {
     let (superblock, recovered) = node.scan().expect("no damage yet");
     let end = recovered.position.cursor.chain.sequence;
     let floor = superblock.floor.chain.sequence;
-    let kept = node.issued.iter().filter(|(sequence, issued)| {
-        (floor..end).contains(sequence) && issued.entry && issued.lsn <= node.model.acknowledged
-    });
+    assert!(end > node.acknowledged, "all of them are there");
+    let kept = node
+        .kept
+        .range(floor..end)
+        .filter(|(sequence, kept)| **sequence <= node.acknowledged && kept.is_entry());
     kept.map(|(sequence, issued)| (*sequence, issued.clone())).collect()
 }
 
-fn flip(node: &mut Node, draw: &mut Draw, issued: &Issued) {
+fn flip(node: &mut Node, draw: &mut Draw, issued: &Kept) {
     let bit = draw.below(issued.write.bytes as usize * 8);
     let at = issued.write.offset as usize + bit / 8;
     node.disk.segments[issued.write.segment as usize][at] ^= 1 << (bit % 8);
@@ -57,7 +59,7 @@ fn a_flipped_bit_in_an_acknowledged_frame_is_damage() {
         flip(&mut node, &mut draw, issued);
         let damaged = node.scan().expect_err("a flipped bit in an acknowledged frame");
         assert_eq!(damaged.sequence, *sequence, "{damaged}");
-        assert!(damaged.lsn_good.0 < issued.lsn, "{damaged}");
+        assert_eq!(damaged.lsn_good, node.lsn_before(*sequence), "{damaged}");
         assert_eq!(damaged.segment, issued.write.segment);
         met += 1;
         // The scan changed nothing: the repaired disk is readable.
@@ -83,14 +85,14 @@ fn flipped_bits_anywhere_never_give_wrong_data() {
         // The scan compares what it yields with the model.
         match node.scan() {
             Ok((_, recovered)) => {
-                assert!(recovered.last_lsn.0 >= node.model.acknowledged);
+                node.is_all_there(&recovered);
                 read += 1;
                 // And the node goes on: the flips that did no harm never do.
                 let Ok(Some(mut boot)) = node.boot() else { continue };
                 (0..20).for_each(|_| node.event(&mut boot));
                 node.crash();
                 if let Ok((_, recovered)) = node.scan() {
-                    assert!(recovered.last_lsn.0 >= node.model.acknowledged);
+                    node.is_all_there(&recovered);
                 }
             }
             Err(_) => refused += 1,
@@ -100,7 +102,7 @@ fn flipped_bits_anywhere_never_give_wrong_data() {
 }
 
 /// Takes sectors of a frame back to what they held before.
-fn lose(node: &mut Node, draw: &mut Draw, issued: &Issued) {
+fn lose(node: &mut Node, draw: &mut Draw, issued: &Kept) {
     let block = node.disk.block;
     let all = draw.once_in(2);
     let sectors = issued.write.bytes as usize / block;
@@ -131,7 +133,7 @@ fn a_lost_write_is_found_when_any_later_frame_covers_it() {
         let (superblock, recovered) = node.scan().expect("no damage yet");
         let end = recovered.position.cursor.chain.sequence;
         let covered = *sequence < superblock.tail.sequence
-            || node.issued.iter().any(|(later, issued)| {
+            || node.kept.iter().any(|(later, issued)| {
                 *later > *sequence && *later < end && issued.durable_sequence >= *sequence
             });
         let intact = node.disk.segments.clone();
@@ -146,7 +148,8 @@ fn a_lost_write_is_found_when_any_later_frame_covers_it() {
             }
             Ok((_, recovered)) => {
                 assert!(!covered, "a later frame says that {sequence} was durable");
-                assert!(recovered.last_lsn.0 + 1 >= issued.lsn, "nothing before it is dropped");
+                let end = recovered.position.cursor.chain.sequence;
+                assert!(end >= *sequence, "nothing before it is dropped");
                 blind += 1;
             }
         }
@@ -166,7 +169,7 @@ fn everything_acknowledged_before_a_quiet_moment_is_covered() {
         (0..30).for_each(|_| node.event(&mut boot));
         node.shutdown(&mut boot);
         let frames = acknowledged(&mut node);
-        let (sequence, issued) = frames.last().expect("a boot writes a no-op");
+        let Some((sequence, issued)) = frames.last() else { continue };
         let intact = node.disk.segments.clone();
         lose(&mut node, &mut draw, issued);
         if !boot.writer.is_quiet() || node.disk.segments == intact {
@@ -198,7 +201,7 @@ fn an_unreadable_sector_is_damage_and_all_before_it_is_read() {
         let damaged = node.scan().expect_err("an unreadable sector");
         assert_eq!(damaged.reason, DamageReason::ReadFailed { errno: EIO });
         assert_eq!(damaged.sequence, *sequence, "all before it was read: {damaged}");
-        assert_eq!(damaged.lsn_good.0 + 1, issued.lsn);
+        assert_eq!(damaged.lsn_good, node.lsn_before(*sequence));
         met += 1;
     }
     assert!(met > 300, "{met}");
@@ -238,6 +241,10 @@ fn files_restored_from_an_old_copy_are_refused() {
         node.shutdown(&mut boot);
         let floor = boot.superblock.floor.chain.sequence;
         let new = node.disk.clone();
+        let written = node.kept.range(sequence.max(floor)..).next();
+        let Some((first, issued)) = written.map(|(first, issued)| (*first, issued.clone())) else {
+            continue;
+        };
         // A superblock file that does not know the last boot.
         node.disk.superblock = old.superblock.clone();
         let damaged: LogDamaged = node.scan().expect_err("the superblock is old");
@@ -245,12 +252,10 @@ fn files_restored_from_an_old_copy_are_refused() {
         assert!(!damaged.to_string().is_empty());
         // A segment file without what this boot wrote into it.
         node.disk = new;
-        let (first, issued) =
-            node.issued.range(sequence.max(floor)..).next().expect("a boot writes");
         let segment = issued.write.segment as usize;
-        let mut later = node.issued.range(first..);
+        let mut later = node.kept.range(first..);
         let elsewhere = later.any(|(_, issued)| issued.write.segment as usize != segment);
-        if boot.superblock.durable_sequence < *first && !elsewhere {
+        if boot.superblock.durable_sequence < first && !elsewhere {
             // All that was written since the superblock is in that one file: nothing knows of it.
             continue;
         }
@@ -298,7 +303,7 @@ fn a_damaged_table_stops_only_a_node_that_needs_it() {
         node.disk.segments[geometry.slot(damaged) as usize][at] ^= 1;
         match node.scan() {
             Ok((_, recovered)) => {
-                assert!(recovered.last_lsn.0 >= node.model.acknowledged);
+                node.is_all_there(&recovered);
                 // A free segment is prepared again, with what it holds now.
                 if let Ok(Some(mut boot)) = node.boot() {
                     (0..100).for_each(|_| node.event(&mut boot));

@@ -4,15 +4,15 @@ use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, PartitionId, WallMicros};
 
 use crate::log::bytes::{COUNTER_LIMIT, header_seal, put_u16, put_u32, put_u64};
 use crate::log::frame::{
-    FrameFault, FrameKind, FrameView, LOCAL_MAGIC, LocalHeader, SECTION_ENTRY_BYTES,
-    SHARED_FIXED_BYTES, SHARED_MAGIC, SectionEntry, SharedHeader, frame_seal,
+    BodyView, FrameFault, FrameKind, LOCAL_MAGIC, LocalHeader, SECTION_ENTRY_BYTES,
+    SHARED_FIXED_BYTES, SHARED_MAGIC, SectionEntry, SharedHeader,
 };
 use crate::log::geometry::GeometryError;
 use crate::log::superblock::{
     DurableWrite, SUPERBLOCK_COPIES, SUPERBLOCK_MAGIC, Superblock, SuperblockError,
     superblock_choose, superblock_update,
 };
-use crate::log::testing::{CLUSTER, NODE, SimDisk, small_geometry};
+use crate::log::testing::{CLUSTER, NODE, SimDisk, frame_seal, small_geometry};
 
 fn local() -> LocalHeader {
     LocalHeader {
@@ -139,7 +139,7 @@ fn a_frame_survives_and_shared_flips_are_seen() {
         ..shared()
     };
     assert_eq!(header, expected);
-    let view = FrameView::new(&geometry, local, header, frame);
+    let view = BodyView::new(&geometry, &frame[512..]).expect("valid");
     let seen: Vec<_> = view.sections().map(|s| (s.partition.0, s.digest, s.bytes)).collect();
     let expected: Vec<(u16, u128, &[u8])> = vec![(3, 1 << 90, &[7; 700]), (0xFFFF, 2, &[9; 16])];
     assert_eq!(seen, expected);
@@ -275,6 +275,8 @@ fn superblock_fields_are_range_checked() {
     put_u16(&mut block, 4, 3);
     assert_eq!(Superblock::decode(0, &block), Err(SuperblockError::Version(3)));
     put_u16(&mut block, 4, 1);
+    assert_eq!(Superblock::decode(0, &block), Err(SuperblockError::Version(1)), "no members");
+    put_u16(&mut block, 4, 2);
     put_u16(&mut block, 34, 3);
     header_seal(&mut block);
     let field = SuperblockError::Field("durable write mode");

@@ -1,104 +1,168 @@
 //! A node on a simulated disk, and the model of what it must remember.
+//!
+//! The model is physical: which frames were issued, in order, and up to which of them everything
+//! was reported durable. What a scan yields must be the fold of a prefix of these frames that is
+//! not shorter than what was reported.
 
 use std::collections::BTreeMap;
 
-use spillway_net::ids::{Epoch, Lsn, PartitionId, WallMicros};
+use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, WallMicros};
+use spillway_runtime::slot_ring::SlotRing;
 
-use crate::log::batch::{BatchBuffers, Section, sections_bytes};
+use crate::log::assembler::{AssemblerRoom, BatchAssembler, SealIdentity, Section, sections_bytes};
+use crate::log::clock::BatchClock;
 use crate::log::damage::LogDamaged;
-use crate::log::frame::{FrameKind, PARTITION_SYSTEM};
+use crate::log::effects::{LogEffects, LogInput, LogWrite, RawContent, RawFile};
+use crate::log::entries::{EntryBase, EntryIndex, EntryMeta, EntryPlace};
+use crate::log::entry_frame::{EntryFrame, body_verify};
+use crate::log::frame::{
+    BodyView, FrameKind, LocalHeader, PARTITION_SYSTEM, SectionView, SharedHeader,
+};
 use crate::log::geometry::Geometry;
 use crate::log::position::Floor;
-use crate::log::recovery::{LogScanner, Recovered, ScanItem};
-use crate::log::superblock::{Superblock, SuperblockWrite, superblock_update};
-use crate::log::testing::{CLUSTER, Draw, File, NODE, SimDisk, VecBuffers};
-use crate::log::writer::{
-    LogEffects, LogInput, LogWrite, LogWriter, LogWriterOptions, RawContent, Room,
-};
+use crate::log::recovery::{LogScanner, Recovered, ScanEntry, ScanItem};
+use crate::log::superblock::{Superblock, superblock_update};
+use crate::log::testing::{CLUSTER, Draw, File, NODE, SimDisk};
+use crate::log::writer::{LogWriter, LogWriterOptions, RESERVE_SEGMENTS};
 
-/// A section as the model keeps it: partition, running digest, content.
-pub type SectionKept = (PartitionId, u128, Vec<u8>);
+/// Entries that may wait for the writer.
+const PENDING_MAX: usize = 8;
+const SUPERBLOCK_IDS: u64 = 1 << 60;
+const RAW_IDS: u64 = 1 << 61;
 
-/// An entry as the model keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EntryKept {
-    pub epoch: Epoch,
-    pub sections: Vec<SectionKept>,
-}
-
-/// What was ever given to the log and not superseded by a crash.
-#[derive(Clone, Debug, Default)]
-pub struct Model {
-    pub entries: BTreeMap<u64, EntryKept>,
-    /// Running digests after each entry.
-    pub digests: BTreeMap<u64, Vec<u128>>,
-    pub acknowledged: u64,
-    pub timestamps: BTreeMap<u64, WallMicros>,
-}
-
-/// A frame that was issued, to aim damage at.
+/// A frame that was issued: to compare with what is read back, and to aim damage at.
 #[derive(Clone, Debug)]
-pub struct Issued {
+pub struct Kept {
     pub write: LogWrite,
     pub durable_sequence: u64,
+    /// Index of the last entry once this frame is read.
     pub lsn: u64,
-    pub entry: bool,
+    pub shared: SharedHeader,
+    pub place: EntryPlace,
     /// What stood there before.
     pub before: Vec<u8>,
 }
 
+impl Kept {
+    pub fn is_entry(&self) -> bool {
+        self.shared.kind.is_entry()
+    }
+
+    fn body(&self, geometry: &Geometry) -> &[u8] {
+        &self.write.slot[geometry.block()..]
+    }
+}
+
 pub struct Boot {
     pub writer: LogWriter,
-    pub buffers: VecBuffers,
+    pub assembler: BatchAssembler,
+    pub slots: SlotRing,
     pub superblock: Superblock,
     pub now_nanos: u64,
     pub wall: WallMicros,
+    clock: BatchClock,
     pub ticket: u64,
-    /// Ticket of each index, highest.
-    pub tickets: BTreeMap<u64, u64>,
-    update: Option<Update>,
-    /// Frames complete in any order: sequence -> done.
+    /// Receives its entries from a leader, who may change its mind about what is not committed.
+    pub follows: bool,
+    term: Epoch,
+    /// Term of the next entries.
+    entry_term: Epoch,
+    /// All entries given to the writer and not superseded.
+    pub entries: EntryIndex,
+    /// Write number of each of them; none for those of earlier boots.
+    numbers: BTreeMap<u64, u64>,
+    /// Write number of each issued frame of an entry.
+    issued: BTreeMap<u64, u64>,
+    durable_number: u64,
+    pub committed: Lsn,
+    in_flight_max: usize,
+    update: Option<(Superblock, Floor)>,
+    /// Frames complete in any order: sequence -> write.
     pub writes_open: BTreeMap<u64, LogWrite>,
     pub log_full: usize,
     pub later: usize,
-}
-
-struct Update {
-    superblock: Superblock,
-    floor: Floor,
-    rounds: Vec<Vec<SuperblockWrite>>,
-    open: usize,
+    pub superseded: usize,
 }
 
 pub struct Node {
     pub geometry: Geometry,
     pub disk: SimDisk,
-    pub model: Model,
-    pub issued: BTreeMap<u64, Issued>,
+    pub kept: BTreeMap<u64, Kept>,
+    /// Everything up to this sequence was reported durable, or was there at a start.
+    pub acknowledged: u64,
+    /// Checksums of entries that were committed, as far as this node knew and remembers.
+    pub committed: BTreeMap<u64, u64>,
     pub draw: Draw,
     pub wall: WallMicros,
-    pub boots: u64,
     pub largest: usize,
+    /// Frames that went back, as scans met them.
+    pub truncations: usize,
 }
 
-const SUPERBLOCK_IDS: u64 = 1 << 60;
-const RAW_IDS: u64 = 1 << 61;
+/// What a sink has heard.
+struct Heard<'a> {
+    node: &'a Node,
+    expected: Vec<&'a Kept>,
+    next: usize,
+    last: EntryBase,
+    truncated: Option<Lsn>,
+    entries: EntryIndex,
+    hint: Lsn,
+    truncations: usize,
+}
+
+impl Heard<'_> {
+    fn take(&mut self, item: ScanItem<'_>) {
+        match item {
+            ScanItem::Truncated(lsn) => {
+                assert!(lsn < self.last.lsn && self.truncated.is_none(), "something to truncate");
+                assert!(lsn >= self.hint, "what is committed stays");
+                self.truncated = Some(lsn);
+                self.truncations += 1;
+                self.entries.truncate_after(lsn);
+            }
+            ScanItem::Entry(entry) => self.entry(entry),
+        }
+    }
+
+    fn entry(&mut self, entry: &ScanEntry<'_>) {
+        let shared = &entry.view.shared;
+        let kept = self.expected.get(self.next).expect("nothing that was never written");
+        self.next += 1;
+        assert_eq!(*shared, kept.shared, "frames in order, none twice, none skipped");
+        let before = self.truncated.take().unwrap_or(self.last.lsn);
+        assert_eq!(shared.index.0, before.0 + 1, "what goes back is announced");
+        assert!(entry.body == kept.body(&self.node.geometry), "whole and unchanged");
+        let meta = EntryMeta::of(&kept.shared, kept.place);
+        assert_eq!(entry.meta, meta);
+        assert!(entry.commit_hint >= self.hint, "the hint rises");
+        self.hint = entry.commit_hint;
+        self.entries.push(shared.index, meta);
+        self.last = self.entries.last_identity();
+    }
+}
 
 impl Node {
     pub fn new(geometry: Geometry, seed: u64) -> Self {
         geometry.check().expect("test geometry");
-        let mut model = Model::default();
-        model.digests.insert(0, vec![0; usize::from(geometry.partitions)]);
         Self {
             geometry,
             disk: SimDisk::format(geometry),
-            model,
-            issued: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            acknowledged: 0,
+            committed: BTreeMap::new(),
             draw: Draw(seed),
             wall: WallMicros(1_700_000_000_000_000),
-            boots: 0,
             largest: geometry.payload_bytes_max(),
+            truncations: 0,
         }
+    }
+
+    /// Index of the last entry after all frames before this one.
+    pub fn lsn_before(&self, sequence: u64) -> Lsn {
+        let floor = self.disk.superblock().expect("readable").superblock.floor;
+        let last = self.kept.range(floor.chain.sequence..sequence).next_back();
+        last.map_or(floor.chain.lsn, |(_, kept)| Lsn(kept.lsn))
     }
 
     /// Scans the disk and compares all that it yields with the model.
@@ -106,32 +170,40 @@ impl Node {
         let superblock = self.disk.superblock().expect("superblock readable").superblock;
         let read_bytes = self.draw.pick(&[0, 1 << 16, 1 << 18, 1 << 22]);
         let mut scanner = LogScanner::new(&superblock, read_bytes);
-        let mut expected = superblock.floor.chain.lsn.0 + 1;
-        let mut last = superblock.floor.chain.timestamp;
+        let floor = superblock.floor.chain;
+        let entries = EntryIndex::behind(&floor);
+        let frames = self.kept.range(floor.sequence..).map(|(_, kept)| kept);
+        let mut heard = Heard {
+            node: self,
+            expected: frames.filter(|kept| kept.is_entry()).collect(),
+            next: 0,
+            last: entries.base(),
+            truncated: None,
+            entries,
+            hint: floor.lsn,
+            truncations: 0,
+        };
         while let Some(request) = scanner.next_read() {
             assert!(request.bytes <= scanner.read_bytes_max());
-            let model = &self.model;
-            let mut sink = |item: ScanItem<'_>| {
-                let ScanItem::Entry(view) = item else { panic!("one node truncates nothing") };
-                let lsn = view.shared.index.0;
-                assert_eq!(lsn, expected, "entries in order, none twice, none skipped");
-                expected += 1;
-                assert!(view.shared.timestamp > last, "timestamps rise");
-                last = view.shared.timestamp;
-                let kept = model.entries.get(&lsn).expect("nothing that was never written");
-                let sections: Vec<SectionKept> =
-                    view.sections().map(|s| (s.partition, s.digest, s.bytes.to_vec())).collect();
-                assert_eq!(sections, kept.sections, "entry {lsn} is whole and unchanged");
-                assert_eq!(view.shared.entry_term, kept.epoch);
-                assert_eq!(view.shared.kind == FrameKind::NoOp, sections.is_empty());
-                if let Some(stamp) = model.timestamps.get(&lsn) {
-                    assert_eq!(*stamp, view.shared.timestamp);
-                }
-            };
-            scanner.feed(self.disk.read(&request), &mut sink)?;
+            scanner.feed(self.disk.read(&request), &mut |item| heard.take(item))?;
         }
         let recovered = scanner.finish();
-        assert_eq!(recovered.last_lsn.0 + 1, expected);
+        let end = recovered.position.cursor.chain.sequence;
+        let (entries, truncations) = (heard.entries, heard.truncations);
+        let read = self.kept.range(floor.sequence..end).filter(|(_, kept)| kept.is_entry());
+        assert_eq!(read.count(), heard.next, "a prefix of what was issued");
+        assert_eq!(recovered.entries, entries);
+        assert_eq!(recovered.last_lsn, entries.last());
+        assert_eq!(recovered.last_timestamp, entries.last_identity().timestamp);
+        assert!(recovered.commit_hint >= heard.hint && recovered.commit_hint <= entries.last());
+        assert_eq!(recovered.position.tail, entries.tail(recovered.commit_hint));
+        for (index, checksum) in self.committed.range(..=recovered.commit_hint.0) {
+            let found = entries.identity(Lsn(*index));
+            let covered = *index < floor.lsn.0;
+            assert!(covered || found.is_some_and(|found| found.checksum == *checksum), "{index}");
+        }
+        assert!(recovered.commit_hint.0 <= self.committed.keys().next_back().map_or(0, |k| *k));
+        self.truncations += truncations;
         Ok((superblock, recovered))
     }
 
@@ -139,23 +211,41 @@ impl Node {
     /// `None` when it lost power before the writer was made.
     pub fn boot(&mut self) -> Result<Option<Boot>, LogDamaged> {
         let (last, recovered) = self.scan()?;
-        let lsn = recovered.last_lsn.0;
-        assert!(lsn >= self.model.acknowledged, "acknowledged {}", self.model.acknowledged);
+        self.is_all_there(&recovered);
+        self.read_back(&recovered);
         Ok(self.boot_at(last, recovered))
     }
 
+    /// Nothing that was reported durable is missing.
+    pub fn is_all_there(&self, recovered: &Recovered) {
+        let next = recovered.position.cursor.chain.sequence;
+        assert!(next > self.acknowledged, "frame {} was acknowledged", self.acknowledged);
+    }
+
+    /// Any entry can be read alone from where the index says.
+    fn read_back(&mut self, recovered: &Recovered) {
+        let entries = &recovered.entries;
+        if entries.is_empty() {
+            return;
+        }
+        let lsn = Lsn(entries.first().0 + self.draw.below(entries.len()) as u64);
+        let meta = entries.get(lsn).expect("drawn from what is there");
+        let plan = meta.place.read_plan(&self.geometry);
+        let body = self.disk.read(&plan).expect("readable");
+        let shared = body_verify(&self.geometry, CLUSTER, body, meta.checksum).expect("whole");
+        assert_eq!((shared.index, shared.entry_term), (lsn, meta.term));
+    }
+
     fn boot_at(&mut self, last: Superblock, recovered: Recovered) -> Option<Boot> {
-        let lsn = recovered.last_lsn.0;
-        self.model.entries.retain(|index, _| *index <= lsn);
-        self.model.digests.retain(|index, _| *index <= lsn);
-        self.model.timestamps.retain(|index, _| *index <= lsn);
         // What was recovered is on the medium: it counts from now on.
-        self.model.acknowledged = lsn;
-        self.issued.retain(|sequence, _| *sequence < recovered.position.cursor.chain.sequence);
+        self.acknowledged = recovered.position.cursor.chain.sequence - 1;
+        self.kept.split_off(&(self.acknowledged + 1));
+        // What others committed and this node lost is of no concern to its disk.
+        self.committed.split_off(&(recovered.commit_hint.0 + 1));
         let superblock = recovered.superblock_next(&last, Epoch(recovered.term.0 + 1), NODE);
         for round in superblock_update(&superblock) {
             for write in round {
-                self.disk.submit(0, File::Superblock, write.offset, write.bytes);
+                self.disk.submit(SUPERBLOCK_IDS, File::Superblock, write.offset, write.bytes);
             }
             if self.draw.once_in(20) {
                 self.disk.crash(&mut self.draw);
@@ -166,91 +256,129 @@ impl Node {
                 self.disk.complete(index);
             }
         }
-        let buffers = self.draw.range(5, 8) as u16;
+        // Clocks jump between boots.
+        let jump = self.draw.below(2_000_000) as u64;
+        self.wall = WallMicros(self.wall.0 + 1_000_000 - jump);
+        Some(self.boot_of(superblock, recovered))
+    }
+
+    fn boot_of(&mut self, superblock: Superblock, recovered: Recovered) -> Boot {
+        let in_flight_max = self.draw.pick(&[1, 4, 4, 4]);
         let options = LogWriterOptions {
             cluster: CLUSTER,
             node: NODE,
             term: superblock.term,
             vote: superblock.vote,
             boot: superblock.boot,
-            in_flight_max: 4,
-            in_flight_small_max: self.draw.pick(&[1, 2, 4]),
-            batch_bytes_wait: self.draw.pick(&[512, 4096, 32 << 10]),
+            in_flight_max,
             watermark_idle_nanos: 1_000_000,
-            buffers,
         };
-        let digests = self.model.digests.get(&lsn).expect("digests of every entry").clone();
-        self.boots += 1;
-        // The no-op that every boot begins with.
-        self.model.entries.insert(lsn + 1, EntryKept { epoch: options.term, sections: vec![] });
-        self.model.digests.insert(lsn + 1, digests.clone());
-        // Clocks jump between boots.
-        let jump = self.draw.below(2_000_000) as u64;
-        self.wall = WallMicros(self.wall.0 + 1_000_000 - jump);
-        Some(Boot {
-            writer: LogWriter::new(options, recovered.position, digests),
-            buffers: VecBuffers::new(&self.geometry, buffers),
-            superblock,
+        let small_max = self.draw.pick(&[1, 2, 4]);
+        let wait = self.draw.pick(&[512, 4096, 32 << 10]);
+        let ring_bytes = self.geometry.batch_bytes_max.next_multiple_of(4096) as usize;
+        let ring_bytes = ring_bytes * self.draw.range(3, 9);
+        Boot {
+            clock: BatchClock::new(recovered.last_timestamp),
+            committed: recovered.commit_hint,
+            entries: recovered.entries,
+            writer: LogWriter::new(options, recovered.position),
+            assembler: BatchAssembler::new(self.geometry, small_max, wait),
+            slots: SlotRing::new("test", ring_bytes).expect("memory"),
             now_nanos: self.draw.next() >> 20,
             wall: self.wall,
             ticket: 0,
-            tickets: BTreeMap::new(),
+            follows: self.draw.once_in(2),
+            term: superblock.term,
+            entry_term: superblock.term,
+            numbers: BTreeMap::new(),
+            issued: BTreeMap::new(),
+            durable_number: 0,
+            in_flight_max,
             update: None,
             writes_open: BTreeMap::new(),
             log_full: 0,
             later: 0,
-        })
+            superseded: 0,
+            superblock,
+        }
+    }
+
+    fn keep(&mut self, boot: &mut Boot, write: &LogWrite, out: &LogEffects) {
+        let block = self.geometry.block();
+        let local = LocalHeader::decode(&write.slot[..block]).expect("own frame");
+        let view = BodyView::new(&self.geometry, &write.slot[block..]).expect("own frame");
+        assert!(local.sequence - local.durable_sequence <= 4, "the in-flight window");
+        assert_eq!(local.term, boot.term);
+        // Committed, and durable here as what it is now.
+        let hint = local.commit_hint;
+        let durable = boot.numbers.get(&hint.0).is_none_or(|n| *n <= boot.durable_number);
+        assert!(hint <= boot.committed && durable, "hint {hint}");
+        let issued = out.issued.iter().find(|issued| {
+            (issued.place.ordinal % u64::from(self.geometry.segments_count)) as u32 == write.segment
+                && u64::from(issued.place.offset) == write.offset
+        });
+        assert_eq!(issued.is_some(), view.shared.kind.is_entry());
+        let place = issued.map_or(EntryPlace::NOWHERE, |issued| issued.place);
+        if let Some(issued) = issued {
+            assert_eq!(issued.lsn, view.shared.index);
+            assert_eq!(issued.checksum, view.shared.checksum);
+            assert_eq!(issued.place.bytes, write.bytes);
+            boot.issued.insert(issued.number, write.sequence);
+            boot.entries.place_set(issued.lsn, issued.checksum, place);
+        }
+        let before = &self.disk.segments[write.segment as usize][write.offset as usize..];
+        let kept = Kept {
+            // A copy: the ring takes the memory back.
+            write: LogWrite { slot: write.slot.to_vec().into(), ..write.clone() },
+            durable_sequence: local.durable_sequence,
+            lsn: view.shared.index.0,
+            shared: view.shared,
+            place,
+            before: before[..write.bytes as usize].to_vec(),
+        };
+        self.kept.insert(write.sequence, kept);
     }
 
     fn effects(&mut self, boot: &mut Boot, out: &LogEffects) {
         assert!(out.poisoned.is_none());
         for write in &out.writes {
-            let from = write.buffer_offset as usize;
-            let buffer = boot.buffers.buffer_mut(write.buffer);
-            let bytes = buffer[from..from + write.bytes as usize].to_vec();
-            let local = crate::log::frame::LocalHeader::decode(&bytes[..self.geometry.block()])
-                .expect("own frame");
-            let area = &bytes[self.geometry.block()..local.header_bytes as usize];
-            let shared =
-                crate::log::frame::SharedHeader::decode(&self.geometry, area).expect("own frame");
-            assert!(local.sequence - local.durable_sequence <= 4, "the in-flight window");
-            self.issued.insert(
-                write.sequence,
-                Issued {
-                    write: *write,
-                    durable_sequence: local.durable_sequence,
-                    lsn: shared.index.0,
-                    entry: shared.kind.is_entry(),
-                    before: self.disk.segments[write.segment as usize][write.offset as usize..]
-                        [..write.bytes as usize]
-                        .to_vec(),
-                },
-            );
+            self.keep(boot, write, out);
+            let bytes = write.slot.to_vec();
             self.disk.submit(write.sequence, File::Segment(write.segment), write.offset, bytes);
-            boot.writes_open.insert(write.sequence, *write);
+            boot.writes_open.insert(write.sequence, write.clone());
         }
         for raw in &out.raw_writes {
             let bytes = match &raw.content {
                 RawContent::Zeros(bytes) => vec![0; *bytes as usize],
                 RawContent::Bytes(bytes) => bytes.clone(),
             };
-            let id = RAW_IDS + u64::from(raw.id);
-            self.disk.submit(id, File::Segment(raw.segment), raw.offset, bytes);
-        }
-        if let Some(committed) = out.committed {
-            assert!(committed.lsn.0 > self.model.acknowledged, "commits rise");
-            self.model.acknowledged = committed.lsn.0;
-            self.model.timestamps.insert(committed.lsn.0, committed.timestamp);
-            let ticket = boot.tickets.range(..=committed.lsn.0).next_back();
-            assert_eq!(committed.ticket, ticket.map_or(0, |(_, ticket)| *ticket));
+            let file = match raw.file {
+                RawFile::Segment(segment) => File::Segment(segment),
+                RawFile::Superblock => File::Superblock,
+            };
+            self.disk.submit(RAW_IDS + u64::from(raw.id), file, raw.offset, bytes);
         }
     }
 
     pub fn step(&mut self, boot: &mut Boot, input: LogInput) -> LogEffects {
         let mut out = LogEffects::default();
-        let Boot { writer, buffers, now_nanos, wall, .. } = boot;
-        writer.step(*now_nanos, *wall, input, buffers, &mut out);
+        boot.writer.step(boot.now_nanos, input, &mut boot.slots, &mut out);
+        if let Some(number) = out.durable {
+            assert!(number > boot.durable_number, "what is durable rises");
+            boot.durable_number = number;
+            let sequence = boot.issued[&number];
+            assert!(boot.writes_open.range(..=sequence).next().is_none(), "a contiguous prefix");
+            self.acknowledged = sequence;
+        }
         self.effects(boot, &out);
+        if let Some(sequence) = out.superblock_durable {
+            let (superblock, floor) = boot.update.take().expect("an update is under way");
+            assert_eq!(sequence, superblock.sequence);
+            boot.superblock = superblock;
+            boot.writer.floor_raise(&floor);
+            self.kept = self.kept.split_off(&floor.chain.sequence);
+            self.step(boot, LogInput::TurnEnd);
+        }
         out
     }
 
@@ -262,13 +390,11 @@ impl Node {
         }
     }
 
-    /// Appends one item of random sections if there is room.
-    pub fn append(&mut self, boot: &mut Boot) -> Room {
+    fn sections(&mut self) -> Vec<(PartitionId, u128, Vec<u8>)> {
         let partitions = usize::from(self.geometry.partitions);
-        let count = self.draw.range(1, partitions);
         let mut kept = Vec::new();
         let mut total = 0;
-        for _ in 0..count {
+        for _ in 0..self.draw.range(1, partitions) {
             let length = self.section_bytes();
             if total + length + 16 > self.largest {
                 continue;
@@ -281,6 +407,15 @@ impl Node {
             let digest = u128::from(self.draw.next()) << 64 | u128::from(self.draw.next());
             kept.push((partition, digest, self.draw.bytes(length)));
         }
+        kept
+    }
+
+    /// Appends one item of random sections if there is room.
+    pub fn append(&mut self, boot: &mut Boot) {
+        let kept = self.sections();
+        if kept.is_empty() {
+            return;
+        }
         let item: Vec<Section<'_>> = kept
             .iter()
             .map(|(partition, digest, bytes)| Section {
@@ -289,42 +424,141 @@ impl Node {
                 bytes,
             })
             .collect();
-        if item.is_empty() {
-            return Room::Later;
-        }
-        let room = boot.writer.room(item.len(), sections_bytes(&item));
-        match room {
-            Room::Fits => {}
-            Room::Later => boot.later += 1,
-            Room::LogFull(_) => boot.log_full += 1,
-            Room::Poisoned => panic!("not poisoned"),
-        }
-        if room == Room::Fits {
-            boot.ticket += 1 + self.draw.below(3) as u64;
-            let lsn = boot.writer.append(boot.ticket, &item, &mut boot.buffers);
-            self.remember(boot, lsn, kept);
-        }
-        room
-    }
-
-    fn remember(&mut self, boot: &mut Boot, lsn: Lsn, mut kept: Vec<SectionKept>) {
-        let lsn = lsn.0;
-        let before = self.model.digests.range(..=lsn).next_back().expect("0 is there").1;
-        let mut digests = before.clone();
-        for (partition, digest, _) in &mut kept {
-            if *partition != PARTITION_SYSTEM {
-                let running = &mut digests[usize::from(partition.0)];
-                *running = running.wrapping_add(*digest);
-                *digest = *running;
+        let bytes = sections_bytes(&item);
+        let reserve = if boot.follows { 0 } else { RESERVE_SEGMENTS };
+        if !boot.writer.has_room(boot.assembler.frames_with(item.len(), bytes), reserve) {
+            boot.log_full += 1;
+            // A follower has no say: what comes waits for room.
+            if !boot.follows || boot.writer.pending_count() >= PENDING_MAX {
+                return;
             }
         }
-        assert_eq!(boot.writer.digests(), digests);
-        self.model.digests.insert(lsn, digests);
-        let epoch = boot.superblock.term;
-        let entry = self.model.entries.entry(lsn);
-        let entry = entry.or_insert_with(|| EntryKept { epoch, sections: vec![] });
-        entry.sections.extend(kept);
-        boot.tickets.insert(lsn, boot.ticket);
+        if boot.assembler.room(item.len(), bytes, &mut boot.slots) == AssemblerRoom::Later {
+            boot.later += 1;
+            return;
+        }
+        boot.ticket += 1 + self.draw.below(3) as u64;
+        boot.assembler.append(boot.ticket, &item, &mut boot.slots);
+    }
+
+    fn identity(&mut self, boot: &mut Boot) -> SealIdentity {
+        let before = boot.entries.last_identity();
+        boot.entry_term = boot.entry_term.max(before.term);
+        if boot.entry_term < boot.term && self.draw.once_in(3) {
+            boot.entry_term = boot.term;
+        }
+        SealIdentity {
+            cluster: CLUSTER,
+            term: boot.entry_term,
+            index: Lsn(before.lsn.0 + 1),
+            previous: before.checksum,
+            timestamp: boot.clock.stamp(boot.now_nanos, boot.wall),
+        }
+    }
+
+    /// Gives a finished entry to the writer; a follower has it from the network.
+    fn write(&mut self, boot: &mut Boot, frame: EntryFrame) -> bool {
+        let frame = if boot.follows {
+            let Some(mut slot) = boot.slots.reserve(frame.frame_bytes()) else {
+                boot.later += 1;
+                return false;
+            };
+            slot[self.geometry.block()..].copy_from_slice(&frame.body);
+            EntryFrame::verify(&self.geometry, CLUSTER, slot).expect("sealed by a leader")
+        } else {
+            frame
+        };
+        let shared = frame.shared;
+        assert!(boot.entries.accepts(&shared, boot.committed));
+        boot.entries.take(&shared, EntryPlace::NOWHERE);
+        let number = boot.writer.write(frame);
+        boot.numbers.split_off(&shared.index.0);
+        boot.numbers.insert(shared.index.0, number);
+        true
+    }
+
+    /// What a shell does at the end of its turn, after a completion or not.
+    pub fn turn_end(&mut self, boot: &mut Boot, completion: bool) {
+        let in_flight_max = if boot.follows { PENDING_MAX } else { boot.in_flight_max };
+        while boot.assembler.ripe(boot.writer.pending_count(), in_flight_max, completion) {
+            let identity = self.identity(boot);
+            let frame = boot.assembler.seal(identity, &mut boot.slots).expect("ripe");
+            self.write(boot, frame);
+        }
+        self.step(boot, LogInput::TurnEnd);
+    }
+
+    /// An entry that is no batch.
+    fn system(&mut self, boot: &mut Boot) {
+        let (count, length) = (self.draw.below(2), self.draw.range(1, 300));
+        let bytes = self.draw.bytes(length);
+        let section = Section { partition: PARTITION_SYSTEM, digest: 7, bytes: &bytes };
+        let sections = &[section][..count];
+        let kind = [FrameKind::NoOp, FrameKind::Config][count];
+        let room = boot.writer.has_room([8 << 10], 0);
+        if boot.writer.pending_count() >= PENDING_MAX || !room {
+            return;
+        }
+        let identity = self.identity(boot);
+        let frame = boot.assembler.seal_system(identity, kind, sections, &mut boot.slots);
+        if let Some(frame) = frame {
+            self.write(boot, frame);
+            self.step(boot, LogInput::TurnEnd);
+        }
+    }
+
+    /// A new leader takes back what is not committed, from a random index on.
+    fn supersede(&mut self, boot: &mut Boot) {
+        let least = boot.committed.max(boot.entries.base().lsn);
+        let open = (boot.entries.last().0 - least.0) as usize;
+        boot.assembler.abandon();
+        boot.term = Epoch(boot.term.0 + 1);
+        boot.writer.hard_state_set(boot.term, NodeId(0));
+        if open == 0 || boot.writer.pending_count() >= PENDING_MAX {
+            return;
+        }
+        let keep = Lsn(least.0 + self.draw.below(open) as u64);
+        let before = boot.entries.identity(keep).expect("kept");
+        let old = boot.entries.get(Lsn(keep.0 + 1)).expect("replaced").term;
+        // The new leader's entry may be of an older term than the one it replaces.
+        let terms = before.term.0.max(boot.term.0.saturating_sub(3))..=boot.term.0;
+        let terms: Vec<u64> = terms.filter(|term| *term > 0 && Epoch(*term) != old).collect();
+        boot.entry_term = Epoch(self.draw.pick(&terms));
+        let kept = self.sections();
+        let Some((partition, digest, bytes)) = kept.first() else { return };
+        let identity = SealIdentity {
+            cluster: CLUSTER,
+            term: boot.entry_term,
+            index: Lsn(keep.0 + 1),
+            previous: before.checksum,
+            timestamp: boot.clock.stamp(boot.now_nanos, boot.wall),
+        };
+        let section = Section { partition: *partition, digest: *digest, bytes };
+        let room = boot.assembler.room(1, sections_bytes(&[section]), &mut boot.slots);
+        if room == AssemblerRoom::Later {
+            return;
+        }
+        boot.ticket += 1;
+        boot.assembler.append(boot.ticket, &[section], &mut boot.slots);
+        let frame = boot.assembler.seal(identity, &mut boot.slots).expect("one item");
+        boot.superseded += usize::from(self.write(boot, frame));
+    }
+
+    /// The leader says how far the log is committed; with one node that is what is durable.
+    fn commit(&mut self, boot: &mut Boot) {
+        let last = boot.entries.last().0;
+        let durable = boot.numbers.iter().rev().find(|(_, n)| **n <= boot.durable_number);
+        let durable = durable.map_or(boot.committed.0, |(index, _)| *index);
+        let limit = if boot.follows { last } else { durable.max(boot.committed.0) };
+        let from = boot.committed.0.min(limit);
+        let lsn = from + self.draw.below((limit - from) as usize + 1) as u64;
+        let lsn = if self.draw.once_in(2) { lsn } else { (lsn + limit) / 2 };
+        for index in boot.committed.0 + 1..=lsn {
+            let entry = boot.entries.identity(Lsn(index)).expect("it was written");
+            self.committed.insert(index, entry.checksum);
+        }
+        boot.committed = boot.committed.max(Lsn(lsn));
+        boot.writer.committed_set(Lsn(lsn));
     }
 
     pub fn complete_one(&mut self, boot: &mut Boot) {
@@ -337,55 +571,30 @@ impl Node {
         if write.id >= RAW_IDS {
             let id = (write.id - RAW_IDS) as u32;
             self.step(boot, LogInput::RawCompleted { id, result });
-        } else if write.id >= SUPERBLOCK_IDS {
-            self.update_completed(boot);
         } else {
             let frame = boot.writes_open.remove(&write.id).expect("open");
-            let from = frame.buffer_offset as usize;
-            let buffer = boot.buffers.buffer_mut(frame.buffer);
-            let now = &buffer[from..from + frame.bytes as usize];
-            assert_eq!(now, write.bytes, "a buffer in flight does not change");
+            assert!(*frame.slot == *write.bytes, "memory in flight does not change");
             self.step(boot, LogInput::WriteCompleted { sequence: write.id, result });
         }
+        self.turn_end(boot, true);
     }
 
     /// Begins to raise the floor to a random covered index.
     pub fn floor_begin(&mut self, boot: &mut Boot) {
-        if boot.update.is_some() {
+        if boot.writer.superblock_is_open() {
             return;
         }
-        let lsn = Lsn(self.draw.below(self.model.acknowledged as usize + 1) as u64);
-        let lsn = if self.draw.once_in(2) { Lsn(self.model.acknowledged) } else { lsn };
+        let lsn = Lsn(self.draw.below(boot.committed.0 as usize + 1) as u64);
+        let lsn = if self.draw.once_in(2) { boot.committed } else { lsn };
         let floor = boot.writer.floor_for(lsn);
         assert!(floor.chain.lsn <= lsn || floor == boot.superblock.floor);
         let mut superblock = boot.superblock;
         superblock.sequence += 1;
         superblock.floor = floor;
         superblock.durable_sequence = boot.writer.durable_sequence();
-        let mut rounds = superblock_update(&superblock).to_vec();
-        rounds.reverse();
-        boot.update = Some(Update { superblock, floor, rounds, open: 1 });
-        self.update_completed(boot);
-    }
-
-    fn update_completed(&mut self, boot: &mut Boot) {
-        let update = boot.update.as_mut().expect("an update is under way");
-        update.open -= 1;
-        if update.open > 0 {
-            return;
-        }
-        if let Some(round) = update.rounds.pop() {
-            for write in round {
-                update.open += 1;
-                self.disk.submit(SUPERBLOCK_IDS, File::Superblock, write.offset, write.bytes);
-            }
-            return;
-        }
-        boot.superblock = update.superblock;
-        let floor = update.floor;
-        boot.update = None;
-        boot.writer.floor_raise(&floor);
-        self.issued.retain(|sequence, _| *sequence >= floor.chain.sequence);
+        superblock.term = boot.term;
+        boot.writer.superblock_write(&superblock);
+        boot.update = Some((superblock, floor));
         self.step(boot, LogInput::TurnEnd);
     }
 
@@ -398,35 +607,45 @@ impl Node {
     /// One random event.
     pub fn event(&mut self, boot: &mut Boot) {
         self.advance(boot);
-        match self.draw.below(18) {
+        match self.draw.below(20) {
             0..=5 => {
                 for _ in 0..self.draw.range(1, 6) {
                     self.append(boot);
                 }
-                self.step(boot, LogInput::TurnEnd);
+                self.turn_end(boot, false);
             }
             6..=12 => self.complete_one(boot),
             13 => {
                 self.step(boot, LogInput::Tick);
             }
-            14 => {
-                self.step(boot, LogInput::TurnEnd);
+            14 => self.turn_end(boot, false),
+            15 => self.system(boot),
+            16 if boot.follows => self.supersede(boot),
+            16 | 17 => self.commit(boot),
+            _ => {
+                self.commit(boot);
+                self.floor_begin(boot);
             }
-            _ => self.floor_begin(boot),
         }
     }
 
     /// Completes everything and ends cleanly.
     pub fn shutdown(&mut self, boot: &mut Boot) {
         boot.writer.shutdown();
-        self.step(boot, LogInput::TurnEnd);
+        self.turn_end(boot, true);
         while !self.disk.pending.is_empty() {
             self.complete_one(boot);
-            self.step(boot, LogInput::TurnEnd);
         }
     }
 
     pub fn crash(&mut self) {
         self.disk.crash(&mut self.draw);
     }
+}
+
+/// The sections of a view, for comparison.
+pub fn sections_of<'a>(view: &BodyView<'a>) -> Vec<(u16, u128, &'a [u8])> {
+    view.sections()
+        .map(|SectionView { partition, digest, bytes }| (partition.0, digest, bytes))
+        .collect()
 }

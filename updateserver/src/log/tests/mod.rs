@@ -1,8 +1,10 @@
 //! Tests of the log as a whole.
 
+mod assembler;
 mod crash;
 mod damage;
 mod fields;
+mod follower;
 mod fuzz;
 mod harness;
 mod supersede;

@@ -4,11 +4,11 @@
 use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, WallMicros};
 
 use crate::log::damage::{DamageReason, LogDamaged};
-use crate::log::frame::{FrameKind, LocalHeader, SectionEntry, SharedHeader, frame_seal};
+use crate::log::frame::{FrameKind, LocalHeader, SectionEntry, SharedHeader};
 use crate::log::position::ChainState;
 use crate::log::recovery::{LogScanner, Recovered, ScanItem};
 use crate::log::superblock::Superblock;
-use crate::log::testing::{CLUSTER, File, NODE, SimDisk, small_geometry};
+use crate::log::testing::{CLUSTER, File, NODE, SimDisk, frame_seal, small_geometry};
 
 /// Writes frames by hand into the first segment.
 struct Hand {
@@ -95,8 +95,9 @@ impl Hand {
         let mut kept = Vec::new();
         while let Some(read) = scanner.next_read() {
             let mut sink = |item: ScanItem<'_>| match item {
-                ScanItem::Entry(view) => {
-                    kept.push((view.shared.index.0, view.shared.entry_term.0));
+                ScanItem::Entry(entry) => {
+                    let shared = &entry.view.shared;
+                    kept.push((shared.index.0, shared.entry_term.0));
                 }
                 ScanItem::Truncated(lsn) => kept.truncate(lsn.0 as usize),
             };

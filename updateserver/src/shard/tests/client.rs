@@ -1,12 +1,13 @@
 //! The client's side: keys, rows, operations, frames, and what comes back.
 
 use spillway_net::client::{Batch, Outcome, outcome};
-use spillway_net::frame::FrameKind;
+use spillway_net::frame::{FrameKind, HEADER_BYTES};
 use spillway_net::ids::{ClusterId, Lsn, SessionId, TableId};
 use spillway_net::layout::TableLayout;
 use spillway_net::limits;
 use spillway_net::message::{
-    self, Hello, OperationKind, OutcomeStatus, Outcomes, Refusal, RefusalCode, ScanPage,
+    self, Hello, OperationKind, OutcomeStatus, Outcomes, ReadMode, Refusal, RefusalCode, ScanPage,
+    Submit,
 };
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
@@ -117,6 +118,20 @@ pub(super) fn submit(
     Request { connection, frame }
 }
 
+/// A frame of reads that may be old.
+pub(super) fn read(
+    connection: u64,
+    request: u64,
+    mode: ReadMode,
+    bound: u64,
+    transactions: &[Vec<Operation>],
+) -> Request {
+    let strong = submit(connection, request, 1, 0, transactions);
+    let mut message = message::decode::<Submit>(&strong.frame[HEADER_BYTES..]).expect("valid");
+    (message.read_mode, message.read_bound) = (mode as u8, bound);
+    frame_of(connection, request, FrameKind::Submit, &message)
+}
+
 pub(super) fn hello(connection: u64, session: u64) -> Request {
     let hello = Hello {
         limits_fingerprint: limits::fingerprint(),
@@ -151,25 +166,34 @@ impl Answer {
 
     pub(super) fn refusal(&self) -> Option<RefusalCode> {
         (self.kind == FrameKind::Refusal).then(|| {
-            let refusal = message::decode::<Refusal>(&self.payload).expect("valid");
+            let refusal = self.refusal_whole();
             assert!(!refusal.message.is_empty(), "a refusal says why");
             RefusalCode::from_wire(refusal.code).expect("a known code")
         })
+    }
+
+    pub(super) fn refusal_whole(&self) -> Refusal {
+        assert_eq!(self.kind, FrameKind::Refusal);
+        message::decode::<Refusal>(&self.payload).expect("valid")
     }
 
     /// The page's flag, and its rows as key, row and version.
     pub(super) fn page(&self) -> (bool, Vec<ScannedRow>) {
         assert_eq!(self.kind, FrameKind::ScanPage, "{:?}", self.refusal());
         let page = message::decode::<ScanPage>(&self.payload).expect("valid");
-        let mut rest = &page.bytes[..];
-        let mut rows = Vec::new();
-        for head in &page.rows {
-            let (key, after) = rest.split_at(usize::from(head.key_length));
-            let (row, after) = after.split_at(head.row_length as usize);
-            rest = after;
-            rows.push((key.to_vec(), row.to_vec(), head.version));
-        }
-        assert!(rest.is_empty(), "a page has no other bytes");
-        (page.more, rows)
+        (page.more, page_rows(&page))
     }
+}
+
+pub(super) fn page_rows(page: &ScanPage) -> Vec<ScannedRow> {
+    let mut rest = &page.bytes[..];
+    let mut rows = Vec::new();
+    for head in &page.rows {
+        let (key, after) = rest.split_at(usize::from(head.key_length));
+        let (row, after) = after.split_at(head.row_length as usize);
+        rest = after;
+        rows.push((key.to_vec(), row.to_vec(), head.version));
+    }
+    assert!(rest.is_empty(), "a page has no other bytes");
+    rows
 }

@@ -6,20 +6,22 @@ mod model;
 mod model_tests;
 mod refusals;
 mod replay;
+mod roles;
 mod scans;
 mod sessions;
+mod takeover;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spillway_net::client::Outcome;
 use spillway_net::frame::{FrameHeader, FrameKind, HEADER_BYTES};
-use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, ShardIndex};
+use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, ShardIndex, WallMicros};
 use spillway_net::limits::{self, FRAME_PAYLOAD_BYTES_MAX};
-use spillway_net::message::Scan;
+use spillway_net::message::{self, ClusterCommand, Scan};
 
 use super::{
-    InboundFrame, LogState, ReplayError, RootOrder, Shard, ShardEffects, ShardInput, ShardOptions,
+    ApplyBatch, ApplySection, InboundFrame, LogState, ReplayError, RootCommand, RootOrder, Shard,
+    ShardEffects, ShardInput, ShardOptions,
 };
 use crate::memtable::HeapChunks;
 use crate::redo::FragmentReader;
@@ -27,7 +29,7 @@ use crate::session::SessionDirectory;
 
 use client::{
     Answer, CLUSTER, Operation, Request, ScannedRow, TABLE, add, definition, frame_of, get, hello,
-    key, layout, operation, row, session, submit, upsert,
+    key, layout, operation, page_rows, row, session, submit, upsert,
 };
 
 /// One fragment as the log keeps it: with the partition's running digest behind it.
@@ -36,6 +38,13 @@ struct LoggedSection {
     partition: PartitionId,
     digest_after: u128,
     bytes: Vec<u8>,
+}
+
+impl LoggedSection {
+    fn view(&self) -> ApplySection<'_> {
+        let (partition, digest) = (self.partition, self.digest_after);
+        ApplySection { partition, digest, bytes: &self.bytes }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -50,7 +59,16 @@ struct Node {
     shard: Shard,
     directory: Arc<SessionDirectory>,
     items: Vec<LoggedItem>,
-    digests: BTreeMap<PartitionId, u128>,
+    /// The term it led in last.
+    epoch: Epoch,
+    /// Whether it has applied batches in service, which take stamps too.
+    followed: bool,
+    diverged: Option<ReplayError>,
+    round_wanted: u64,
+    root_commands: Vec<RootCommand>,
+    cluster_commands: Vec<ClusterCommand>,
+    cluster_status_requests: usize,
+    orders_done: u32,
     confirmed: u64,
     state: LogState,
     answers: Vec<Answer>,
@@ -81,7 +99,6 @@ impl Node {
             partitions: options.partitions,
             cluster: CLUSTER,
             node: NodeId(1),
-            epoch: Epoch(1),
             shard_ports: vec![7000; usize::from(options.shards)],
             handovers_in_flight_max: 64,
             held_bytes_max: 64 << 20,
@@ -92,7 +109,14 @@ impl Node {
             shard: Shard::new(shard_options, Arc::clone(&directory), chunks, 0),
             directory,
             items: Vec::new(),
-            digests: BTreeMap::new(),
+            epoch: Epoch(0),
+            followed: false,
+            diverged: None,
+            round_wanted: 0,
+            root_commands: Vec::new(),
+            cluster_commands: Vec::new(),
+            cluster_status_requests: 0,
+            orders_done: 0,
             confirmed: 0,
             state: LogState::default(),
             answers: Vec::new(),
@@ -106,9 +130,15 @@ impl Node {
         let mut node = Self::bare(options);
         let order = RootOrder::TableCreate { table: TABLE, definition: definition() };
         node.step(ShardInput::Root(order));
+        node.lead(1);
         node.connect(1, session(1).0);
         node.connect(2, session(2).0);
         node
+    }
+
+    fn lead(&mut self, epoch: u64) {
+        self.epoch = Epoch(epoch);
+        self.step(ShardInput::Lead { epoch: Epoch(epoch) });
     }
 
     fn new() -> Self {
@@ -142,16 +172,16 @@ impl Node {
         let mut effects = std::mem::take(&mut self.effects);
         self.shard.step(1_000_000_000, input, &mut effects);
         for item in effects.items.drain(..) {
-            assert_eq!(item.stamp, self.items.len() as u64 + 1, "stamps rise by one");
+            let last = self.items.last().map_or(0, |item| item.stamp);
+            assert!(item.stamp == last + 1 || (self.followed && item.stamp > last), "stamps rise");
+            assert_eq!(item.epoch, self.epoch);
             assert_eq!(item.origin, self.shard.options.index.0);
             let mut logged = LoggedItem { stamp: item.stamp, sections: Vec::new(), outcomes: 0 };
             for section in &item.sections {
                 let bytes = item.bytes[section.start as usize..section.end as usize].to_vec();
                 let reader = FragmentReader::new(&bytes).expect("a shard writes valid redo");
                 logged.outcomes += reader.outcomes().count() as u64;
-                let running = self.digests.entry(section.partition).or_default();
-                *running = running.wrapping_add(section.digest);
-                let (partition, digest_after) = (section.partition, *running);
+                let (partition, digest_after) = (section.partition, section.digest);
                 logged.sections.push(LoggedSection { partition, digest_after, bytes });
             }
             self.items.push(logged);
@@ -171,6 +201,13 @@ impl Node {
             });
         }
         self.closes.append(&mut effects.closes);
+        self.root_commands.extend(effects.root_commands.drain(..).map(|(_, command)| command));
+        self.cluster_commands
+            .extend(effects.cluster_commands.drain(..).map(|(_, command)| command));
+        self.cluster_status_requests += effects.cluster_status_requests.len();
+        self.orders_done += effects.orders_done;
+        self.round_wanted = self.round_wanted.max(effects.round_wanted);
+        self.diverged = self.diverged.take().or(effects.diverged.take());
         effects.clear();
         self.effects = effects;
     }
@@ -194,7 +231,7 @@ impl Node {
     /// Ends the turn and commits all.
     fn settle(&mut self) {
         self.turn_end();
-        self.confirm(self.items.len() as u64);
+        self.confirm(self.items.last().map_or(0, |item| item.stamp));
     }
 
     /// Outcomes in items that are committed.
@@ -252,8 +289,17 @@ impl Node {
         outcome.gets.into_iter().map(|found| found.expect("it exists").row).collect()
     }
 
-    /// A node that has applied these items, after a restart.
+    /// A node that has applied these items, after a restart, and leads.
     fn replayed(items: &[LoggedItem], options: NodeOptions) -> Result<Self, ReplayError> {
+        let mut node = Self::followed(items, options)?;
+        node.lead(2);
+        node.connect(1, session(1).0);
+        node.connect(2, session(2).0);
+        Ok(node)
+    }
+
+    /// A node that has applied these items, after a restart.
+    fn followed(items: &[LoggedItem], options: NodeOptions) -> Result<Self, ReplayError> {
         let mut node = Self::bare(options);
         let order = RootOrder::TableCreate { table: TABLE, definition: definition() };
         node.step(ShardInput::Root(order));
@@ -262,21 +308,43 @@ impl Node {
                 node.replay(item.stamp, section)?;
             }
         }
-        node.connect(1, session(1).0);
-        node.connect(2, session(2).0);
         Ok(node)
     }
 
+    /// Applies an item of the log as a batch of its own, in service.
+    fn apply(&mut self, lsn: u64, item: &LoggedItem) {
+        let sections: Vec<_> = item.sections.iter().map(LoggedSection::view).collect();
+        self.apply_sections(lsn, &sections);
+    }
+
+    fn apply_sections(&mut self, lsn: u64, sections: &[ApplySection<'_>]) {
+        self.followed = true;
+        let batch = ApplyBatch { lsn: Lsn(lsn), timestamp: WallMicros(lsn), sections };
+        self.step(ShardInput::Apply(&batch));
+    }
+
+    /// The rows that the shard holds now, whatever its role is.
+    fn held(&mut self) -> Vec<ScannedRow> {
+        let scan = Scan { table: TABLE.0, start: Vec::new(), end: Vec::new(), rows_max: u32::MAX };
+        let mut bytes = Vec::new();
+        message::archive(&mut bytes, &scan);
+        let scan = message::access::<Scan>(&bytes).expect("valid");
+        let page = self.shard.store.scan(scan).expect("it has memory").expect("it has the table");
+        page_rows(&page)
+    }
+
+    fn digests(&self) -> Vec<u128> {
+        let partitions = &self.shard.store.partitions;
+        partitions.iter().map(|partition| self.shard.digest(partition.id)).collect()
+    }
+
     fn replay(&mut self, lsn: u64, section: &LoggedSection) -> Result<(), ReplayError> {
-        let before = self.digests.get(&section.partition).copied().unwrap_or(0);
-        let after = section.digest_after;
-        let applied =
-            self.shard.replay_section(Lsn(lsn), section.partition, &section.bytes, before, after);
+        let (partition, digest) = (section.partition, section.digest_after);
+        let applied = self.shard.replay_section(Lsn(lsn), partition, &section.bytes, digest);
         applied.map(|counts| {
             let reader = FragmentReader::new(&section.bytes).expect("it was applied");
             assert_eq!(counts.records, reader.records_count() as u64);
             assert_eq!(counts.outcomes, reader.outcomes().count() as u64);
-            self.digests.insert(section.partition, after);
         })
     }
 }

@@ -32,11 +32,11 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 /// A committed transaction that wrote something.
-struct Written {
-    connection: u64,
-    number: u64,
-    operations: Vec<Operation>,
-    outcome: Outcome,
+pub(super) struct Written {
+    pub(super) connection: u64,
+    pub(super) number: u64,
+    pub(super) operations: Vec<Operation>,
+    pub(super) outcome: Outcome,
 }
 
 enum Awaited {
@@ -171,7 +171,7 @@ impl Run {
 }
 
 /// What a repeated transaction is told.
-fn repeated(first: &Outcome) -> Outcome {
+pub(super) fn repeated(first: &Outcome) -> Outcome {
     let row =
         |row: &Option<spillway_net::client::FoundRow>| row.as_ref().map_or(0, |r| r.row.len());
     let bytes: usize = first.gets.iter().map(|get| GET_RESULT_HEADER_BYTES + row(get)).sum();

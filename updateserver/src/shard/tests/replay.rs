@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use spillway_net::message::OperationKind;
 
 use super::{
-    LoggedItem, Node, OPTIONS, Operation, ReplayError, add, get, operation, row, submit, upsert,
+    LoggedItem, Node, OPTIONS, Operation, ReplayError, add, get, operation, row, session, submit,
+    upsert,
 };
 use crate::redo::{FragmentReader, Record};
 
@@ -104,9 +105,11 @@ fn a_section_twice_or_out_of_order_or_left_out_is_found() {
 #[test]
 fn older_numbers_are_refused_before_anything_is_applied() {
     let items = of_one_row(&[upsert(1, 1), upsert(1, 2)]);
-    let mut node = Node::replayed(&items, OPTIONS).expect("good");
+    let mut node = Node::followed(&items, OPTIONS).expect("good");
     let applied = node.replay(3, &items[0].sections[0]);
     assert!(matches!(applied, Err(ReplayError::NumbersFall { .. })), "{applied:?}");
+    node.lead(2);
+    node.connect(1, session(1).0);
     assert_eq!(node.rows().len(), 1);
     assert_eq!(node.rows()[0].2, 2, "the newer row stands");
 }

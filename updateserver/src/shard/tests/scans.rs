@@ -166,7 +166,7 @@ fn a_table_dropped_and_created_again_is_empty() {
     node.one(2, &[upsert(2, 1)]);
     assert_eq!(node.rows().len(), 2);
     node.frames(&[submit(1, 3, 3, 0, &[vec![upsert(3, 1)]])]);
-    node.step(ShardInput::Root(RootOrder::TableDrop { table: TABLE }));
+    node.step(ShardInput::Root(RootOrder::TableHide { table: TABLE }));
     assert_eq!(node.items.len(), 3, "what stands in the table is handed over before it goes");
     node.settle();
     assert_eq!(node.take_answers()[0].status(), OutcomeStatus::Committed);

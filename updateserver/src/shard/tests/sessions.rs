@@ -186,7 +186,7 @@ fn a_closed_session_is_refused_and_breaks_nothing() {
     let mut node = Node::new();
     node.one(1, &[upsert(1, 1)]);
     node.directory.close(session(1));
-    node.step(ShardInput::Root(RootOrder::SessionClose { session: session(1) }));
+    node.step(ShardInput::Root(RootOrder::SessionHide { session: session(1) }));
     assert_eq!(node.closes, [1]);
     // A frame that was read before the connection was closed.
     node.frames(&[submit(1, 2, 2, 0, &[vec![upsert(2, 2)]])]);
@@ -200,6 +200,8 @@ fn a_closed_session_is_refused_and_breaks_nothing() {
     assert_eq!(node.take_answers()[0].refusal(), Some(RefusalCode::SessionUnknown));
     let gets = node.ask(submit(2, 1, 1, 0, &[vec![get(1), get(2)]])).outcomes().remove(0).gets;
     assert!(gets[0].is_some() && gets[1].is_none());
+    assert_eq!(node.shard.sessions_count(), 2, "hidden until its end is committed");
+    node.step(ShardInput::Root(RootOrder::SessionRemove { session: session(1) }));
     assert_eq!(node.shard.sessions_count(), 1);
 }
 
@@ -208,7 +210,7 @@ fn closing_a_session_hands_over_what_it_did() {
     let mut node = Node::new();
     node.frames(&[submit(1, 1, 1, 0, &[vec![upsert(1, 1)]])]);
     assert!(node.items.is_empty());
-    node.step(ShardInput::Root(RootOrder::SessionClose { session: session(1) }));
+    node.step(ShardInput::Root(RootOrder::SessionHide { session: session(1) }));
     assert_eq!(node.items.len(), 1, "no fragment may follow the end of its session");
 }
 

@@ -1,0 +1,124 @@
+//! Where shard 0 and the log core meet for what is rare: the operator's view of the cluster, the
+//! members' addresses, commands. Nobody waits here: a lock is held for a copy, and tried where a
+//! busy core asks.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use spillway_net::ids::NodeId;
+use spillway_net::message::MemberAddress;
+
+use crate::quorum::{ReplicaCommand, ReplicaStatus};
+
+/// A node of the cluster and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    pub node: NodeId,
+    /// Where its peers reach it, `host:port`.
+    pub peer_address: String,
+    /// Where clients reach its shard 0, `host:port`.
+    pub client_address: String,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    members: Vec<Member>,
+    drained: Vec<NodeId>,
+    status: Option<ReplicaStatus>,
+    commands: VecDeque<ReplicaCommand>,
+}
+
+/// Commands that may wait for the log core.
+const COMMANDS_MAX: usize = 64;
+
+/// See the module. Shared by all threads of the process.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    content: Mutex<Content>,
+    /// Rises with every change of members or drained nodes.
+    version: AtomicU64,
+    commands: AtomicU64,
+}
+
+impl Board {
+    pub fn new(members: Vec<Member>) -> Arc<Self> {
+        let content = Content { members, ..Content::default() };
+        Arc::new(Self { content: Mutex::new(content), ..Self::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        // A panic of any thread ends the process: the lock is never poisoned.
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See the field.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Takes over what the root service knows: addresses replace configured ones.
+    pub fn members_merge(&self, members: &[Member], drained: &[NodeId]) {
+        let mut content = self.lock();
+        for member in members {
+            content.members.retain(|known| known.node != member.node);
+            content.members.push(member.clone());
+        }
+        content.members.sort_by_key(|member| member.node);
+        content.drained = drained.to_vec();
+        drop(content);
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn members(&self) -> Vec<Member> {
+        self.lock().members.clone()
+    }
+
+    pub fn drained(&self) -> Vec<NodeId> {
+        self.lock().drained.clone()
+    }
+
+    /// What clients are told.
+    pub fn addresses(&self) -> Vec<MemberAddress> {
+        let of = |member: &Member| MemberAddress {
+            node: member.node.0,
+            address: member.client_address.clone(),
+        };
+        self.lock().members.iter().map(of).collect()
+    }
+
+    /// For the log core: a newer view, unless somebody is just reading.
+    pub fn status_publish(&self, status: ReplicaStatus) {
+        if let Ok(mut content) = self.content.try_lock() {
+            content.status = Some(status);
+        }
+    }
+
+    pub fn status(&self) -> Option<ReplicaStatus> {
+        self.lock().status.clone()
+    }
+
+    /// Leaves a command for the log core. False: too many wait.
+    pub fn command(&self, command: ReplicaCommand) -> bool {
+        let mut content = self.lock();
+        if content.commands.len() >= COMMANDS_MAX {
+            return false;
+        }
+        content.commands.push_back(command);
+        drop(content);
+        self.commands.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
+    /// The next command, for the log core.
+    pub fn command_take(&self) -> Option<ReplicaCommand> {
+        if self.commands.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let command = self.lock().commands.pop_front();
+        if command.is_some() {
+            self.commands.fetch_sub(1, Ordering::AcqRel);
+        }
+        command
+    }
+}

@@ -1,0 +1,234 @@
+//! When a leader gives way, and what it sees to at every tick.
+
+use spillway_net::ids::{Lsn, NodeId};
+use spillway_net::limits::NODES_MAX;
+use spillway_runtime::slot_ring::SlotRing;
+
+use super::effects::{CommandAnswer, CommandRefusal, Now, ReplicaCommand, ReplicaEffects};
+use super::membership::{ConfigChange, Replacement};
+use super::replica::Replica;
+use super::transfer::{Candidate, best, is_ready};
+
+/// Ticks between attempts to hand over: the state machine gives one up after an election timeout.
+const ATTEMPT_TICKS: u64 = 100;
+/// A learner may vote when it is this near to the end of the log, entries.
+const LEARNER_BEHIND_MAX: u64 = 64;
+
+/// Attempts to hand over.
+#[derive(Debug, Default)]
+pub struct Handover {
+    /// No attempt before this tick.
+    next_tick: u64,
+    /// An entry that was committed, and when that was seen, while it was not durable here.
+    lag: Option<(Lsn, u64)>,
+    /// The own log cannot be read in a place that a peer needs.
+    unreadable: bool,
+    /// When the log was seen to be poisoned, by ticks.
+    poisoned_tick: Option<u64>,
+}
+
+impl Handover {
+    /// A new leadership has no attempts behind it.
+    pub fn end(&mut self) {
+        self.next_tick = 0;
+        self.lag = None;
+        self.unreadable = false;
+    }
+
+    /// A read of the own log failed.
+    pub fn unreadable(&mut self) {
+        self.unreadable = true;
+    }
+
+    /// True when an entry has been committed for longer than `nanos_max` and is not durable here.
+    fn lags(&mut self, committed: Lsn, durable: Lsn, now_nanos: u64, nanos_max: u64) -> bool {
+        self.lag = self.lag.filter(|(lsn, _)| durable < *lsn);
+        if committed > durable && self.lag.is_none() {
+            self.lag = Some((committed, now_nanos));
+        }
+        self.lag.is_some_and(|(_, since)| now_nanos.saturating_sub(since) > nanos_max)
+    }
+}
+
+impl Replica {
+    /// At every tick.
+    pub(super) fn duties(&mut self, now: Now, slots: &mut SlotRing, out: &mut ReplicaEffects) {
+        if self.leading().is_none() || self.failed.is_some() {
+            return;
+        }
+        self.relieve(now, slots, out);
+        if self.roles.epoch().is_none() {
+            return;
+        }
+        if self.must_hand_over(now) {
+            self.hand_over();
+        } else {
+            self.membership_turn();
+        }
+        if let Some((term, round)) = self.rounds.open()
+            && self.ticks.is_multiple_of(self.options.heartbeat_ticks as u64)
+        {
+            self.confirm_send(term, round, out);
+        }
+    }
+
+    /// Lets go of connections that hold memory and take nothing when memory is short. The ring
+    /// gives memory back in order, so one slow peer would in the end hold all of it.
+    fn relieve(&mut self, now: Now, slots: &SlotRing, out: &mut ReplicaEffects) {
+        let (used, total) = (slots.bytes_used(), slots.bytes_total());
+        if used <= total / 2 {
+            return;
+        }
+        let short = used > total / 4 * 3;
+        let silence = self.options.peer_silence_nanos_max;
+        let budget = self.options.inflight_bytes_max;
+        let silent = self.peers.iter().filter(|peer| peer.holds_memory()).filter(|peer| {
+            let full = short && peer.flight_bytes() >= budget / 2;
+            full || peer.silent_nanos(now.monotonic_nanos) > silence
+        });
+        let nodes: Vec<NodeId> = silent.map(|peer| peer.node).collect();
+        for node in nodes {
+            assert!(node != self.options.node, "no connection to oneself");
+            self.peer_lost(node);
+            out.resets.push(node);
+        }
+    }
+
+    fn must_hand_over(&mut self, now: Now) -> bool {
+        let node = self.options.node;
+        let durable = Lsn(self.raft.raft.raft_log.persisted);
+        let lag_max = self.options.disk_lag_nanos_max;
+        let (committed, nanos) = (self.published.lsn, now.monotonic_nanos);
+        let lags = self.handover.lags(committed, durable, nanos, lag_max);
+        let leaves = !self.membership.voters().contains(&node)
+            || self.replacement_due().is_some_and(|what| what.old == Some(node));
+        let poisoned = self.writer.poisoned().is_some();
+        if poisoned && !self.membership.is_alone(node) {
+            self.give_up();
+        }
+        let drained = self.drained.contains(&node);
+        let wants = lags || leaves || poisoned || drained || self.handover.unreadable;
+        self.leading().is_some() && (wants || self.stopping)
+    }
+
+    /// A leader that cannot write and found nobody to hand over to stops leading.
+    fn give_up(&mut self) {
+        let since = *self.handover.poisoned_tick.get_or_insert(self.ticks);
+        if self.ticks < since + self.options.election_ticks_min as u64 {
+            return;
+        }
+        let term = self.raft.raft.term;
+        self.raft.raft.become_follower(term, raft::INVALID_ID);
+        self.touched();
+        assert!(self.leading().is_none(), "stepped down");
+    }
+
+    /// Voters that could lead.
+    fn candidates(&self) -> Vec<Candidate> {
+        let voters = self.membership.voters().iter().filter(|node| **node != self.options.node);
+        let candidate = |node: &NodeId| {
+            let progress = self.raft.raft.prs().get(u64::from(node.0));
+            Candidate {
+                node: *node,
+                matched: progress.map_or(0, |progress| progress.matched),
+                reachable: self.peers.is_connected(*node)
+                    && progress.is_some_and(|progress| progress.matched > 0),
+                drained: self.drained.contains(node),
+            }
+        };
+        voters.map(candidate).collect()
+    }
+
+    fn hand_over(&mut self) {
+        let busy = self.raft.raft.lead_transferee.is_some() || self.ticks < self.handover.next_tick;
+        if busy {
+            return;
+        }
+        if let Some(node) = best(&self.candidates(), self.last_index()) {
+            self.handover.next_tick = self.ticks + ATTEMPT_TICKS;
+            self.transfer(node);
+        }
+    }
+
+    fn transfer(&mut self, node: NodeId) {
+        assert!(self.membership.voters().contains(&node), "only a voter can lead");
+        assert!(node != self.options.node, "to another node");
+        self.raft.transfer_leader(u64::from(node.0));
+        self.touched();
+    }
+
+    /// The replacement whose new voter is ready.
+    fn replacement_due(&self) -> Option<Replacement> {
+        let what = self.membership.replacement().filter(|_| !self.membership.is_joint())?;
+        let progress = self.raft.raft.prs().get(u64::from(what.new.0))?;
+        let near = progress.matched + LEARNER_BEHIND_MAX >= self.last_index();
+        (near && progress.state == raft::ProgressState::Replicate).then_some(what)
+    }
+
+    /// Goes on with a change of members, whoever began it.
+    fn membership_turn(&mut self) {
+        if !self.may_change_config() || !self.staged.is_empty() {
+            return;
+        }
+        if self.membership.is_joint() {
+            self.propose_config(ConfigChange::Leave);
+        } else if let Some(what) = self.replacement_due() {
+            self.propose_config(ConfigChange::Promote(what));
+        }
+    }
+
+    pub(super) fn command(&mut self, command: ReplicaCommand, out: &mut ReplicaEffects) {
+        let result = match &command {
+            ReplicaCommand::Transfer { to } => self.command_transfer(*to),
+            ReplicaCommand::MemberReplace { old, new } => self.command_replace(*old, *new),
+            ReplicaCommand::Drained(nodes) => {
+                self.drained.clone_from(nodes);
+                self.touched();
+                Ok(())
+            }
+        };
+        out.answers.push(CommandAnswer { command, result });
+    }
+
+    fn command_transfer(&mut self, to: Option<NodeId>) -> Result<(), CommandRefusal> {
+        if self.roles.epoch().is_none() || self.leading() != self.roles.epoch() {
+            return Err(CommandRefusal::NotLeader);
+        }
+        if self.raft.raft.lead_transferee.is_some() {
+            return Err(CommandRefusal::Busy);
+        }
+        let (candidates, last) = (self.candidates(), self.last_index());
+        let node = match to {
+            Some(node) if node == self.options.node => return Ok(()),
+            Some(node) => {
+                let candidate = candidates.iter().find(|candidate| candidate.node == node);
+                let candidate = candidate.ok_or(CommandRefusal::NotVoter(node))?;
+                is_ready(candidate, last).then_some(node).ok_or(CommandRefusal::NobodyReady)?
+            }
+            None => best(&candidates, last).ok_or(CommandRefusal::NobodyReady)?,
+        };
+        self.transfer(node);
+        Ok(())
+    }
+
+    fn command_replace(&mut self, old: Option<NodeId>, new: NodeId) -> Result<(), CommandRefusal> {
+        if self.roles.epoch().is_none() || self.leading() != self.roles.epoch() {
+            return Err(CommandRefusal::NotLeader);
+        }
+        if !(1..=NODES_MAX as u16).contains(&new.0) {
+            return Err(CommandRefusal::NodeId(new));
+        }
+        if self.membership.is_voter(new) {
+            return Err(CommandRefusal::Member(new));
+        }
+        if let Some(old) = old.filter(|old| !self.membership.voters().contains(old)) {
+            return Err(CommandRefusal::NotVoter(old));
+        }
+        let other = self.membership.replacement().is_some_and(|what| what.new != new);
+        if other || self.membership.is_joint() || !self.may_change_config() {
+            return Err(CommandRefusal::Busy);
+        }
+        self.propose_config(ConfigChange::LearnerAdd(Replacement { old, new }));
+        Ok(())
+    }
+}
