@@ -17,7 +17,7 @@ use spillway_net::rows_fuzz::{TABLES, fuzz_key, fuzz_patch, fuzz_row};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
 use spillway_updateserver::log::{
-    DurableWrite, FormatPlan, Geometry, SUPERBLOCK_COPIES, fuzz_scan,
+    DurableWrite, FormatPlan, Geometry, Members, SUPERBLOCK_COPIES, fuzz_scan,
 };
 use spillway_updateserver::redo;
 use xtask::functions::{functions, test_ranges};
@@ -209,7 +209,13 @@ const LOG: Geometry = Geometry {
 
 /// The superblocks of a log, and the start of its first segment.
 fn log() -> Vec<u8> {
-    let plan = FormatPlan::new(ClusterId(1), NodeId(1), LOG, DurableWrite::SyncedWrite);
+    let plan = FormatPlan::new(
+        ClusterId(1),
+        NodeId(1),
+        LOG,
+        DurableWrite::SyncedWrite,
+        Members::of_voters([NodeId(1)]),
+    );
     let plan = plan.expect("a valid geometry");
     let block_bytes = LOG.block_bytes as usize;
     let mut out = vec![0; SUPERBLOCK_COPIES * block_bytes];

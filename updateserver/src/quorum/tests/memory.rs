@@ -6,9 +6,7 @@ use spillway_runtime::slot_ring::Slot;
 use super::world::{MILLI, World, geometry};
 use crate::log::testing::CLUSTER;
 use crate::log::{EntryFrame, FrameKind};
-use crate::quorum::{
-    PeerHeader, PeerMessage, ReplicaEffects, ReplicaFailure, ReplicaInput, Room,
-};
+use crate::quorum::{PeerHeader, PeerMessage, ReplicaEffects, ReplicaFailure, ReplicaInput, Room};
 
 fn leader_of(world: &mut World) -> u16 {
     let leader = world.wait_leader();
@@ -82,10 +80,7 @@ fn an_entry_is_written_and_applied_where_it_was_received() {
 }
 
 /// A copy of an entry with another header.
-fn forged(
-    body: &[u8],
-    change: impl Fn(&mut crate::log::SharedHeader),
-) -> EntryFrame {
+fn forged(body: &[u8], change: impl Fn(&mut crate::log::SharedHeader)) -> EntryFrame {
     let mut slot = spillway_runtime::slot_ring::SlotMut::heap(512 + body.len());
     slot[512..].copy_from_slice(body);
     let mut frame = EntryFrame::verify(&geometry(), CLUSTER, slot).expect("an entry");

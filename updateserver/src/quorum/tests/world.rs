@@ -11,8 +11,8 @@ use super::oracle::Oracle;
 use crate::log::testing::{CLUSTER, Draw, File};
 use crate::log::{EntryFrame, Geometry, Members, RawContent, RawFile, ReadRequest};
 use crate::quorum::{
-    Now, PEER_HEADER_BYTES, PeerHeader, PeerMessage, PeerSend, ReplicaCommand, ReplicaEffects, ReplicaInput,
-    Role,
+    Now, PEER_HEADER_BYTES, PeerHeader, PeerMessage, PeerSend, ReplicaCommand, ReplicaEffects,
+    ReplicaInput, Role,
 };
 
 /// Sizes of all tests: blocks small enough for many entries.
