@@ -1,7 +1,7 @@
 //! Between the state machine's messages and ours. No protobuf leaves or enters the process.
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId};
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
 
 use super::wire::{AppendReject, PeerHeader, PeerMessage};
 use crate::log::FrameKind;
@@ -43,6 +43,8 @@ pub fn header_of(
         to: node_of(message.to),
         term: Epoch(message.term),
         applied,
+        committed: Lsn(0),
+        time: WallMicros(0),
         body_bytes,
         message: message_of(message, matched),
     }

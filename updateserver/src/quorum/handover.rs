@@ -1,7 +1,7 @@
 //! When a leader gives way, and what it sees to at every tick.
 
 use spillway_net::ids::{Lsn, NodeId};
-use spillway_net::limits::NODES_MAX;
+use spillway_net::limits::NODE_ID_MAX;
 use spillway_runtime::slot_ring::SlotRing;
 
 use super::effects::{CommandAnswer, CommandRefusal, Now, ReplicaCommand, ReplicaEffects};
@@ -215,7 +215,7 @@ impl Replica {
         if self.roles.epoch().is_none() || self.leading() != self.roles.epoch() {
             return Err(CommandRefusal::NotLeader);
         }
-        if !(1..=NODES_MAX as u16).contains(&new.0) {
+        if !(1..=NODE_ID_MAX).contains(&new.0) {
             return Err(CommandRefusal::NodeId(new));
         }
         if self.membership.is_voter(new) {
