@@ -24,7 +24,7 @@ pub fn node_of(id: u64) -> NodeId {
 }
 
 /// Our form of a message. `body_bytes` is the size of the entry that will follow, `matched` what
-/// receiver has acknowledged to this leader.
+/// the receiver has acknowledged to this leader.
 ///
 /// # Panics
 /// On kinds that the state machine does not send in the way we use it.
