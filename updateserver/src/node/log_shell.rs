@@ -647,6 +647,13 @@ impl LogShell {
         Ok(())
     }
 
+    /// Ends the links to the peers, who then know at once.
+    pub fn links_end(&mut self, ring: &mut TcpRing) {
+        if let Some(peers) = &mut self.peers {
+            peers.stop(ring);
+        }
+    }
+
     /// Whether nothing is in flight or waiting.
     pub fn is_quiet(&self) -> bool {
         self.published.failed || (self.replica.is_quiet() && self.disk.in_flight() == 0)
