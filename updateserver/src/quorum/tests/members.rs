@@ -101,6 +101,24 @@ fn a_single_node_grows_to_three() {
 }
 
 #[test]
+fn a_single_node_with_an_absent_learner_goes_on() {
+    let mut world = World::new(204, 1);
+    world.wait_leader();
+    world.run(100 * MILLI);
+    for round in 0..6 {
+        let command = ReplicaCommand::MemberReplace { old: None, new: NodeId(2 + round % 2) };
+        world.command(1, command);
+        world.run(u64::from(round) * MILLI);
+        world.crash(1);
+        world.start(1);
+        world.run_until(100 * MILLI, "it leads", |world| world.leader() == Some(1));
+        world.run(50 * MILLI);
+    }
+    assert!(world.oracle.acked.len() > 50);
+    world.check_end();
+}
+
+#[test]
 fn a_new_node_that_dies_can_be_replaced_itself() {
     let mut world = World::new(203, 3);
     let leader = world.wait_leader();
