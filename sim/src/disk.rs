@@ -19,7 +19,7 @@
 
 use spillway_net::ids::{ClusterId, NodeId};
 use spillway_updateserver::log::{
-    DurableWrite, FormatPlan, Geometry, ReadRequest, SUPERBLOCK_COPIES, Superblock,
+    DurableWrite, FormatPlan, Geometry, Members, ReadRequest, SUPERBLOCK_COPIES, Superblock,
     SuperblockError, SuperblockWrite, superblock_choose,
 };
 
@@ -27,8 +27,6 @@ use crate::draw::Draw;
 
 /// The cluster of all runs.
 pub const CLUSTER: ClusterId = ClusterId(0x5350_4c57);
-/// The node of all runs.
-pub const NODE: NodeId = NodeId(1);
 /// The errno of an input/output error.
 pub const EIO: i32 = 5;
 
@@ -69,9 +67,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A freshly formatted disk.
-    pub fn format(geometry: Geometry) -> Self {
-        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite)
+    /// A freshly formatted disk of a node of a cluster of so many.
+    pub fn format(geometry: Geometry, node: NodeId, nodes: u16) -> Self {
+        let members = Members::of_voters((1..=nodes).map(NodeId));
+        let plan = FormatPlan::new(CLUSTER, node, geometry, DurableWrite::SyncedWrite, members)
             .expect("drawn geometries hold");
         let segment = |number| {
             let mut bytes = plan.segment_start(number);
@@ -138,6 +137,11 @@ impl Disk {
         let pending = self.take(id)?;
         self.tear(&pending, draw);
         Some(pending)
+    }
+
+    /// A write never reaches the medium; planted.
+    pub fn lose(&mut self, id: u64) {
+        self.take(id);
     }
 
     fn tear(&mut self, write: &Pending, draw: &mut Draw) {

@@ -36,6 +36,9 @@
 
 pub mod disk;
 pub mod draw;
+pub mod entry;
+pub mod history;
+pub mod links;
 pub mod model;
 pub mod network;
 pub mod node;
@@ -47,7 +50,7 @@ pub mod world;
 
 use std::fmt;
 
-pub use options::{BUGS, Bug, Mode, Options};
+pub use options::{BUGS, BUGS_CLUSTER, Bug, Mode, Options};
 pub use world::{Report, World};
 
 /// What must not happen, and did.
