@@ -206,21 +206,24 @@ impl Disk {
         Ok(chosen.superblock)
     }
 
-    /// Damages the medium: mostly a flipped bit, in a segment or in one copy of the superblock.
+    /// Damages the medium: mostly a flipped bit, in a segment that holds frames or in one copy of
+    /// the superblock.
     pub fn damage(&mut self, draw: &mut Draw) {
+        let has_frames = |segment: &Vec<u8>| {
+            let frames = segment.chunks(self.block).skip(segment.len() / self.block / 4);
+            frames.step_by(7).any(|block| block[0] != 0)
+        };
+        let used = self.segments.iter().rposition(has_frames).map_or(1, |last| last as u64 + 1);
         match draw.below(8) {
             0 => self.tear_bytes = 512,
             1 => {
-                let segment = draw.below(self.segments.len() as u64) as u32;
+                let segment = draw.below(used) as u32;
                 let blocks = self.segments[segment as usize].len() / self.block;
                 let at = draw.below(blocks as u64) * self.block as u64;
                 self.unreadable.push((segment, at));
             }
             2 => flip(&mut self.superblock, draw),
-            _ => {
-                let segment = draw.below(self.segments.len() as u64) as usize;
-                flip(&mut self.segments[segment], draw);
-            }
+            _ => flip(&mut self.segments[draw.below(used) as usize], draw),
         }
     }
 }

@@ -94,6 +94,8 @@ struct Machine {
     starts: u64,
     turns: BTreeSet<Seat>,
     log_tick_at: Option<u64>,
+    /// When the log looks again for memory that was short.
+    memory_retry_at: u64,
     operator_called: bool,
     tokens: BTreeMap<u64, (Token, Vec<u8>)>,
 }
@@ -106,6 +108,7 @@ impl Machine {
             starts: 0,
             turns: BTreeSet::new(),
             log_tick_at: None,
+            memory_retry_at: 0,
             operator_called: false,
             tokens: BTreeMap::new(),
         }
@@ -508,7 +511,9 @@ impl World {
         for (lsn, request) in actions.reads {
             self.after_about(self.sizes.disk_nanos, Event::ReadBack { node, start, lsn, request });
         }
-        if actions.memory_short {
+        let machine = &mut self.machines[usize::from(node)];
+        if actions.memory_short && self.now >= machine.memory_retry_at {
+            machine.memory_retry_at = self.now + MEMORY_RETRY_NANOS;
             self.after(MEMORY_RETRY_NANOS, Event::Turn(node, start, Seat::Log));
         }
         self.turns_schedule(node, actions.turns);
