@@ -74,7 +74,7 @@ take() {
     fi
 }
 
-# window_ratio FILE: the 99th percentile of latency while a node stood still, to that before.
+# window_ratio FILE: the 99th percentile of latency while a node was held up, to that before.
 window_ratio() {
     awk '
         /^ *"windows": \[/ { in_windows = 1 }
@@ -87,8 +87,8 @@ window_ratio() {
         in_windows && /^  \]/ { in_windows = 0 }
         END {
             for (at = 1; at <= count; at++) by[names[at]] = found[at]
-            if (by["before"] > 0 && by["follower paused"] > 0)
-                printf "%.2f", by["follower paused"] / by["before"]
+            worse = by["follower paused"] + by["follower'"'"'s disk slowed"]
+            if (by["before"] > 0 && worse > 0) printf "%.2f", worse / by["before"]
         }' "$1"
 }
 
@@ -214,6 +214,15 @@ for ((round = 1; round <= rounds; round++)); do
             take cluster-paused "$(window_ratio "$scratch/cluster-paused.json")"
         fi
     fi
+    # The same with its log disk a hundred times slower.
+    if [ "$(id -u)" -eq 0 ] && wanted cluster-slowed; then
+        half=$(awk -v hold="$hold" 'BEGIN { print hold / 2 }')
+        from=$(awk -v half="$half" 'BEGIN { print 1 + half }')
+        if burst cluster-slowed --workload transfer --batch 10 --connections 16 --in-flight 4 \
+            --rate 40000 --slow-follower "$half@$from"; then
+            take cluster-slowed "$(window_ratio "$scratch/cluster-slowed.json")"
+        fi
+    fi
     nodes=1
     # Commit latency at a tenth of the peak of the same round.
     if wanted latency && [ -f "$scratch/transfer-1-64x16.json" ]; then
@@ -269,6 +278,7 @@ line cluster-follower-ns "<=900" "3 nodes: follower CPU per transaction, ns"
 line cluster-p50 "-" "3 nodes: transfer, 1,000 per frame: p50, us"
 line cluster-p99 "-" "3 nodes: transfer, 1,000 per frame: p99, us"
 line cluster-paused "<=1.5" "3 nodes: p99 with a follower paused / healthy"
+line cluster-slowed "<=1.5" "3 nodes: p99 with a follower's disk 100x slower / healthy"
 line latency-p50 "-" "commit latency p50 at 10 % of peak, us"
 line device-p50 "-" "idle device, durable 4 KiB write p50, us"
 line latency-above-device "<=150" "latency above the device, us"

@@ -69,12 +69,19 @@ fn main() -> ExitCode {
 
 /// Whether the configuration or an argument is at fault.
 fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
-    use NodeError::{Config, Fixed, Geometry, Ports};
+    use NodeError::{Config, Fixed, FixedCluster, Geometry, Ports, Tls};
     error.is::<ConfigError>()
         || error.downcast_ref().is_some_and(admin::AdminError::is_usage)
         || matches!(
             error.downcast_ref(),
-            Some(Config(_) | Fixed { .. } | Geometry(_) | Ports { .. })
+            Some(
+                Config(_)
+                    | Fixed { .. }
+                    | FixedCluster { .. }
+                    | Geometry(_)
+                    | Ports { .. }
+                    | Tls(_)
+            )
         )
 }
 

@@ -709,18 +709,21 @@ pub fn write_frame<T: Payload>(
     frame::finish(&mut out[start..], kind, request, lsn);
 }
 
-/// Validates arbitrary bytes as every request: must neither panic nor allocate by an announced
-/// length. The fuzz target `message` and the tests call this.
+/// Validates arbitrary bytes as every request and the richest answers: must neither panic nor
+/// allocate by an announced length. The fuzz target `message` and the tests call this.
 pub fn fuzz_message(data: &[u8]) {
     let Some((kind, payload)) = data.split_first() else { return };
-    match kind % 7 {
+    match kind % 10 {
         0 => drop(decode::<Hello>(payload)),
         1 => drop(decode::<Submit>(payload)),
         2 => drop(decode::<Scan>(payload)),
         3 => drop(decode::<Outcomes>(payload)),
         4 => drop(decode::<TableCreate>(payload)),
         5 => drop(decode::<ClusterCommand>(payload)),
-        _ => drop(decode::<StatusReport>(payload)),
+        6 => drop(decode::<StatusReport>(payload)),
+        7 => drop(decode::<Welcome>(payload)),
+        8 => drop(decode::<Refusal>(payload)),
+        _ => drop(decode::<ClusterReport>(payload)),
     }
 }
 

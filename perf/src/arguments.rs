@@ -104,6 +104,10 @@ pub struct BurstArguments {
     /// Let a follower stand still: for so many seconds, so many seconds after the load began.
     #[arg(long, value_name = "SECONDS@SECONDS")]
     pub pause_follower: Vec<Pause>,
+    /// Slow a follower's log disk down 100 times: for so many seconds, so many seconds after the
+    /// load began. Needs root.
+    #[arg(long, value_name = "SECONDS@SECONDS")]
+    pub slow_follower: Vec<Pause>,
     /// Ask the leader to hand over so many seconds after the load began.
     #[arg(long, value_name = "SECONDS")]
     pub transfer_at: Vec<f64>,
@@ -209,8 +213,12 @@ impl BurstArguments {
         ];
         numbers.extend(self.kill_leader_at.iter().map(|at| ("kill-leader-at", *at)));
         numbers.extend(self.transfer_at.iter().map(|at| ("transfer-at", *at)));
-        let pauses = self.pause_follower.iter().flat_map(|pause| [pause.seconds, pause.at]);
-        numbers.extend(pauses.map(|seconds| ("pause-follower", seconds)));
+        for (name, pauses) in
+            [("pause-follower", &self.pause_follower), ("slow-follower", &self.slow_follower)]
+        {
+            let both = pauses.iter().flat_map(|pause| [pause.seconds, pause.at]);
+            numbers.extend(both.map(|seconds| (name, seconds)));
+        }
         numbers
     }
 

@@ -28,6 +28,7 @@ use crate::schedule::{SECOND_NS, Schedule};
 use crate::script::{Field, LoadView, Script};
 use crate::shape::Shape;
 use crate::site::Site;
+use crate::slow_disk::HealthyDisk;
 use crate::verification::Verification;
 use crate::warden::{Pending, Warden};
 use crate::workload::{self, Workload};
@@ -151,7 +152,12 @@ impl<'a> Stage<'a> {
             1 => format!("formatting a log of {mebibytes} MiB"),
             nodes => format!("formatting {nodes} logs of {mebibytes} MiB"),
         });
-        let cluster = Cluster::new(site.homes.clone(), site.nodes.clone(), site.mesh.clone());
+        let disk = HealthyDisk {
+            name: site.machine.log_device.clone(),
+            write_us: site.device.write_p50_us,
+        };
+        let cluster =
+            Cluster::new(site.homes.clone(), site.nodes.clone(), site.mesh.clone()).with_disk(disk);
         let processes = cluster.processes();
         let warden = Warden::new(cluster)?;
         let began = monotonic_now();
@@ -192,7 +198,8 @@ impl<'a> Stage<'a> {
             connections: self.arguments.connections,
             spread: shard_only.map_or(Spread::RoundRobin, Spread::Shard),
             frames_in_flight_max: SESSION_FRAMES_IN_FLIGHT_MAX,
-            request_timeout_ms: 30_000,
+            // A single node may take long to replay its log; another one is better asked soon.
+            request_timeout_ms: if self.addresses.len() == 1 { 30_000 } else { 2_000 },
             give_up_ms: 600_000,
             connect_ms: 10_000,
             seed: self.seed,
@@ -229,6 +236,7 @@ impl<'a> Stage<'a> {
         };
         generator.gaps().fill_in(&mut loaded.events, loaded.ended_ns);
         let unknown = generator.unknown();
+        let asked_again = generator.asked_again();
         let (total, ledger) = generator.finish();
         let agreement = self.compare_nodes()?;
 
@@ -247,6 +255,7 @@ impl<'a> Stage<'a> {
             resolved,
             status_restart,
             unknown,
+            asked_again,
             agreement,
             ..report
         })
@@ -292,6 +301,7 @@ impl<'a> Stage<'a> {
             status_restart: None,
             resolved: None,
             unknown: 0,
+            asked_again: 0,
             agreement: None,
             verification,
             device: self.site.device,
@@ -415,13 +425,15 @@ impl<'a> Stage<'a> {
     /// Kills all nodes while they work, starts them again, and has every unanswered frame
     /// answered.
     fn kill_and_restart(&mut self, generator: &mut Generator<'_>) -> Result<Resolved, PerfError> {
+        self.warden.call(Cluster::check_alive)?;
         generator.last_volley(self.arguments.in_flight)?;
         // Some of the last frames are executed, some are not: another moment with every seed.
         let moment = mix(self.seed ^ 0x9) % KILL_DELAY_US_MAX;
         thread::sleep(Duration::from_micros(moment));
+        self.processes.kill()?;
         self.warden.call(|cluster| {
             let all: Vec<usize> = (0..cluster.len()).collect();
-            cluster.kill(&all)
+            cluster.bury(&all)
         })?;
         // What the nodes had sent before they died is still to be read: it counts as acknowledged.
         generator.drain(QUIET_AFTER_KILL_NS)?;

@@ -15,6 +15,7 @@ use crate::error::PerfError;
 use crate::node::{Node, NodeHome};
 use crate::probe::{self, Applied};
 use crate::proxy::Mesh;
+use crate::slow_disk::{HealthyDisk, SlowDisk};
 
 /// How often a question is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(10);
@@ -36,6 +37,21 @@ impl Processes {
         let nodes = self.nodes.lock().expect("nobody panics with it");
         let used = |process: Option<u32>| process.and_then(cpu::process_ns).unwrap_or(0);
         nodes.iter().map(|(process, before)| used(*process) + before).collect()
+    }
+
+    /// SIGKILL to all, from the very thread that has just sent them work: another one might come
+    /// too late. Whoever owns the nodes must bury them, see [`Cluster::bury`].
+    pub fn kill(&self) -> Result<(), PerfError> {
+        let nodes = self.nodes.lock().expect("nobody panics with it");
+        for process in nodes.iter().filter_map(|(process, _)| *process) {
+            let process = libc::pid_t::try_from(process).expect("a process number");
+            // SAFETY: the call has no pointers. The number is the node's own until it is buried.
+            if unsafe { libc::kill(process, libc::SIGKILL) } != 0 {
+                let error = std::io::Error::last_os_error();
+                return Err(PerfError::system("killing a node")(error));
+            }
+        }
+        Ok(())
     }
 
     fn set(&self, node: usize, process: Option<u32>) {
@@ -96,6 +112,7 @@ pub struct Cluster {
     processes: Arc<Processes>,
     mesh: Option<Arc<Mesh>>,
     is_abandoned: Arc<AtomicBool>,
+    disk: HealthyDisk,
 }
 
 impl Cluster {
@@ -110,7 +127,13 @@ impl Cluster {
             processes: Arc::new(processes),
             mesh,
             is_abandoned: Arc::default(),
+            disk: HealthyDisk::default(),
         }
+    }
+
+    /// The disk under the logs is this one.
+    pub fn with_disk(self, disk: HealthyDisk) -> Self {
+        Self { disk, ..self }
     }
 
     /// Set when nobody is interested in the nodes any more: whoever waits for them gives up.
@@ -215,12 +238,18 @@ impl Cluster {
         for &at in nodes {
             self.up(at).kill_begin()?;
         }
+        self.bury(nodes)?;
+        Ok(now)
+    }
+
+    /// Waits until these killed nodes are gone.
+    pub fn bury(&mut self, nodes: &[usize]) -> Result<(), PerfError> {
         for &at in nodes {
             self.processes.set(at, None);
             self.up(at).killed()?;
             self.nodes[at] = None;
         }
-        Ok(now)
+        Ok(())
     }
 
     /// Lets a node stand still.
@@ -231,6 +260,12 @@ impl Cluster {
     /// Lets it go on.
     pub fn resume(&mut self, at: usize) -> Result<(), PerfError> {
         self.up(at).resume()
+    }
+
+    /// Slows the log disk for a node, until the result is dropped.
+    pub fn slow_disk(&mut self, at: usize) -> Result<SlowDisk, PerfError> {
+        let process = self.up(at).process();
+        SlowDisk::begin(&self.disk, process)
     }
 
     /// Fails if a node has ended by itself, or if nobody is interested any more.

@@ -18,6 +18,9 @@ pub const HANDED_OVER: &str = "handed over";
 /// A follower stood still for a while.
 pub const FOLLOWER_PAUSED: &str = "follower paused";
 
+/// The log disk of a follower was slow for a while.
+pub const FOLLOWER_SLOWED: &str = "follower's disk slowed";
+
 /// A gap counts as one event's if it ends so long after it at most.
 const HORIZON_NS: u64 = 60 * SECOND_NS;
 

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spillway_net::client::{
-    Batch, BatchError, FrameAnswer, FrameResult, LossReason, Pipeline, Wait,
+    Batch, BatchError, ClientError, FrameAnswer, FrameResult, FrameToken, LossReason, Pipeline,
+    Wait,
 };
 use spillway_net::message::{ArchivedOutcomeHead, OutcomeStatus, RefusalCode};
 use spillway_runtime::clock::{MonotonicNanos, monotonic_now};
@@ -88,6 +89,10 @@ pub(crate) struct Books<'w> {
     pub(crate) gaps: Gaps,
     /// Transactions that were sent but whose outcome nobody could tell.
     pub(crate) unknown: u64,
+    /// Transactions whose outcome was asked for again after it had been told to be unknown.
+    asked_again: u64,
+    /// Frames with an unknown outcome that is to be asked for again.
+    doubtful: Vec<(FrameToken, OpenFrame)>,
     workload_name: &'static str,
     connections: Vec<Connection>,
     /// Frames of all connections.
@@ -130,6 +135,8 @@ impl<'w> Generator<'w> {
                 view: None,
                 gaps: Gaps::default(),
                 unknown: 0,
+                asked_again: 0,
+                doubtful: Vec::new(),
                 workload_name,
                 connections: vec![Connection::default(); connections],
                 open: 0,
@@ -289,9 +296,28 @@ impl<'w> Generator<'w> {
         let answers = pipeline
             .poll(wait, &mut |answer| books.answered(&answer))
             .map_err(PerfError::client("exchanging frames"))?;
+        if !self.books.doubtful.is_empty() {
+            self.resolve();
+        }
         match self.books.failure.take() {
             Some(failure) => Err(failure),
             None => Ok(answers),
+        }
+    }
+
+    /// Asks again for outcomes that were told to be unknown.
+    fn resolve(&mut self) {
+        for (token, frame) in std::mem::take(&mut self.books.doubtful) {
+            match self.pipeline.resolve(token) {
+                Ok(FrameToken { connection, sequence }) => {
+                    self.books.asked_again += frame.transactions;
+                    self.books.open += 1;
+                    let frames = &mut self.books.connections[connection].frames;
+                    frames.push_back(OpenFrame { sequence, ..frame });
+                }
+                Err(ClientError::InFlightMax(_)) => self.books.doubtful.push((token, frame)),
+                Err(_) => self.books.unknown += frame.transactions,
+            }
         }
     }
 
@@ -370,9 +396,15 @@ impl<'w> Generator<'w> {
         self.books.recorder.hold
     }
 
-    /// Transactions whose outcome nobody could tell.
+    /// Transactions whose outcome nobody could tell to the end.
     pub fn unknown(&self) -> u64 {
-        self.books.unknown
+        let doubtful: u64 = self.books.doubtful.iter().map(|(_, frame)| frame.transactions).sum();
+        self.books.unknown + doubtful
+    }
+
+    /// Transactions whose outcome was told to be unknown, and asked for again.
+    pub fn asked_again(&self) -> u64 {
+        self.books.asked_again
     }
 
     /// Pauses between committed answers.
@@ -433,7 +465,7 @@ impl<'w> Generator<'w> {
     /// Takes answers until none has come for `quiet_ns`, or all are there.
     pub fn drain(&mut self, quiet_ns: u64) -> Result<(), PerfError> {
         let mut quiet_since = monotonic_now();
-        while self.books.open > 0 {
+        while self.books.open > 0 || !self.books.doubtful.is_empty() {
             if self.poll(Wait::Nanos(TICK_NS))? > 0 {
                 quiet_since = monotonic_now();
             } else if monotonic_now().saturating_nanos_since(quiet_since) >= quiet_ns {
@@ -528,7 +560,7 @@ impl Books<'_> {
                 }
             }
             FrameResult::NotSent(_) => self.refused(connection, &frame, 0),
-            FrameResult::Unknown(reason) => self.lost_sight(&frame, *reason),
+            FrameResult::Unknown(reason) => self.lost_sight(answer.token, frame, *reason),
             FrameResult::Answer { .. } => {
                 self.fail(PerfError::Refused("an answer of another kind".to_owned()));
             }
@@ -669,13 +701,15 @@ impl Books<'_> {
         self.pause(connection, now_ns, retry_after_ms);
     }
 
-    fn lost_sight(&mut self, frame: &OpenFrame, reason: LossReason) {
+    fn lost_sight(&mut self, token: FrameToken, frame: OpenFrame, reason: LossReason) {
+        use LossReason::{GaveUp, LeadersLost, NoLeader};
+        if self.is_disturbed && matches!(reason, GaveUp | LeadersLost | NoLeader) {
+            self.doubtful.push((token, frame));
+            return;
+        }
         self.unknown += frame.transactions;
         if self.strictness == Strictness::Resolve {
             self.resolved.unknown += frame.transactions;
-            return;
-        }
-        if self.is_disturbed && self.strictness == Strictness::Burst {
             return;
         }
         let text = format!("a frame has an unknown outcome: {}", reason.describe());

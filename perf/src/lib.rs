@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod script;
 pub mod shape;
 mod site;
+pub mod slow_disk;
 pub mod verification;
 pub mod warden;
 pub mod workload;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::arguments::BurstArguments;
-use crate::disturbance::{FOLLOWER_PAUSED, HANDED_OVER, LEADER_KILLED};
+use crate::disturbance::{FOLLOWER_PAUSED, FOLLOWER_SLOWED, HANDED_OVER, LEADER_KILLED};
 use crate::schedule::{Phases, SECOND_NS};
 use crate::script::Script;
 
@@ -17,6 +17,7 @@ const HANDED_OVER_NS: u64 = SECOND_NS;
 enum Step {
     KillLeader,
     PauseFollower { nanos: u64 },
+    SlowFollower { nanos: u64 },
     HandOver,
 }
 
@@ -25,6 +26,7 @@ impl Step {
         match self {
             Self::KillLeader => LEADER_KILLED,
             Self::PauseFollower { .. } => FOLLOWER_PAUSED,
+            Self::SlowFollower { .. } => FOLLOWER_SLOWED,
             Self::HandOver => HANDED_OVER,
         }
     }
@@ -32,7 +34,7 @@ impl Step {
     const fn nanos(self) -> u64 {
         match self {
             Self::KillLeader => KILLED_NS,
-            Self::PauseFollower { nanos } => nanos,
+            Self::PauseFollower { nanos } | Self::SlowFollower { nanos } => nanos,
             Self::HandOver => HANDED_OVER_NS,
         }
     }
@@ -54,7 +56,12 @@ impl Plan {
             .pause_follower
             .iter()
             .map(|pause| (nanos(pause.at), Step::PauseFollower { nanos: nanos(pause.seconds) }));
-        let mut steps: Vec<(u64, Step)> = killed.chain(handed_over).chain(paused).collect();
+        let slowed = arguments
+            .slow_follower
+            .iter()
+            .map(|pause| (nanos(pause.at), Step::SlowFollower { nanos: nanos(pause.seconds) }));
+        let all = killed.chain(handed_over).chain(paused).chain(slowed);
+        let mut steps: Vec<(u64, Step)> = all.collect();
         steps.sort_by_key(|step| step.0);
         Self { steps }
     }
@@ -94,6 +101,9 @@ impl Plan {
                 match step {
                     Step::KillLeader => field.leader_kill()?,
                     Step::HandOver => field.hand_over()?,
+                    Step::SlowFollower { nanos } => {
+                        field.follower_slow(Duration::from_nanos(nanos))?;
+                    }
                     Step::PauseFollower { nanos } => {
                         field.follower_pause(Duration::from_nanos(nanos))?;
                     }

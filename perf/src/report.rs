@@ -124,8 +124,10 @@ pub struct BurstReport {
     pub events: Vec<Event>,
     /// Stretches of the load around that.
     pub windows: Vec<WindowLatency>,
-    /// Transactions whose outcome nobody could tell while nodes were killed.
+    /// Transactions whose outcome nobody could tell to the end.
     pub unknown: u64,
+    /// Transactions whose outcome was told to be unknown, and asked for again.
+    pub asked_again: u64,
     /// What all nodes hold at the end; none with a single one.
     pub agreement: Option<Agreement>,
     /// Comparison of the tables with what was acknowledged.
@@ -146,6 +148,7 @@ impl BurstReport {
     pub fn is_good(&self) -> bool {
         let resolved = self.resolved.as_ref();
         self.verification.is_good()
+            && self.unknown == 0
             && self.agreement.as_ref().is_none_or(Agreement::is_good)
             && resolved.is_none_or(|resolved| resolved.wrong == 0 && resolved.unknown == 0)
     }
@@ -308,6 +311,7 @@ impl BurstReport {
         all["cpu_ns_per_txn"] = json!(self.cpu_ns_per_txn());
         all["leader"] = json!(self.leader + 1);
         all["unknown"] = json!(self.unknown);
+        all["asked_again"] = json!(self.asked_again);
         all["events"] = self.events.iter().map(Event::json).collect();
         all["gaps"] = json!(summaries(&self.events));
         all["windows"] = self.windows.iter().map(WindowLatency::json).collect();
@@ -472,8 +476,10 @@ impl BurstReport {
                 ),
             );
         }
-        if self.unknown > 0 {
-            table.line("unknown outcomes", thousands(self.unknown));
+        if self.asked_again > 0 || self.unknown > 0 {
+            let (all, left) = (thousands(self.asked_again), thousands(self.unknown));
+            let text = format!("{all} transactions asked for again, {left} left unknown");
+            table.line("unknown outcomes", text);
         }
     }
 

@@ -10,7 +10,8 @@ use spillway_runtime::thread;
 
 use crate::cluster::{Cluster, RECOVER_SECONDS_MAX};
 use crate::disturbance::{
-    ALL_KILLED, Event, FOLLOWER_KILLED, FOLLOWER_PAUSED, HANDED_OVER, LEADER_KILLED,
+    ALL_KILLED, Event, FOLLOWER_KILLED, FOLLOWER_PAUSED, FOLLOWER_SLOWED, HANDED_OVER,
+    LEADER_KILLED,
 };
 use crate::error::PerfError;
 use crate::probe;
@@ -205,6 +206,17 @@ impl<'a> Field<'a> {
         })?;
         self.say(format!("node {} handed over to node {}", leader + 1, next + 1));
         self.progress_wait().map(drop)
+    }
+
+    /// Slows the log disk of a follower for a while.
+    pub fn follower_slow(&mut self, duration: Duration) -> Result<(), PerfError> {
+        let leader = self.cluster.leader_wait()?;
+        let follower = (leader + 1) % self.cluster.len();
+        let slow = self.cluster.slow_disk(follower)?;
+        self.note(FOLLOWER_SLOWED, &[follower], monotonic_now());
+        self.sleep(duration)?;
+        drop(slow);
+        self.caught_up_wait()
     }
 
     /// Lets a follower stand still for a while.

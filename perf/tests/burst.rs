@@ -7,7 +7,13 @@ mod fake_node;
 mod store;
 
 use clap::Parser;
-use spillway_perf::{BurstArguments, BurstOptions, BurstReport, PerfError, Topology, burst};
+use spillway_perf::disturbance::{
+    ALL_KILLED, FOLLOWER_PAUSED, FOLLOWER_SLOWED, HANDED_OVER, LEADER_KILLED, summaries,
+};
+use spillway_perf::kills::{KillsArguments, TakeoverArguments};
+use spillway_perf::{
+    BurstArguments, BurstOptions, BurstReport, PerfError, Topology, burst, burst_with,
+};
 use spillway_runtime::file;
 
 #[derive(Parser)]
@@ -15,6 +21,12 @@ use spillway_runtime::file;
 struct Line {
     #[command(flatten)]
     burst: BurstArguments,
+}
+
+#[derive(Parser)]
+struct Long<A: clap::Args> {
+    #[command(flatten)]
+    arguments: A,
 }
 
 /// A short burst against the fake node with a fault of this name.
@@ -111,6 +123,66 @@ fn a_node_that_lies_is_caught() {
     }
 }
 
+fn clusters_go_on_without_their_leader() {
+    let report = sound("--nodes 3 --rate 2000 --batch 10");
+    assert!(report.resolved.is_none() && report.events.is_empty());
+    assert_eq!(report.agreement.as_ref().expect("compared").nodes.len(), 3);
+    let report = sound("--nodes 3 --kill-after 0.1");
+    assert!(report.resolved.is_some(), "was not killed");
+    let line = "--nodes 3 --rate 2000 --batch 10 --hold 3 --kill-leader-at 0.5 \
+                --transfer-at 1.2 --pause-follower 0.3@2";
+    let report = sound(line);
+    let kinds: Vec<&str> = report.events.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [LEADER_KILLED, HANDED_OVER, FOLLOWER_PAUSED]);
+    let [killed, handed_over, _] = &report.events[..] else { panic!("three events") };
+    assert!(killed.gap_ns > 0 && killed.ready_s.is_some() && killed.caught_up_s.is_some());
+    // The fake leader leaves its place empty for a moment.
+    assert!(handed_over.gap_ns > 1_000_000, "{}", report.text());
+    let names: Vec<&str> = report.windows.iter().map(|window| window.name.as_str()).collect();
+    let expected = ["before", LEADER_KILLED, HANDED_OVER, FOLLOWER_PAUSED, "after"];
+    assert_eq!(names, expected);
+    assert!(report.text().contains("leader killed"), "{}", report.text());
+}
+
+fn a_slow_disk_is_an_event() {
+    let line = "--nodes 3 --rate 2000 --batch 10 --hold 0.6 --slow-follower 0.2@0.2";
+    match run("", line) {
+        Ok(report) => assert_eq!(report.events[0].kind, FOLLOWER_SLOWED),
+        Err(error) => println!("skipped: {error}"),
+    }
+}
+
+fn nodes_that_differ_are_caught() {
+    let report = run("diverge", "--nodes 3").expect("runs");
+    assert!(!report.is_good() && report.text().contains("node 3 holds"), "{}", report.text());
+}
+
+fn long_runs_kill_and_verify() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let line = |task: &str, more: &str| {
+        let directory = directory.path().to_str().expect("text");
+        format!("{task} {more} --dir {directory} --log-gib 0.1 --accounts 3000 --rate 2000")
+    };
+    let options = |arguments| {
+        let program = std::env::current_exe().expect("this program has a path");
+        BurstOptions { program, topology: Topology::default(), arguments }
+    };
+    let text = line("takeover", "--times 3 --transfers 2");
+    let arguments: TakeoverArguments = Long::parse_from(text.split_whitespace()).arguments;
+    let burst = arguments.burst().expect("a good line");
+    let report = burst_with(&options(burst), arguments.script()).expect("runs");
+    assert!(report.is_good(), "{}", report.text());
+    assert_eq!(summaries(&report.events)[LEADER_KILLED].count, 3);
+    assert_eq!(summaries(&report.events)[HANDED_OVER].count, 2);
+    let text = line("kills", "--times 6 --all-at-once 2 --seed 11");
+    let arguments: KillsArguments = Long::parse_from(text.split_whitespace()).arguments;
+    let burst = arguments.burst().expect("a good line");
+    let report = burst_with(&options(burst), arguments.script(11)).expect("runs");
+    assert!(report.is_good(), "{}", report.text());
+    assert_eq!(report.events.len(), 6);
+    assert_eq!(summaries(&report.events)[ALL_KILLED].count, 2);
+}
+
 fn failures_of_the_node_are_told() {
     let error = run("format", "").expect_err("cannot format").to_string();
     assert!(error.contains("exit code 3") && error.contains("on fire"), "{error}");
@@ -128,7 +200,7 @@ fn main() {
         fake_node::run(&arguments);
         return;
     }
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 10] = [
         ("bursts_of_a_sound_node_pass", bursts_of_a_sound_node_pass),
         ("rates_and_shapes_are_followed", rates_and_shapes_are_followed),
         ("a_kill_may_come_at_any_moment", a_kill_may_come_at_any_moment),
@@ -138,6 +210,10 @@ fn main() {
         ),
         ("a_node_that_lies_is_caught", a_node_that_lies_is_caught),
         ("failures_of_the_node_are_told", failures_of_the_node_are_told),
+        ("clusters_go_on_without_their_leader", clusters_go_on_without_their_leader),
+        ("a_slow_disk_is_an_event", a_slow_disk_is_an_event),
+        ("nodes_that_differ_are_caught", nodes_that_differ_are_caught),
+        ("long_runs_kill_and_verify", long_runs_kill_and_verify),
     ];
     let filter = arguments.iter().find(|word| !word.starts_with('-'));
     for (name, test) in tests {

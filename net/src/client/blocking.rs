@@ -519,6 +519,8 @@ fn fill(outcomes: &mut [Outcome], again: Vec<Outcome>) {
     }
 }
 
+/// For a link's core. Once the cluster was met (`welcome`), links are opened with the patience of
+/// a call.
 fn core_options(
     options: &ClientOptions,
     nodes: &NodeBook,
@@ -541,7 +543,11 @@ fn core_options(
         frames_in_flight_max: 1,
         request_timeout_nanos: options.request_timeout_ms.saturating_mul(NANOS_PER_MS),
         give_up_nanos: options.give_up_ms.saturating_mul(NANOS_PER_MS),
-        connect_nanos: options.connect_ms.saturating_mul(NANOS_PER_MS),
+        connect_nanos: match welcome {
+            Some(_) => options.connect_ms.max(options.give_up_ms),
+            None => options.connect_ms,
+        }
+        .saturating_mul(NANOS_PER_MS),
         reconnect: true,
         seed: options.seed.wrapping_add(u64::from(shard)),
     }

@@ -93,7 +93,8 @@ pub struct CoreOptions {
     pub leaders_lost_max: usize,
     /// For how long a read is repeated while nodes are behind it. Default 1 s.
     pub behind_nanos: u64,
-    /// How long one attempt to connect and to be greeted may take.
+    /// How long one attempt to connect and to be greeted may take. Attempts that follow one that
+    /// took too long may take longer, up to an answer's time. Default 1 s.
     pub connect_timeout_nanos: u64,
     /// How long the first connection may take, all attempts included; 0: every node is tried
     /// once.
@@ -201,6 +202,8 @@ pub struct ClientCore {
     is_confirmed: bool,
     damaged: u32,
     behinds: u32,
+    /// Attempts to connect, one after the other, that took too long.
+    silences: u64,
     lsn: Lsn,
     transactions_last: usize,
     welcome: Option<Welcome>,
@@ -261,6 +264,7 @@ impl ClientCore {
             is_confirmed: false,
             damaged: 0,
             behinds: 0,
+            silences: 0,
             lsn: Lsn(0),
             transactions_last: 1,
             welcome: None,
@@ -473,11 +477,18 @@ impl ClientCore {
             Some(address) if !self.probe_wanted => (address, Purpose::Serve),
             _ => (target.to_owned(), Purpose::Probe),
         };
-        let deadline = now.saturating_add(self.options.connect_timeout_nanos);
+        let deadline = now.saturating_add(self.connect_timeout_nanos());
         self.state = State::Connecting { deadline, purpose };
         self.attempt += 1;
         self.assembler = FrameAssembler::default();
         effects.connect(&address);
+    }
+
+    /// Longer after each that was not enough, so that a busy node is waited for in the end.
+    fn connect_timeout_nanos(&self) -> u64 {
+        let timeout = self.options.connect_timeout_nanos;
+        let longest = timeout.max(self.options.request_timeout_nanos);
+        timeout.saturating_mul(1 + self.silences).min(longest)
     }
 
     fn connected(&mut self, effects: &mut impl ClientEffects) {
@@ -737,6 +748,7 @@ impl ClientCore {
         self.present = Some(LeaderTerm { node: welcome.node, epoch: welcome.epoch });
         self.welcome = Some(welcome);
         self.was_ready = true;
+        self.silences = 0;
         self.state = State::Ready;
         for sequence in self.window.sequences() {
             effects.send(&self.window.sent(now, sequence).frame);
@@ -965,7 +977,9 @@ impl ClientCore {
             State::Connecting { deadline, .. } | State::Greeting { deadline, .. }
                 if deadline <= now =>
             {
-                self.timed_out(now, self.options.connect_timeout_nanos, effects);
+                let timeout = self.connect_timeout_nanos();
+                self.silences += 1;
+                self.timed_out(now, timeout, effects);
             }
             State::Ready => {
                 let timeout = self.options.request_timeout_nanos;

@@ -129,9 +129,14 @@ impl Course {
 
     /// Turns to the node hinted at; false if that is not sensible now.
     fn follow(&mut self, node: u16, address: &str) -> bool {
-        let Some(address) = self.book.heard_of(node, address).map(str::to_owned) else {
+        let Some(mut known) = self.book.heard_of(node, address).map(str::to_owned) else {
             return false;
         };
+        if self.is_avoided(&known) && known != address && self.book.add(node, address).is_some() {
+            // It cannot be reached where it was: it may have moved.
+            address.clone_into(&mut known);
+        }
+        let address = known;
         if self.hints >= HINTS_MAX || address == self.target || self.is_avoided(&address) {
             return false;
         }
@@ -203,6 +208,16 @@ mod tests {
         assert_eq!(course.target(), "b:1", "a is left alone");
         assert_eq!(course.depart(2 * SILENT_NANOS, hint(1, "a:1")), 0);
         assert_eq!(course.target(), "a:1");
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_reached_where_it_was_is_sought_where_it_says() {
+        let mut course = course(&["a:1", "b:1"]);
+        course.book_mut().heard_of(1, "a:1");
+        course.depart(0, Departure::Unreachable);
+        assert_eq!(course.target(), "b:1");
+        assert_eq!(course.depart(MS, hint(1, "new:1")), 0);
+        assert_eq!(course.target(), "new:1");
     }
 
     #[test]

@@ -41,12 +41,14 @@ pub enum ClientError {
     Unknown(LossReason),
     /// There is nothing to ask again for.
     #[error(
-        "no unknown outcome can be resolved: the request was answered, never sent, resolved          before, its session has ended, or it was forgotten for newer ones"
+        "no unknown outcome can be resolved: the request was answered, never sent, resolved \
+         before, its session has ended, or it was forgotten for newer ones"
     )]
     NotUnresolved,
     /// All nodes that were reached follow, and none knows the leader.
     #[error(
-        "no node leads (asked {asked}): an election takes about a second; if it lasts, less than          a majority of the nodes is up (spillway admin zones)"
+        "no node leads (asked {asked}): an election takes about a second; if it lasts, less than \
+         a majority of the nodes is up (spillway admin zones)"
     )]
     NoLeader {
         /// Addresses of the nodes.
@@ -54,7 +56,8 @@ pub enum ClientError {
     },
     /// The nodes of a cluster must have as many shards, each.
     #[error(
-        "node {node} has {shards} shards where the nodes before had {expected}: configure all          nodes with the same number ([node] shards) and restart it"
+        "node {node} has {shards} shards where the nodes before had {expected}: configure all \
+         nodes with the same number ([node] shards) and restart it"
     )]
     ShardsDiffer {
         /// The node.

@@ -118,24 +118,28 @@ impl NodeBook {
         }
     }
 
-    /// A node was said to listen at `address`. Returns where to reach it, if that can be.
+    /// A node was said to listen at `address`. Returns where to reach it, if that can be: where it
+    /// was reached before, if it was.
     pub fn heard_of(&mut self, node: u16, address: &str) -> Option<&str> {
-        if node == 0 {
-            return None;
-        }
         if self.address_of(node).is_none() {
-            split(address)?;
-            match self.find(address) {
-                Some(at) => self.nodes[at].node = node,
-                None => self.insert(KnownNode {
-                    address: address.to_owned(),
-                    node,
-                    ports: Vec::new(),
-                    is_given: false,
-                }),
-            }
+            self.add(node, address)?;
         }
         self.address_of(node)
+    }
+
+    /// Adds an address of a node, unless it is none.
+    pub fn add(&mut self, node: u16, address: &str) -> Option<()> {
+        split(address).filter(|_| node != 0)?;
+        match self.find(address) {
+            Some(at) => self.nodes[at].node = node,
+            None => self.insert(KnownNode {
+                address: address.to_owned(),
+                node,
+                ports: Vec::new(),
+                is_given: false,
+            }),
+        }
+        Some(())
     }
 
     /// The node whose shard 0 listens at `address` said this. Returns whether that was news.

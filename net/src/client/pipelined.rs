@@ -566,8 +566,8 @@ impl Pipeline {
         self.start_links(links)
     }
 
-    /// Closes all connections and ends their sessions, if they have any, so that the node can forget them at once
-    /// instead of when they expire.
+    /// Closes all connections and ends their sessions, if they have any, so that the node can
+    /// forget them at once instead of when they expire.
     pub fn close(mut self) -> Result<(), ClientError> {
         let sessions: Vec<u64> = self.links.iter().map(|link| link.core.session()).collect();
         self.close_links();

@@ -62,6 +62,7 @@ fn report() -> BurstReport {
         events: Vec::new(),
         windows: Vec::new(),
         unknown: 0,
+        asked_again: 0,
         agreement: None,
         verification: Verification { acknowledged: 9, verified: 9, ..Verification::default() },
         device: DeviceWrite { write_p50_us: 79, write_p99_us: 200 },
@@ -198,7 +199,8 @@ fn the_limit_is_named() {
 fn anything_wrong_is_a_failure() {
     assert!(report().is_good());
     assert!(report().text().contains("the books balance"));
-    let spoil: [fn(&mut BurstReport); 7] = [
+    let spoil: [fn(&mut BurstReport); 8] = [
+        |report| report.unknown = 1,
         |report| report.agreement = Some(Agreement::of(vec![applied(1), applied(2)])),
         |report| report.verification.lost = 1,
         |report| report.verification.foreign = 1,

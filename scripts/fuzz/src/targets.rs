@@ -9,12 +9,15 @@ use spillway_net::ids::{ClusterId, Lsn, NodeId};
 use spillway_net::key::key_write;
 use spillway_net::layout::TableLayout;
 use spillway_net::message::{Hello, Scan, archive, fuzz_message};
+use spillway_net::peer::{
+    ClusterKey, Handshake, Hello as PeerHello, LogFormat, Step, fuzz_handshake,
+};
 use spillway_net::row::row_write;
 use spillway_net::rows_fuzz::{TABLES, fuzz_key, fuzz_patch, fuzz_row};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
 use spillway_updateserver::log::{
-    DurableWrite, FormatPlan, Geometry, SUPERBLOCK_COPIES, fuzz_scan,
+    DurableWrite, FormatPlan, Geometry, Members, SUPERBLOCK_COPIES, fuzz_scan,
 };
 use spillway_updateserver::redo;
 use xtask::functions::{functions, test_ranges};
@@ -83,6 +86,12 @@ pub const TARGETS: &[Target] = &[
         run: fuzz_patch,
     },
     Target {
+        name: "net_peer",
+        about: "the handshake of two nodes takes any messages and lets nobody in without the key",
+        samples: handshakes,
+        run: fuzz_handshake,
+    },
+    Target {
         name: "net_row",
         about: "a row that validates has exactly one encoding",
         samples: || vec![row_sample(|layout, out| row_write(layout, &columns(), out).is_ok())],
@@ -113,6 +122,35 @@ pub fn find(name: &str) -> Option<&'static Target> {
 fn house_source(bytes: &[u8]) {
     let source = Source::new(&String::from_utf8_lossy(bytes));
     let _ = (functions(&source), test_ranges(&source));
+}
+
+/// What node 1 says to node 2, which is the one that the target plays, with another key: a good
+/// hello and a proof, and a refusal. The first byte picks the side.
+fn handshakes() -> Vec<Vec<u8>> {
+    let key = ClusterKey::new(b"a key that is not the one of the target").expect("long enough");
+    let own = PeerHello {
+        cluster: ClusterId(1),
+        limits: 2,
+        format: LogFormat { block_bytes: 512, batch_bytes_max: 1 << 20, partitions: 4 },
+        node: NodeId(1),
+        boot: 1,
+        instance: 1,
+    };
+    let other = PeerHello { node: NodeId(2), ..own };
+    let (mut one, first) = Handshake::initiator(own, NodeId(2), key.clone(), &[1; 32]);
+    let Step::Reply(second) =
+        Handshake::responder(other, key.clone(), &[2; 32]).receive(&first, &mut |_| Ok(()))
+    else {
+        panic!("the hello is good");
+    };
+    let Step::Reply(proof) = one.receive(&second, &mut |_| Ok(())) else {
+        panic!("the hello is good");
+    };
+    let mut stranger = Handshake::responder(PeerHello { limits: 3, ..other }, key, &[2; 32]);
+    let Step::Refused { reply, .. } = stranger.receive(&first, &mut |_| Ok(())) else {
+        panic!("the limits differ");
+    };
+    vec![[&[0][..], &first, &proof].concat(), [&[1][..], &reply].concat()]
 }
 
 fn hello() -> Vec<u8> {
@@ -171,7 +209,13 @@ const LOG: Geometry = Geometry {
 
 /// The superblocks of a log, and the start of its first segment.
 fn log() -> Vec<u8> {
-    let plan = FormatPlan::new(ClusterId(1), NodeId(1), LOG, DurableWrite::SyncedWrite);
+    let plan = FormatPlan::new(
+        ClusterId(1),
+        NodeId(1),
+        LOG,
+        DurableWrite::SyncedWrite,
+        Members::of_voters([NodeId(1)]),
+    );
     let plan = plan.expect("a valid geometry");
     let block_bytes = LOG.block_bytes as usize;
     let mut out = vec![0; SUPERBLOCK_COPIES * block_bytes];

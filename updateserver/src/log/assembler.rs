@@ -147,7 +147,8 @@ impl BatchAssembler {
     }
 
     /// Whether an item of this many sections and payload bytes (each section rounded up to 16) can
-    /// be appended now. Closes the open batch if the item does not fit it.
+    /// be appended now. Closes the open batch if the item does not fit it, and reserves memory for
+    /// the next: asked last, when the item is welcome in every other respect.
     pub fn room(&mut self, sections: usize, bytes: usize, slots: &mut SlotRing) -> AssemblerRoom {
         assert!(sections > 0 && bytes > 0, "an item has sections");
         assert!(sections <= self.geometry.sections_max(), "an item fits a batch: {sections}");
@@ -228,20 +229,43 @@ impl BatchAssembler {
     }
 
     /// An entry that is no batch: a no-op, or a configuration change with its one section. It does
-    /// not touch the batches. When the ring is full it stands in memory of its own: the first entry
-    /// of a term cannot wait.
+    /// not touch the batches. `None` when the ring is full.
     pub fn seal_system(
         &self,
         identity: SealIdentity,
         kind: FrameKind,
         sections: &[Section<'_>],
         slots: &mut SlotRing,
+    ) -> Option<EntryFrame> {
+        let payload_bytes = sections_bytes(sections);
+        let sizes = FrameSizes::of(&self.geometry, sections.len(), payload_bytes);
+        let slot = slots.reserve(sizes.frame_bytes)?;
+        Some(self.seal_system_in(identity, kind, sections, slot))
+    }
+
+    /// Like [`Self::seal_system`], in memory of the entry's own: the first entry of a term cannot
+    /// wait for room in the ring.
+    pub fn seal_system_heap(
+        &self,
+        identity: SealIdentity,
+        kind: FrameKind,
+        sections: &[Section<'_>],
+    ) -> EntryFrame {
+        let payload_bytes = sections_bytes(sections);
+        let sizes = FrameSizes::of(&self.geometry, sections.len(), payload_bytes);
+        self.seal_system_in(identity, kind, sections, SlotMut::heap(sizes.frame_bytes))
+    }
+
+    fn seal_system_in(
+        &self,
+        identity: SealIdentity,
+        kind: FrameKind,
+        sections: &[Section<'_>],
+        slot: SlotMut,
     ) -> EntryFrame {
         assert!(matches!(kind, FrameKind::NoOp | FrameKind::Config), "{kind:?} is no such entry");
         let payload_bytes = sections_bytes(sections);
         let sizes = FrameSizes::of(&self.geometry, sections.len(), payload_bytes);
-        let slot = slots.reserve(sizes.frame_bytes);
-        let slot = slot.unwrap_or_else(|| SlotMut::heap(sizes.frame_bytes));
         let (head, mut body) = slot.split_at(self.geometry.block());
         let mut directory = Vec::with_capacity(sections.len());
         let mut at = sizes.shared_bytes;

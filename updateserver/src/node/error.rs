@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use spillway_runtime::error::RuntimeError;
 
+use super::peers::TlsError;
 use crate::config::ConfigError;
 use crate::log::{GeometryError, LogDamaged, SuperblockError};
 use crate::quorum::ReplicaFailure;
@@ -75,6 +76,20 @@ pub enum NodeError {
     /// The log cannot be applied.
     #[error("replay of the log failed: {0}")]
     Replay(#[from] ReplayError),
+    /// The certificates for the links between nodes.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The configuration names another cluster than the disk.
+    #[error(
+        "cluster.id is {configured:032x} in the configuration and {formatted:032x} on disk: it is \
+         fixed at format, so change the configuration back"
+    )]
+    FixedCluster {
+        /// Configured.
+        configured: u128,
+        /// On disk.
+        formatted: u128,
+    },
     /// This replica is not what the leader has, and must not go on.
     #[error(
         "this replica stops, the others go on: {0}; if it stops again after a start, replace the \

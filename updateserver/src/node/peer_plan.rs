@@ -12,12 +12,13 @@ use crate::log::{Geometry, Superblock};
 use crate::quorum::PeerHeader;
 
 use super::NodeError;
-use super::peers::PeerLinksOptions;
+use super::peers::{PeerLinksOptions, PeerTls};
 
 /// See the module.
 pub(super) struct PeerPlan {
     hello: Hello,
     key: ClusterKey,
+    tls: Option<PeerTls>,
     members: Vec<(NodeId, String)>,
     geometry: Geometry,
 }
@@ -25,9 +26,9 @@ pub(super) struct PeerPlan {
 impl PeerPlan {
     /// Completed on the thread that listens.
     pub fn links(self, listener: Option<ListenerId>) -> PeerLinksOptions {
-        let Self { hello, key, members, geometry } = self;
+        let Self { hello, key, tls, members, geometry } = self;
         let body_bytes_of = Box::new(move |header: &Message| body_bytes_of(&geometry, header));
-        PeerLinksOptions { hello, key, listener, members, body_bytes_of }
+        PeerLinksOptions { hello, key, tls, listener, members, body_bytes_of }
     }
 }
 
@@ -51,7 +52,9 @@ pub(super) fn of(config: &Config, superblock: &Superblock) -> Result<Option<Peer
         instance: random::number(),
     };
     let key = config.cluster.key_load()?.unwrap_or_else(ClusterKey::certified);
+    let tls = config.cluster.tls.as_ref();
+    let tls = tls.map(|tls| PeerTls::load(tls, superblock.node)).transpose()?;
     let members = config.cluster.nodes.iter().map(|n| (NodeId(n.id), n.peer.clone())).collect();
     let geometry = superblock.geometry;
-    Ok(Some(PeerPlan { hello, key, members, geometry }))
+    Ok(Some(PeerPlan { hello, key, tls, members, geometry }))
 }

@@ -4,7 +4,8 @@
 //! again until it stands. After the handshake of [`spillway_net::peer`] each message is a header of
 //! 128 bytes, and a body if the header says so. A body is received into memory that the owner's
 //! ring of slots gives, one block behind the slot's start, so that the node can put its own header
-//! in front and write the whole to disk; a body to be sent is a slot, too. Neither is copied.
+//! in front and write the whole to disk; a body to be sent is a slot, too. Neither is copied, but
+//! with TLS both are.
 //!
 //! What holds: a message is told only between `Connected` and `Lost` of its node; messages of one
 //! link are told in order; no memory is reserved for an announced length above the largest batch.
@@ -14,25 +15,29 @@
 //! owner; one that was not heard for three seconds is given up, and so is one that began a body and
 //! does not end it, because the memory for it holds up all that was reserved later.
 
+mod certificates;
 mod dial;
 mod link;
 mod members;
 mod notice;
 mod resolve;
+mod tls;
 
 use std::collections::VecDeque;
 
 use spillway_net::ids::NodeId;
 use spillway_net::peer::{ClusterKey, Handshake, Hello, MESSAGE_BYTES, Message, Step};
 use spillway_runtime::random;
-use spillway_runtime::slot_ring::{Slot, SlotMut, SlotRing};
+use spillway_runtime::slot_ring::{Slot, SlotMut};
 use spillway_runtime::tcp::{CloseReason, ConnectionId, ListenerId, TcpEvent, TcpRing};
 
-use link::{Link, Phase, Receiving};
+use link::{Link, Phase, Receiving, Transport};
 use members::Members;
 use notice::Notices;
 use resolve::Resolver;
+use tls::TlsReceived;
 
+pub use certificates::{PeerTls, TlsError};
 pub use notice::{Fault, PeerNotice};
 
 /// From the connection to the end of the handshake.
@@ -66,12 +71,18 @@ const PING: Message = {
 /// Bytes of the body behind a header, 0 for none; or what is wrong with the header.
 pub type BodyBytesOf = Box<dyn Fn(&Message) -> Result<u32, String> + Send>;
 
+/// Where the memory for bodies comes from. The owner may let go of something else for it: nobody
+/// else would, and a node that cannot receive can never learn that it needs less.
+pub type Reserve<'a> = dyn FnMut(usize) -> Option<SlotMut> + 'a;
+
 /// What links are made from.
 pub struct PeerLinksOptions {
     /// What this node says of itself. The log's sizes in it bound the bodies.
     pub hello: Hello,
     /// The cluster's key; [`ClusterKey::certified`] if certificates alone prove who is there.
     pub key: ClusterKey,
+    /// Certificates, if links are to be encrypted.
+    pub tls: Option<PeerTls>,
     /// Where the others connect: a listener of the ring that all calls get.
     pub listener: Option<ListenerId>,
     /// The members and where they listen, as `host:port`. This node may be among them.
@@ -104,6 +115,7 @@ pub enum PeerEvent {
 pub struct PeerLinks {
     hello: Hello,
     key: ClusterKey,
+    tls: Option<PeerTls>,
     listener: Option<ListenerId>,
     body_bytes_of: BodyBytesOf,
     members: Members,
@@ -120,7 +132,7 @@ impl PeerLinks {
     /// Nothing is connected before the first turn.
     #[must_use]
     pub fn new(options: PeerLinksOptions, now_nanos: u64) -> Self {
-        let PeerLinksOptions { hello, key, listener, members, body_bytes_of } = options;
+        let PeerLinksOptions { hello, key, tls, listener, members, body_bytes_of } = options;
         let format = &hello.format;
         assert!(format.block_bytes.is_power_of_two(), "blocks of {} bytes", format.block_bytes);
         assert!(format.batch_bytes_max >= format.block_bytes, "a batch has a block");
@@ -128,6 +140,7 @@ impl PeerLinks {
             members: Members::new(hello.node, members, now_nanos),
             hello,
             key,
+            tls,
             listener,
             body_bytes_of,
             links: Vec::new(),
@@ -163,6 +176,20 @@ impl PeerLinks {
                 };
                 self.body(ring, at, slot);
             }
+            TcpEvent::Received { connection, buffer } => {
+                let Some(at) = self.index_of(connection) else {
+                    return Some(TcpEvent::Received { connection, buffer });
+                };
+                let link = &mut self.links[at];
+                let is_ending = link.is_ending();
+                if let Transport::Tls(tls) = &mut link.transport
+                    && !is_ending
+                {
+                    tls.received(ring.bytes(&buffer));
+                }
+                ring.release(buffer);
+                self.decrypt(ring, at);
+            }
             TcpEvent::Closed { connection, reason } => {
                 let Some(at) = self.index_of(connection) else { return Some(event) };
                 self.closed(ring, at, reason);
@@ -177,7 +204,7 @@ impl PeerLinks {
     pub fn turn(
         &mut self,
         ring: &mut TcpRing,
-        slots: &mut SlotRing,
+        reserve: &mut Reserve<'_>,
         now_nanos: u64,
         out: &mut Vec<PeerEvent>,
     ) {
@@ -190,7 +217,7 @@ impl PeerLinks {
             self.dial(ring);
         }
         for at in 0..self.links.len() {
-            self.memory(ring, slots, at);
+            self.memory(ring, reserve, at);
             self.time(ring, at);
         }
         out.extend(self.events.drain(..));
@@ -267,11 +294,17 @@ impl PeerLinks {
     }
 
     fn accepted(&mut self, ring: &mut TcpRing, connection: ConnectionId, address: String) {
-        ring.set_framed(connection, MESSAGE_BYTES);
+        let transport = match &self.tls {
+            None => {
+                ring.set_framed(connection, MESSAGE_BYTES);
+                Transport::Plain
+            }
+            Some(tls) => Transport::Tls(Box::new(tls.accept())),
+        };
         let nonce = random::bytes();
         let handshake = Handshake::responder(self.hello, self.key.clone(), &nonce);
         let phase = Phase::Shaking(Box::new(handshake));
-        self.links.push(Link::new(connection, phase, None, address, self.now_nanos));
+        self.links.push(Link::new(connection, transport, phase, None, address, self.now_nanos));
         if self.is_stopped {
             self.end(ring, self.links.len() - 1);
         }
@@ -312,7 +345,12 @@ impl PeerLinks {
         let Phase::Shaking(handshake) = &mut link.phase else {
             panic!("a link that stands shakes no hands");
         };
-        let step = handshake.receive(message, &mut |peer| members.admit(peer));
+        let transport = &link.transport;
+        let mut admit = |peer: &Hello| {
+            Link::certified(transport, peer.node)?;
+            members.admit(peer)
+        };
+        let step = handshake.receive(message, &mut admit);
         if link.node.is_none() {
             link.node = handshake.claimed().map(|peer| peer.node);
         }
@@ -388,11 +426,11 @@ impl PeerLinks {
     }
 
     /// Receives a body that waits for memory, if there is some now.
-    fn memory(&mut self, ring: &mut TcpRing, slots: &mut SlotRing, at: usize) {
+    fn memory(&mut self, ring: &mut TcpRing, reserve: &mut Reserve<'_>, at: usize) {
         let (link, now) = (&mut self.links[at], self.now_nanos);
         let Receiving::Memory { header, body_bytes } = link.receiving else { return };
         let block = self.hello.format.block_bytes as usize;
-        let Some(slot) = slots.reserve(block + body_bytes) else {
+        let Some(slot) = reserve(block + body_bytes) else {
             // Not heard because not listened to.
             link.heard_nanos = now;
             return;
@@ -400,6 +438,30 @@ impl PeerLinks {
         let (head, body) = slot.split_at(block);
         link.receiving = Receiving::Body { header, head, since_nanos: now };
         link.receive_body(ring, body);
+        self.decrypt(ring, at);
+    }
+
+    /// Takes what arrived on a link with TLS.
+    fn decrypt(&mut self, ring: &mut TcpRing, at: usize) {
+        loop {
+            let link = &mut self.links[at];
+            if link.is_ending() {
+                return;
+            }
+            let Transport::Tls(tls) = &mut link.transport else { return };
+            match tls.next() {
+                Ok(Some(TlsReceived::Header(header))) => self.header(ring, at, header),
+                Ok(Some(TlsReceived::Body(body))) => self.body(ring, at, body),
+                Ok(None) => return link.tls_flush(ring),
+                Err(error) => {
+                    // The other side is told by what the library has to say yet.
+                    link.tls_flush(ring);
+                    let text = certificates::describe(&error, link.node);
+                    self.fault(at, Fault::Tls(text));
+                    self.end_after_send(ring, at);
+                }
+            }
+        }
     }
 
     fn body(&mut self, ring: &mut TcpRing, at: usize, body: SlotMut) {

@@ -20,8 +20,8 @@ use crate::quorum::ReplicaCommand;
 use crate::redo::PARTITION_SYSTEM;
 use crate::root::{Root, RootEffects, RootInput};
 use crate::shard::{
-    LogItem, LogState, ORIGIN_ROOT, Released, ReplayError, RootOrder, RootOrigin, Shard,
-    ShardEffects, ShardInput, system_commands,
+    LogItem, LogState, ORIGIN_ROOT, Released, ReplayError, RootCommand, RootOrder, RootOrigin,
+    Shard, ShardEffects, ShardInput, system_commands,
 };
 
 use super::apply::ApplyEntry;
@@ -409,8 +409,23 @@ impl ShardShell {
             self.options.shard.step(now, ShardInput::Lead { epoch }, &mut self.effects);
             self.root_step(now, RootInput::Lead { epoch });
             self.leading = true;
+            self.members_propose(now);
         }
         self.role_acted = published.role_number;
+    }
+
+    /// A leader puts the addresses that only its configuration knows into the replicated state.
+    fn members_propose(&mut self, now: u64) {
+        let RootPlace::Here(shell) = &self.options.root else { return };
+        let known = shell.root.members();
+        let news: Vec<Member> = self.options.board.members();
+        let is_new =
+            |member: &Member| !known.contains_key(&member.node) && !member.peer_address.is_empty();
+        let news: Vec<Member> = news.into_iter().filter(is_new).collect();
+        for Member { node, peer_address, client_address } in news {
+            let command = RootCommand::MemberSet { node, peer_address, client_address };
+            self.root_step(now, RootInput::Internal(command));
+        }
     }
 
     /// Applies committed entries of a leader elsewhere, in place.

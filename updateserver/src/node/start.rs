@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::Duration;
 
-use spillway_net::ids::{Lsn, NodeId, ShardIndex, WallMicros};
+use spillway_net::ids::{ClusterId, Lsn, NodeId, ShardIndex, WallMicros};
 use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
 use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
@@ -25,7 +25,7 @@ use spillway_runtime::thread;
 
 use crate::config::{Config, LogThread};
 use crate::log::{DurableWrite, LogWriterOptions, Members, Superblock, superblock_update};
-use crate::quorum::{PEER_HEADER_BYTES, ReplicaOptions, ReplicaStart};
+use crate::quorum::{ReplicaOptions, ReplicaStart};
 use crate::root::{Root, RootEffects};
 use crate::session::SessionDirectory;
 use crate::shard::{LogItem, ReplayCounts, RootOrder, Shard, ShardOptions};
@@ -288,6 +288,10 @@ fn notes(log: &RecoveredLog) -> Vec<String> {
 }
 
 fn fixed_check(config: &Config, superblock: &Superblock) -> Result<(), NodeError> {
+    let formatted = superblock.cluster.0;
+    if let Some(ClusterId(configured)) = config.cluster.id.filter(|id| id.0 != formatted) {
+        return Err(NodeError::FixedCluster { configured, formatted });
+    }
     let geometry = &superblock.geometry;
     let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
     for (key, configured, formatted) in [
@@ -765,14 +769,8 @@ fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError
     if peers > 0
         && let Some(address) = config.cluster.listen_peers
     {
-        let framed = config.cluster.tls.is_none();
-        let (listener, _) = listen_patiently(&mut ring, |ring| {
-            if framed {
-                ring.listen_framed(address, PEER_CONNECTIONS_MAX, PEER_HEADER_BYTES)
-            } else {
-                ring.listen(address, PEER_CONNECTIONS_MAX)
-            }
-        })?;
+        let backlog = PEER_CONNECTIONS_MAX;
+        let (listener, _) = listen_patiently(&mut ring, |ring| ring.listen(address, backlog))?;
         listener_peers = Some(listener);
     }
     let Some(shard) = plan.shard else {

@@ -23,7 +23,8 @@ pub fn node_of(id: u64) -> NodeId {
     NodeId(u16::try_from(id).expect("the state machine only knows numbers that we gave it"))
 }
 
-/// Our form of a message. `body_bytes` is the size of the entry that will follow.
+/// Our form of a message. `body_bytes` is the size of the entry that will follow, `matched` what
+/// receiver has acknowledged to this leader.
 ///
 /// # Panics
 /// On kinds that the state machine does not send in the way we use it.
@@ -32,6 +33,7 @@ pub fn header_of(
     cluster: ClusterId,
     applied: Lsn,
     body_bytes: u32,
+    matched: Lsn,
 ) -> PeerHeader {
     assert!(message.entries.len() <= 1, "one entry in a message");
     assert!(message.get_snapshot().get_metadata().index == 0, "no snapshots");
@@ -42,11 +44,11 @@ pub fn header_of(
         term: Epoch(message.term),
         applied,
         body_bytes,
-        message: message_of(message),
+        message: message_of(message, matched),
     }
 }
 
-fn message_of(message: &Message) -> PeerMessage {
+fn message_of(message: &Message, matched: Lsn) -> PeerMessage {
     let (index, log_term) = (Lsn(message.index), Epoch(message.log_term));
     let (commit, commit_term) = (Lsn(message.commit), Epoch(message.commit_term));
     let kind = message.get_msg_type();
@@ -56,6 +58,7 @@ fn message_of(message: &Message) -> PeerMessage {
             previous_term: log_term,
             commit,
             entry_term: message.entries.first().map(|entry| Epoch(entry.term)),
+            matched,
         },
         MessageType::MsgAppendResponse => PeerMessage::AppendReply {
             index,
@@ -76,7 +79,7 @@ fn message_of(message: &Message) -> PeerMessage {
             let pre = kind == MessageType::MsgRequestPreVoteResponse;
             PeerMessage::VoteReply { pre, reject: message.reject, commit, commit_term }
         }
-        MessageType::MsgHeartbeat => PeerMessage::Heartbeat { commit },
+        MessageType::MsgHeartbeat => PeerMessage::Heartbeat { commit, matched },
         MessageType::MsgHeartbeatResponse => PeerMessage::HeartbeatReply { commit },
         MessageType::MsgTimeoutNow => PeerMessage::TimeoutNow,
         other => panic!("the state machine sent {other:?}, which is not used here"),
@@ -123,7 +126,7 @@ pub fn message_for(header: &PeerHeader) -> Option<Message> {
             message.commit = commit.0;
             message.commit_term = commit_term.0;
         }
-        PeerMessage::Heartbeat { commit } => {
+        PeerMessage::Heartbeat { commit, .. } => {
             message.set_msg_type(MessageType::MsgHeartbeat);
             message.commit = commit.0;
         }

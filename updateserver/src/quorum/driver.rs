@@ -10,9 +10,9 @@ use super::convert::{header_of, node_of};
 use super::effects::{Now, PeerSend, ReplicaEffects};
 use super::failure::ReplicaFailure;
 use super::flow::WindowChange;
-use super::membership::ConfigChange;
+use super::membership::ConfigEntry;
 use super::ready::Held;
-use super::replica::{Replica, config_change};
+use super::replica::{Replica, config_entry};
 use crate::log::{
     EntryBase, EntryFrame, EntryMeta, EntryPlace, FrameKind, PARTITION_SYSTEM, SealIdentity,
     Section,
@@ -112,9 +112,9 @@ impl Replica {
             let identity = self.seal_identity(now, Epoch(term));
             assert_eq!(identity.index, lsn, "frames are sealed in order");
             let frame = match self.config_proposed.take().filter(|(at, _)| *at == lsn) {
-                Some((_, change)) => {
+                Some((_, entry)) => {
                     assert_eq!(kind, EntryType::EntryConfChangeV2, "a change of members");
-                    self.seal_config(identity, change, slots)
+                    self.seal_config(identity, entry, slots)
                 }
                 None => {
                     assert_eq!(kind, EntryType::EntryNormal, "a no-op");
@@ -129,10 +129,10 @@ impl Replica {
     fn seal_config(
         &mut self,
         identity: SealIdentity,
-        change: ConfigChange,
+        entry: ConfigEntry,
         slots: &mut SlotRing,
     ) -> EntryFrame {
-        let bytes = change.encode();
+        let bytes = entry.encode();
         let digest = system_digest(&bytes);
         let section = Section { partition: PARTITION_SYSTEM, digest, bytes: &bytes };
         self.seal_system(identity, FrameKind::Config, &[section], slots)
@@ -145,7 +145,8 @@ impl Replica {
         sections: &[Section<'_>],
         slots: &mut SlotRing,
     ) -> EntryFrame {
-        self.assembler.seal_system(identity, kind, sections, slots)
+        let sealed = self.assembler.seal_system(identity, kind, sections, slots);
+        sealed.unwrap_or_else(|| self.assembler.seal_system_heap(identity, kind, sections))
     }
 
     /// Takes an entry into the log; it supersedes those with its index and above.
@@ -159,8 +160,8 @@ impl Replica {
             self.config_pending.pop_back();
         }
         if frame.shared.kind == FrameKind::Config {
-            let change = config_change(&self.geometry, lsn, &frame.body);
-            self.config_pending.push_back((lsn, change.expect("checked when it came")));
+            let entry = config_entry(&self.geometry, lsn, &frame.body);
+            self.config_pending.push_back((lsn, entry.expect("checked when it came")));
         }
         self.tail.push(lsn, frame.frame_bytes() as u64, frame.ticket);
         // The state machine's clone of the memory serves, where it has one.
@@ -212,7 +213,9 @@ impl Replica {
             },
         };
         let body_bytes = body.as_ref().map_or(0, |body| body.len() as u32);
-        let header = header_of(&message, self.options.cluster, self.applied, body_bytes);
+        let matched = Lsn(self.matched(to));
+        let cluster = self.options.cluster;
+        let header = header_of(&message, cluster, self.applied, body_bytes, matched);
         assert_eq!(header.from, self.options.node, "messages are one's own");
         if let Some(entry) = message.entries.first() {
             self.peers.get_mut(to).sent(Lsn(entry.index), u64::from(body_bytes));
@@ -238,15 +241,20 @@ impl Replica {
     }
 
     fn apply_config(&mut self, lsn: Lsn, out: &mut ReplicaEffects) {
-        let (at, change) = self.config_pending.pop_front().expect("noted when it was appended");
+        let (at, entry) = self.config_pending.pop_front().expect("noted when it was appended");
         assert_eq!(at, lsn, "changes are applied in order");
-        let state = self.raft.apply_conf_change(&change.to_raft());
-        self.touched();
-        let Ok(state) = state else {
-            let reason = "it does not fit the members of this node";
+        let reason = "it does not fit the members of this node";
+        let Ok(changes) = self.membership.take(&entry) else {
             return self.fail(ReplicaFailure::Config { lsn, reason }, out);
         };
-        self.membership.apply(change);
+        let mut state = self.raft.raft.prs().conf().to_conf_state();
+        for change in changes {
+            match self.raft.apply_conf_change(&change) {
+                Ok(after) => state = after,
+                Err(_) => return self.fail(ReplicaFailure::Config { lsn, reason }, out),
+            }
+            self.touched();
+        }
         assert!(self.membership.equals(&state), "{:?} is {state:?}", self.membership);
         out.members = Some(self.membership.nodes());
     }

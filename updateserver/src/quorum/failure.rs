@@ -7,7 +7,7 @@ use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 pub enum ReplicaFailure {
     /// The leader counts on entries that this node acknowledged and does not have (rule R20).
     #[error(
-        "node {leader} leads term {term} and knows everything up to {commit} to be on this node, \
+        "node {leader} leads term {term} and knows everything up to {known} to be on this node, \
          whose log ends at {last}: acknowledged writes were lost here. The log disk dropped them. \
          Replace the disk and let the node join anew: spillway admin replace-node"
     )]
@@ -16,8 +16,8 @@ pub enum ReplicaFailure {
         leader: NodeId,
         /// In which term.
         term: Epoch,
-        /// What it knows to be here and committed.
-        commit: Lsn,
+        /// What this node has acknowledged.
+        known: Lsn,
         /// What is here.
         last: Lsn,
     },

@@ -6,7 +6,7 @@ use spillway_net::ids::Epoch;
 use spillway_runtime::slot_ring::{SlotMut, SlotRing};
 
 use super::effects::{Now, PeerSend, ReplicaEffects, Room};
-use super::membership::ConfigChange;
+use super::membership::{ConfigChange, ConfigEntry};
 use super::replica::Replica;
 use super::wire::{PeerHeader, PeerMessage};
 use crate::log::{AssemblerRoom, RESERVE_SEGMENTS, Section, sections_bytes};
@@ -122,8 +122,7 @@ impl Replica {
         let frame = self.assembler.seal(identity, slots).expect("a ripe batch");
         let data = Bytes::from_owner(frame.body.clone());
         assert_eq!(data.as_ptr() as usize, frame.body.address(), "the same memory");
-        let mut entry = Entry::default();
-        entry.data = data;
+        let entry = Entry { data, ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.id();
@@ -147,11 +146,12 @@ impl Replica {
     pub(super) fn propose_config(&mut self, change: ConfigChange) {
         assert!(self.may_change_config(), "one change at a time");
         assert!(self.staged.is_empty(), "in the order of the log");
+        let members = self.membership.after(change).to_members();
         let result = self.raft.propose_conf_change(Vec::new(), change.to_raft());
         self.touched();
         result.expect("a leader that is not handing over takes proposals");
         let lsn = spillway_net::ids::Lsn(self.last_index());
-        self.config_proposed = Some((lsn, change));
+        self.config_proposed = Some((lsn, ConfigEntry { change, members }));
     }
 
     /// The end of the shell's turn: a round of confirmation if somebody waits for one, and the

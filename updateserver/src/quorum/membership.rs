@@ -5,11 +5,12 @@ use raft::eraftpb::{
 };
 use spillway_net::ids::NodeId;
 
-use crate::log::Members;
+use crate::log::{MEMBERS_MAX, Members};
 
-/// Bytes of an encoded change.
-pub const CONFIG_CHANGE_BYTES: usize = 16;
+/// Bytes of an encoded entry.
+pub const CONFIG_ENTRY_BYTES: usize = 64;
 const VERSION: u8 = 1;
+const AT_MEMBERS: usize = 16;
 
 /// The way from one set of members to the next: a learner, then a joint configuration, then the
 /// new one. Every step is an entry of kind [`crate::log::FrameKind::Config`], so that whoever leads
@@ -33,55 +34,82 @@ pub struct Replacement {
     pub new: NodeId,
 }
 
+/// A configuration entry: the step, and the members after it, from which a node begins that joins
+/// with an empty log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigEntry {
+    /// The step.
+    pub change: ConfigChange,
+    /// Who is a member after it.
+    pub members: Members,
+}
+
 /// An entry of kind configuration change that this build cannot read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a configuration entry of the log is of no known form: install the build that wrote it")]
-pub struct ConfigChangeFault;
+pub struct ConfigEntryFault;
 
-impl ConfigChange {
+fn lists_of(members: &Members) -> [[u16; MEMBERS_MAX]; 3] {
+    [members.voters, members.voters_outgoing, members.learners]
+}
+
+impl ConfigEntry {
     /// The content of the entry's section.
-    pub fn encode(&self) -> [u8; CONFIG_CHANGE_BYTES] {
-        let (kind, what) = match self {
-            Self::LearnerAdd(what) => (1, Some(what)),
-            Self::Promote(what) => (2, Some(what)),
-            Self::Leave => (3, None),
+    pub fn encode(&self) -> [u8; CONFIG_ENTRY_BYTES] {
+        let (kind, what) = match &self.change {
+            ConfigChange::LearnerAdd(what) => (1, Some(what)),
+            ConfigChange::Promote(what) => (2, Some(what)),
+            ConfigChange::Leave => (3, None),
         };
         let old = what.and_then(|what| what.old).map_or(0, |node| node.0);
         let new = what.map_or(0, |what| what.new.0);
-        let mut bytes = [0; CONFIG_CHANGE_BYTES];
+        let mut bytes = [0; CONFIG_ENTRY_BYTES];
         bytes[0] = VERSION;
         bytes[1] = kind;
         bytes[2..4].copy_from_slice(&old.to_le_bytes());
         bytes[4..6].copy_from_slice(&new.to_le_bytes());
+        let nodes = lists_of(&self.members).into_iter().flatten();
+        for (place, node) in bytes[AT_MEMBERS..].as_chunks_mut::<2>().0.iter_mut().zip(nodes) {
+            *place = node.to_le_bytes();
+        }
         bytes
     }
 
     /// Reads the content of an entry's section.
     ///
     /// # Errors
-    /// [`ConfigChangeFault`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, ConfigChangeFault> {
-        let bytes: &[u8; CONFIG_CHANGE_BYTES] = bytes.try_into().map_err(|_| ConfigChangeFault)?;
-        let old = NodeId(u16::from_le_bytes([bytes[2], bytes[3]]));
-        let new = NodeId(u16::from_le_bytes([bytes[4], bytes[5]]));
+    /// [`ConfigEntryFault`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, ConfigEntryFault> {
+        let bytes: &[u8; CONFIG_ENTRY_BYTES] = bytes.try_into().map_err(|_| ConfigEntryFault)?;
+        let at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let (old, new) = (NodeId(at(2)), NodeId(at(4)));
         let what = Replacement { old: (old.0 > 0).then_some(old), new };
         let change = match bytes[1] {
-            1 if new.0 > 0 => Self::LearnerAdd(what),
-            2 if new.0 > 0 => Self::Promote(what),
-            3 => Self::Leave,
-            _ => return Err(ConfigChangeFault),
+            1 if new.0 > 0 => ConfigChange::LearnerAdd(what),
+            2 if new.0 > 0 => ConfigChange::Promote(what),
+            3 => ConfigChange::Leave,
+            _ => return Err(ConfigEntryFault),
         };
-        if change.encode() == *bytes { Ok(change) } else { Err(ConfigChangeFault) }
+        let list = |number: usize| -> [u16; MEMBERS_MAX] {
+            std::array::from_fn(|index| at(AT_MEMBERS + (number * MEMBERS_MAX + index) * 2))
+        };
+        let members = Members { voters: list(0), voters_outgoing: list(1), learners: list(2) };
+        let entry = Self { change, members };
+        let sound = members.fault().is_none() && members.voters[0] != 0;
+        if sound && entry.encode() == *bytes { Ok(entry) } else { Err(ConfigEntryFault) }
     }
+}
 
+fn single(node: NodeId, kind: ConfChangeType) -> ConfChangeSingle {
+    let node_id = u64::from(node.0);
+    let mut single = ConfChangeSingle { node_id, ..ConfChangeSingle::default() };
+    single.set_change_type(kind);
+    single
+}
+
+impl ConfigChange {
     /// The state machine's form.
     pub fn to_raft(self) -> ConfChangeV2 {
-        let single = |node: NodeId, kind: ConfChangeType| {
-            let mut single = ConfChangeSingle::default();
-            single.node_id = u64::from(node.0);
-            single.set_change_type(kind);
-            single
-        };
         let mut change = ConfChangeV2::default();
         match self {
             Self::LearnerAdd(what) => {
@@ -189,30 +217,89 @@ impl Membership {
             && state.get_learners_next().is_empty()
     }
 
-    /// Takes in a committed change.
-    pub fn apply(&mut self, change: ConfigChange) {
+    /// The members after a change.
+    ///
+    /// # Panics
+    /// When the change does not fit; [`Self::take`] says so instead.
+    pub fn after(&self, change: ConfigChange) -> Self {
+        let mut after = self.clone();
         match change {
             ConfigChange::LearnerAdd(what) => {
                 assert!(!self.is_voter(what.new), "a voter does not become a learner");
-                self.learners = sorted(self.learners.iter().copied().chain([what.new]));
-                self.replacement = Some(what);
+                after.learners = sorted(self.learners.iter().copied().chain([what.new]));
+                after.replacement = Some(what);
             }
             ConfigChange::Promote(what) => {
                 assert!(!self.is_joint(), "one change at a time");
                 let stays = |node: &NodeId| Some(*node) != what.old && *node != what.new;
-                self.voters_outgoing = self.voters.clone();
                 let voters = self.voters.iter().copied().filter(stays).chain([what.new]);
-                self.voters = sorted(voters);
-                self.learners.retain(|node| *node != what.new);
-                self.replacement = Some(what);
+                after.voters = sorted(voters);
+                after.voters_outgoing.clone_from(&self.voters);
+                after.learners.retain(|node| *node != what.new);
+                after.replacement = Some(what);
             }
             ConfigChange::Leave => {
                 assert!(self.is_joint(), "only a joint configuration is left");
-                self.voters_outgoing.clear();
-                self.replacement = None;
+                after.voters_outgoing.clear();
+                after.replacement = None;
             }
         }
-        assert!(!self.voters.is_empty(), "somebody votes");
+        assert!(!after.voters.is_empty(), "somebody votes");
+        after
+    }
+
+    fn fits(&self, change: ConfigChange) -> bool {
+        match change {
+            ConfigChange::LearnerAdd(what) => !self.is_voter(what.new),
+            ConfigChange::Promote(what) => !self.is_joint() && !self.is_voter(what.new),
+            ConfigChange::Leave => self.is_joint(),
+        }
+    }
+
+    /// True before the first configuration entry on a node that joined with an empty log.
+    pub fn is_unknown(&self) -> bool {
+        self.voters.is_empty()
+    }
+
+    /// Takes in a committed entry. Returns the changes that bring the state machine to the same
+    /// members.
+    ///
+    /// # Errors
+    /// It does not fit these members.
+    pub fn take(&mut self, entry: &ConfigEntry) -> Result<Vec<ConfChangeV2>, ConfigEntryFault> {
+        if self.is_unknown() {
+            return self.adopt(entry);
+        }
+        if !self.fits(entry.change) {
+            return Err(ConfigEntryFault);
+        }
+        let after = self.after(entry.change);
+        if after.to_members() != entry.members {
+            return Err(ConfigEntryFault);
+        }
+        *self = after;
+        Ok(vec![entry.change.to_raft()])
+    }
+
+    /// A log begins with the members of its format, which a node that joins does not know. The
+    /// first change that it sees says who they are.
+    fn adopt(&mut self, entry: &ConfigEntry) -> Result<Vec<ConfChangeV2>, ConfigEntryFault> {
+        let ConfigChange::LearnerAdd(what) = entry.change else { return Err(ConfigEntryFault) };
+        let members = Self::of_members(&entry.members);
+        if members.is_joint() || members.is_unknown() {
+            return Err(ConfigEntryFault);
+        }
+        let one = |node: &NodeId, kind| {
+            let mut change = ConfChangeV2::default();
+            change.mut_changes().push(single(*node, kind));
+            change
+        };
+        let voters = members.voters.iter().map(|node| one(node, ConfChangeType::AddNode));
+        let learners = members.learners.iter();
+        let learners = learners.map(|node| one(node, ConfChangeType::AddLearnerNode));
+        let changes = voters.chain(learners).collect();
+        *self = Self { replacement: Some(what), ..members };
+        Ok(changes)
     }
 
     /// The change under way.
@@ -275,46 +362,68 @@ impl Membership {
 mod tests {
     use super::*;
 
+    fn what(old: Option<u16>, new: u16) -> Replacement {
+        Replacement { old: old.map(NodeId), new: NodeId(new) }
+    }
+
     #[test]
-    fn changes_survive_and_nothing_else_is_read() {
-        let what = |old: Option<u16>, new| Replacement { old: old.map(NodeId), new: NodeId(new) };
+    fn entries_survive_and_nothing_else_is_read() {
+        let members = Members::of_voters([1, 2, 4].map(NodeId));
         for change in [
             ConfigChange::LearnerAdd(what(None, 4)),
             ConfigChange::LearnerAdd(what(Some(2), 4)),
             ConfigChange::Promote(what(Some(2), 4)),
             ConfigChange::Leave,
         ] {
-            let bytes = change.encode();
-            assert_eq!(ConfigChange::decode(&bytes), Ok(change));
-            for at in 0..bytes.len() {
-                for bit in 0..8 {
-                    let mut other = bytes;
-                    other[at] ^= 1 << bit;
-                    assert_ne!(ConfigChange::decode(&other), Ok(change), "byte {at} bit {bit}");
-                }
+            let entry = ConfigEntry { change, members };
+            let bytes = entry.encode();
+            assert_eq!(ConfigEntry::decode(&bytes), Ok(entry));
+            for bit in 0..bytes.len() * 8 {
+                let mut other = bytes;
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(ConfigEntry::decode(&other), Ok(entry), "bit {bit}");
             }
         }
-        assert!(ConfigChange::decode(&[1; 15]).is_err());
+        assert!(ConfigEntry::decode(&[1; 15]).is_err());
+    }
+
+    fn take(members: &mut Membership, change: ConfigChange) -> usize {
+        let entry = ConfigEntry { change, members: members.after(change).to_members() };
+        members.take(&entry).expect("it fits").len()
     }
 
     #[test]
     fn a_replacement_goes_through_a_joint_configuration() {
-        let what = Replacement { old: Some(NodeId(2)), new: NodeId(4) };
         let mut members = Membership::of_voters((1..=3).map(NodeId));
-        members.apply(ConfigChange::LearnerAdd(what));
+        let what = what(Some(2), 4);
+        let leave = ConfigEntry { change: ConfigChange::Leave, members: members.to_members() };
+        assert_eq!(members.take(&leave), Err(ConfigEntryFault));
+        take(&mut members, ConfigChange::LearnerAdd(what));
         assert_eq!(members.kind(NodeId(4)), Some(MemberKind::Learner));
         assert_eq!(members.quorum_value(|node| u64::from(node.0)), 2);
-        members.apply(ConfigChange::Promote(what));
+        take(&mut members, ConfigChange::Promote(what));
         assert_eq!(members.kind(NodeId(4)), Some(MemberKind::Joining));
         assert_eq!(members.kind(NodeId(2)), Some(MemberKind::Leaving));
         assert_eq!(members.kind(NodeId(1)), Some(MemberKind::Voter));
         assert_eq!(members.quorum_value(|node| u64::from(node.0)), 2);
         assert_eq!(members.quorum_value(|node| u64::from(node.0 >= 3)), 0);
         assert_eq!(Membership::of_members(&members.to_members()).voters, members.voters);
-        members.apply(ConfigChange::Leave);
+        take(&mut members, ConfigChange::Leave);
         assert_eq!(members.kind(NodeId(2)), None);
         assert_eq!(members.nodes(), [1, 3, 4].map(NodeId));
         assert_eq!(members.replacement(), None);
+    }
+
+    #[test]
+    fn a_node_that_joins_learns_the_members_from_the_first_change() {
+        let mut members = Membership::of_voters((1..=3).map(NodeId));
+        let change = ConfigChange::LearnerAdd(what(Some(3), 5));
+        let entry = ConfigEntry { change, members: members.after(change).to_members() };
+        let mut fresh = Membership::default();
+        assert!(fresh.is_unknown());
+        assert_eq!(fresh.take(&entry).map(|changes| changes.len()), Ok(4));
+        assert_eq!(members.take(&entry).map(|changes| changes.len()), Ok(1));
+        assert_eq!(fresh, members);
     }
 
     #[test]

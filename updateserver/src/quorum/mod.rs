@@ -52,7 +52,9 @@ pub use effects::{
     ReplicaEffects, ReplicaInput, Role, RoleChange, Room,
 };
 pub use failure::ReplicaFailure;
-pub use membership::{ConfigChange, ConfigChangeFault, MemberKind, Membership, Replacement};
+pub use membership::{
+    ConfigChange, ConfigEntry, ConfigEntryFault, MemberKind, Membership, Replacement,
+};
 pub use options::{ReplicaOptions, ReplicaStart};
 pub use replica::Replica;
 pub use round::Round;

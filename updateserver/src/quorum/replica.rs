@@ -15,8 +15,9 @@ use super::failure::ReplicaFailure;
 use super::flow::PeerTable;
 use super::handover::Handover;
 use super::hard_state::HardStateKeeper;
-use super::membership::{ConfigChange, Membership};
+use super::membership::{ConfigEntry, Membership};
 use super::options::{ReplicaOptions, ReplicaStart};
+use super::peer::LeaderLost;
 use super::ready::HeldQueue;
 use super::roles::Roles;
 use super::round::{Round, Rounds};
@@ -51,9 +52,9 @@ pub struct Replica {
     pub(super) staged: VecDeque<EntryFrame>,
     pub(super) membership: Membership,
     /// Configuration entries of the log that are not applied.
-    pub(super) config_pending: VecDeque<(Lsn, ConfigChange)>,
+    pub(super) config_pending: VecDeque<(Lsn, ConfigEntry)>,
     /// The configuration change that was proposed and has no frame yet.
-    pub(super) config_proposed: Option<(Lsn, ConfigChange)>,
+    pub(super) config_proposed: Option<(Lsn, ConfigEntry)>,
     pub(super) peers: PeerTable,
     pub(super) rounds: Rounds,
     round_told: Round,
@@ -66,6 +67,7 @@ pub struct Replica {
     pub(super) applied: Lsn,
     pub(super) drained: Vec<NodeId>,
     leader_told: Option<NodeId>,
+    pub(super) leader_lost: Option<LeaderLost>,
     tick_next_nanos: Option<u64>,
     pub(super) ticks: u64,
     pub(super) handover: Handover,
@@ -114,28 +116,28 @@ fn config_of(options: &ReplicaOptions, applied: Lsn) -> Config {
     }
 }
 
-/// The change in a configuration entry.
-pub(super) fn config_change(
+/// The content of a configuration entry.
+pub(super) fn config_entry(
     geometry: &Geometry,
     lsn: Lsn,
     body: &[u8],
-) -> Result<ConfigChange, ReplicaFailure> {
+) -> Result<ConfigEntry, ReplicaFailure> {
     let reason = "its content is not known to this build";
     let unknown = ReplicaFailure::Config { lsn, reason };
     let view = BodyView::new(geometry, body).map_err(|_| unknown)?;
     let mut sections = view.sections();
     let section = sections.next().ok_or(unknown)?;
-    ConfigChange::decode(section.bytes).map_err(|_| unknown)
+    ConfigEntry::decode(section.bytes).map_err(|_| unknown)
 }
 
 /// The members at `applied`: those of the floor, and the changes since.
 fn membership_of(start: &ReplicaStart) -> Membership {
     let mut membership = Membership::of_members(&start.superblock.members);
     for bytes in &start.config_entries {
-        let change = ConfigChange::decode(bytes).expect("recovery checked the log's entries");
-        membership.apply(change);
+        let entry = ConfigEntry::decode(bytes).unwrap_or_else(|fault| panic!("{fault}"));
+        let taken = membership.take(&entry);
+        taken.expect("the log's changes follow from each other");
     }
-    assert!(!membership.voters().is_empty(), "a cluster has voters");
     membership
 }
 
@@ -143,21 +145,21 @@ fn membership_of(start: &ReplicaStart) -> Membership {
 fn tail_of(
     start: &mut ReplicaStart,
     geometry: &Geometry,
-) -> (EntryCache, VecDeque<(Lsn, ConfigChange)>, Tail) {
+) -> (EntryCache, VecDeque<(Lsn, ConfigEntry)>, Tail) {
     let mut cache = EntryCache::new(Lsn(start.applied.0 + 1));
-    let mut changes = VecDeque::new();
+    let mut configs = VecDeque::new();
     let mut tail = Tail::default();
     for (lsn, body) in std::mem::take(&mut start.tail) {
         let meta = start.entries.get(lsn).expect("the tail is part of the log");
         if meta.kind == FrameKind::Config {
-            let change = config_change(geometry, lsn, &body);
-            changes.push_back((lsn, change.unwrap_or_else(|failure| panic!("{failure}"))));
+            let entry = config_entry(geometry, lsn, &body);
+            configs.push_back((lsn, entry.unwrap_or_else(|failure| panic!("{failure}"))));
         }
         tail.push(lsn, (body.len() + geometry.block()) as u64, 0);
         cache.push(lsn, CachedEntry::new(meta.term, body));
     }
     assert_eq!(cache.next().0, start.entries.last().0 + 1, "all bodies above the applied end");
-    (cache, changes, tail)
+    (cache, configs, tail)
 }
 
 impl Replica {
@@ -174,12 +176,13 @@ impl Replica {
         assert!(applied >= entries.base().lsn, "what is below the floor is applied");
         let identity = entries.identity(applied).expect("what is applied is in the log");
         let last = entries.last_identity();
-        let mut hard_state = HardState::default();
-        hard_state.term = superblock.term.0;
-        hard_state.vote = u64::from(superblock.vote.0);
-        hard_state.commit = applied.max(position.tail.base().lsn).0;
-        let conf_state = membership.to_conf_state();
-        let store = RaftStore::new(entries, cache, hard_state, conf_state);
+        let hard_state = HardState {
+            term: superblock.term.0,
+            vote: u64::from(superblock.vote.0),
+            commit: applied.max(position.tail.base().lsn).0,
+            ..HardState::default()
+        };
+        let store = RaftStore::new(entries, cache, hard_state, membership.to_conf_state());
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&config_of(&options, applied), store, &logger);
         let mut replica = Self {
@@ -218,6 +221,7 @@ impl Replica {
             applied,
             drained: Vec::new(),
             leader_told: None,
+            leader_lost: None,
             tick_next_nanos: None,
             ticks: 0,
             handover: Handover::default(),
@@ -367,6 +371,7 @@ impl Replica {
             count += 1;
             self.ticks += 1;
             if self.may_tick() {
+                self.leaderless_tick();
                 self.raft.tick();
                 self.touched();
             }

@@ -26,8 +26,8 @@ impl Replica {
         }
     }
 
-    /// Up to here a member's log is known to equal this leader's.
-    fn matched(&self, node: NodeId) -> u64 {
+    /// Up to here a member has acknowledged this leader's log.
+    pub(super) fn matched(&self, node: NodeId) -> u64 {
         let progress = self.raft.raft.prs().get(u64::from(node.0));
         progress.map_or(0, |progress| progress.matched)
     }

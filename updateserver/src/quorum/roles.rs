@@ -24,11 +24,6 @@ impl Roles {
         Self { role: Role::Follow, number: 0, acknowledged: 0, elected: None, first: None }
     }
 
-    /// The role as announced.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
     /// The epoch in which shards execute.
     pub fn epoch(&self) -> Option<Epoch> {
         match self.role {

@@ -64,6 +64,8 @@ pub enum PeerMessage {
         commit: Lsn,
         /// Term in which the entry that follows was proposed; `None` without an entry.
         entry_term: Option<Epoch>,
+        /// Up to here the receiver has acknowledged in this term: it must have it.
+        matched: Lsn,
     },
     /// Everything up to `index` is durable here, or does not fit.
     AppendReply {
@@ -104,6 +106,8 @@ pub enum PeerMessage {
     Heartbeat {
         /// Committed, as far as the receiver is known to have it.
         commit: Lsn,
+        /// Up to here the receiver has acknowledged in this term: it must have it.
+        matched: Lsn,
     },
     /// Answer to a heartbeat; leaves when the receiver's log is durable up to here.
     HeartbeatReply {
@@ -209,9 +213,10 @@ impl PeerMessage {
 
     fn pack(&self) -> Packed {
         match *self {
-            Self::Append { previous, previous_term, commit, entry_term } => {
+            Self::Append { previous, previous_term, commit, entry_term, matched } => {
                 let entry = entry_term.map_or(0, |term| term.0);
-                Packed::new(1, [previous.0, previous_term.0, commit.0, entry, 0], &[])
+                let fields = [previous.0, previous_term.0, commit.0, entry, matched.0];
+                Packed::new(1, fields, &[])
             }
             Self::AppendReply { index, commit, reject } => {
                 let (hint, term) = reject.map_or((0, 0), |r| (r.hint.0, r.hint_term.0));
@@ -226,7 +231,9 @@ impl PeerMessage {
                 let flags = [(pre, FLAG_PRE), (reject, FLAG_REJECT)];
                 Packed::new(4, [commit.0, commit_term.0, 0, 0, 0], &flags)
             }
-            Self::Heartbeat { commit } => Packed::new(5, [commit.0, 0, 0, 0, 0], &[]),
+            Self::Heartbeat { commit, matched } => {
+                Packed::new(5, [commit.0, matched.0, 0, 0, 0], &[])
+            }
             Self::HeartbeatReply { commit } => Packed::new(6, [commit.0, 0, 0, 0, 0], &[]),
             Self::TimeoutNow => Packed::new(7, [0; 5], &[]),
             Self::Confirm { round } => Packed::new(8, [round, 0, 0, 0, 0], &[]),
@@ -240,7 +247,7 @@ impl PeerMessage {
     }
 
     fn unpack(packed: &Packed) -> Result<Self, PeerHeaderFault> {
-        let [a, b, c, d, _] = packed.fields;
+        let [a, b, c, d, e] = packed.fields;
         let flag = |bit: u64| packed.flags & bit != 0;
         let message = match packed.kind {
             1 => Self::Append {
@@ -248,6 +255,7 @@ impl PeerMessage {
                 previous_term: Epoch(b),
                 commit: Lsn(c),
                 entry_term: (d > 0).then_some(Epoch(d)),
+                matched: Lsn(e),
             },
             2 => Self::AppendReply {
                 index: Lsn(a),
@@ -269,7 +277,7 @@ impl PeerMessage {
                 commit: Lsn(a),
                 commit_term: Epoch(b),
             },
-            5 => Self::Heartbeat { commit: Lsn(a) },
+            5 => Self::Heartbeat { commit: Lsn(a), matched: Lsn(b) },
             6 => Self::HeartbeatReply { commit: Lsn(a) },
             7 => Self::TimeoutNow,
             8 => Self::Confirm { round: a },

@@ -6,7 +6,7 @@ use spillway_net::ids::NodeId;
 use spillway_net::peer::MESSAGE_BYTES;
 use spillway_runtime::tcp::TcpRing;
 
-use super::link::{Link, Phase};
+use super::link::{Link, Phase, Transport};
 use super::members::Due;
 use super::notice::Fault;
 use super::resolve::Resolver;
@@ -52,10 +52,14 @@ impl PeerLinks {
         if !self.members.contains(node) || self.has_dialed(node) {
             return;
         }
-        match ring.connect_framed(target, MESSAGE_BYTES) {
+        let (connection, transport) = match &self.tls {
+            None => (ring.connect_framed(target, MESSAGE_BYTES), Transport::Plain),
+            Some(tls) => (ring.connect(target), Transport::Tls(Box::new(tls.connect(node)))),
+        };
+        match connection {
             Ok(connection) => {
-                let phase = Phase::Connecting;
-                let link = Link::new(connection, phase, Some(node), address, self.now_nanos);
+                let (phase, now) = (Phase::Connecting, self.now_nanos);
+                let link = Link::new(connection, transport, phase, Some(node), address, now);
                 self.links.push(link);
             }
             Err(error) => self.unreachable(node, address, error.to_string()),
@@ -72,7 +76,8 @@ impl PeerLinks {
     /// Tells a fault, unless it was told already or may pass by itself.
     pub(super) fn tell(&mut self, notice: PeerNotice) {
         let node = notice.node.unwrap_or(NodeId(0));
-        if matches!(notice.fault, Fault::Unreachable(_)) && !self.members.is_dialed_long(node) {
+        let is_brief = !self.members.is_tried_long(node, self.now_nanos);
+        if matches!(notice.fault, Fault::Unreachable(_)) && is_brief {
             return;
         }
         if let Some(notice) = self.notices.once(notice) {

@@ -1,10 +1,11 @@
 //! One connection to another node, from its first byte to its last.
 
 use spillway_net::ids::NodeId;
-use spillway_net::peer::{Handshake, Message};
+use spillway_net::peer::{Handshake, Message, Refusal};
 use spillway_runtime::slot_ring::{Slot, SlotMut};
 use spillway_runtime::tcp::{ConnectionId, TcpRing};
 
+use super::tls::TlsLink;
 use super::{BODY_NANOS_MAX, HANDSHAKE_NANOS_MAX, PING_NANOS, SILENCE_NANOS_MAX};
 
 /// How far a link has come.
@@ -29,9 +30,18 @@ pub(super) enum Receiving {
     Body { header: Message, head: SlotMut, since_nanos: u64 },
 }
 
+/// What carries the bytes.
+pub(super) enum Transport {
+    /// A framed connection of the ring.
+    Plain,
+    /// An ordinary one, with TLS on it.
+    Tls(Box<TlsLink>),
+}
+
 /// See the module.
 pub(super) struct Link {
     pub connection: ConnectionId,
+    pub transport: Transport,
     pub phase: Phase,
     /// Whom it leads to: whom this node wants to reach, or who the other side says it is. Proven
     /// when the link is up.
@@ -50,6 +60,7 @@ pub(super) struct Link {
 impl Link {
     pub fn new(
         connection: ConnectionId,
+        transport: Transport,
         phase: Phase,
         node: Option<NodeId>,
         address: String,
@@ -57,6 +68,7 @@ impl Link {
     ) -> Self {
         Self {
             connection,
+            transport,
             phase,
             node,
             is_accepted: node.is_none(),
@@ -70,6 +82,10 @@ impl Link {
 
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up)
+    }
+
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending)
     }
 
     /// Whether it was accepted and has not proven itself.
@@ -114,14 +130,49 @@ impl Link {
         now_nanos: u64,
     ) -> bool {
         self.said_nanos = now_nanos;
-        ring.send_slots(self.connection, header, body)
+        match &mut self.transport {
+            Transport::Plain => ring.send_slots(self.connection, header, body),
+            Transport::Tls(tls) => {
+                let Some(outgoing) = ring.outgoing(self.connection) else { return false };
+                tls.send(header, body.as_ref(), outgoing);
+                true
+            }
+        }
     }
 
     pub fn receive_header(&mut self, ring: &mut TcpRing) {
-        ring.receive_header(self.connection);
+        match &mut self.transport {
+            Transport::Plain => ring.receive_header(self.connection),
+            Transport::Tls(tls) => tls.receive_header(),
+        }
     }
 
     pub fn receive_body(&mut self, ring: &mut TcpRing, body: SlotMut) {
-        ring.receive_body(self.connection, body);
+        match &mut self.transport {
+            Transport::Plain => ring.receive_body(self.connection, body),
+            Transport::Tls(tls) => tls.receive_body(body),
+        }
+    }
+
+    /// Sends what the library wants to say by itself, and receives only what can be taken.
+    pub fn tls_flush(&mut self, ring: &mut TcpRing) {
+        let Transport::Tls(tls) = &mut self.transport else { return };
+        if let Some(outgoing) = ring.outgoing(self.connection) {
+            tls.flush(outgoing);
+        }
+        match (tls.is_held_up(), tls.is_paused) {
+            (true, false) => ring.receive_pause(self.connection),
+            (false, true) => ring.receive_resume(self.connection),
+            _ => {}
+        }
+        tls.is_paused = tls.is_held_up();
+    }
+
+    /// Whether a certificate, if there must be one, is for the node that a hello names.
+    pub fn certified(transport: &Transport, node: NodeId) -> Result<(), Refusal> {
+        match transport {
+            Transport::Tls(tls) if !tls.is_certified(node) => Err(Refusal::Certificate { node }),
+            Transport::Plain | Transport::Tls(_) => Ok(()),
+        }
     }
 }

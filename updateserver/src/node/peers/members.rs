@@ -9,6 +9,8 @@ use spillway_net::peer::{Hello, Refusal};
 const BACKOFF_NANOS_MIN: u64 = 10_000_000;
 /// Each pause is twice the one before, up to this.
 const BACKOFF_NANOS_MAX: u64 = 1_000_000_000;
+/// Failing for so long is worth a word.
+const TRIED_NANOS_MIN: u64 = 1_000_000_000;
 /// A link that stood for so long was a good one: the pauses begin anew.
 const GOOD_NANOS_MIN: u64 = 1_000_000_000;
 
@@ -32,6 +34,8 @@ struct Member {
     /// Boot and instance of the process that was connected last.
     seen: Option<(u64, u64)>,
     connected_nanos: Option<u64>,
+    /// When the first of the attempts was made that have not led to a link yet.
+    tried_nanos: Option<u64>,
 }
 
 /// A connection that is to be made.
@@ -73,6 +77,7 @@ impl Members {
                 attempts: 0,
                 seen: None,
                 connected_nanos: None,
+                tried_nanos: None,
             });
             if member.address != address {
                 (member.address, member.backoff_nanos) = (address, BACKOFF_NANOS_MIN);
@@ -109,6 +114,7 @@ impl Members {
         let member = self.members.get_mut(&peer.node).expect("only members are let in");
         member.seen = Some((peer.boot, peer.instance));
         member.connected_nanos = Some(now_nanos);
+        member.tried_nanos = None;
     }
 
     /// The next connection to make. Its end is told by [`Self::dial_again`].
@@ -117,6 +123,7 @@ impl Members {
         let (node, member) = self.members.iter_mut().find(|(_, member)| is_due(member))?;
         let due = Due { node: *node, address: member.address.clone(), attempt: member.attempts };
         member.dial = Dial::Busy;
+        member.tried_nanos.get_or_insert(now_nanos);
         member.attempts = member.attempts.wrapping_add(1);
         Some(due)
     }
@@ -136,9 +143,11 @@ impl Members {
         member.backoff_nanos = (2 * member.backoff_nanos).min(BACKOFF_NANOS_MAX);
     }
 
-    /// Whether a node could not be reached for so long that it is worth a word.
-    pub fn is_dialed_long(&self, node: NodeId) -> bool {
-        self.members.get(&node).is_some_and(|member| member.backoff_nanos == BACKOFF_NANOS_MAX)
+    /// Whether a node could not be reached for so long that it is worth a word: not if it only
+    /// starts a moment later than this one.
+    pub fn is_tried_long(&self, node: NodeId, now_nanos: u64) -> bool {
+        let tried = self.members.get(&node).and_then(|member| member.tried_nanos);
+        tried.is_some_and(|at| at + TRIED_NANOS_MIN <= now_nanos)
     }
 
     /// When the next connection is to be made.
@@ -193,18 +202,21 @@ mod tests {
             now = made.deadline_nanos();
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
-        assert!(made.is_dialed_long(NodeId(2)));
+        assert!(made.is_tried_long(NodeId(2), now));
         // One that stood only for a moment changes nothing.
         made.due(now).expect("due");
         made.connected(&hello(2, 1, 1), now);
         made.dial_again(NodeId(2), now + SECOND - 1);
+        assert_eq!(made.deadline_nanos(), now + 2 * SECOND - 1);
         now = made.deadline_nanos();
-        assert!(made.is_dialed_long(NodeId(2)));
+        assert!(!made.is_tried_long(NodeId(2), now));
         made.due(now).expect("due");
         made.connected(&hello(2, 1, 1), now);
         made.dial_again(NodeId(2), now + SECOND);
         assert_eq!(made.deadline_nanos(), now + SECOND + BACKOFF_NANOS_MIN);
-        assert!(!made.is_dialed_long(NodeId(2)));
+        made.due(made.deadline_nanos()).expect("due");
+        assert!(!made.is_tried_long(NodeId(2), now + SECOND));
+        assert!(made.is_tried_long(NodeId(2), now + 3 * SECOND));
     }
 
     #[test]

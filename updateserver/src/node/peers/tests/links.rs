@@ -57,6 +57,18 @@ fn bodies_arrive_in_the_memory_of_the_owner() {
 }
 
 #[test]
+fn either_side_may_speak_first() {
+    let mut nodes = [Node::new(hello(1, 1), key(1)), Node::new(hello(2, 1), key(1))];
+    introduce(&mut nodes);
+    // Node 2 sends as soon as it may: right behind its proof, which node 1 has not seen yet.
+    until(&mut nodes, "node 2 connects", |nodes| nodes[1].is_connected(1));
+    assert!(!nodes[0].send(2, &header(0, 1), None), "node 1 waits for the proof");
+    assert!(nodes[1].send(1, &header(BLOCK as u32, 7), Some(body(BLOCK, 7))));
+    until(&mut nodes, "the message arrives", |nodes| nodes[0].numbers() == [7]);
+    assert!(matches!(nodes[0].told[0], PeerEvent::Connected(NodeId(2))), "{:?}", nodes[0].told);
+}
+
+#[test]
 fn without_memory_nothing_is_received_until_there_is_some() {
     let mut nodes = pair();
     let bytes = 1 << 20;

@@ -1,6 +1,7 @@
 //! Links over loopback: several nodes, each with a ring of its own, turned by one thread. Time
 //! passes by turns and as the tests say, so that nothing waits for a time-out or depends on load.
 
+mod encrypted;
 mod links;
 mod refusals;
 mod strangers;
@@ -83,6 +84,10 @@ impl Node {
     }
 
     fn at(address: SocketAddr, hello: Hello, key: ClusterKey) -> Node {
+        Node::with(address, hello, key, None)
+    }
+
+    fn with(address: SocketAddr, hello: Hello, key: ClusterKey, tls: Option<PeerTls>) -> Node {
         let mut ring = TcpRing::new(TcpRingOptions {
             entries: 64,
             receive_buffers: 16,
@@ -94,6 +99,7 @@ impl Node {
         let options = PeerLinksOptions {
             hello,
             key,
+            tls,
             listener: Some(listener),
             members: vec![],
             body_bytes_of: Box::new(body_bytes_of),
@@ -118,7 +124,9 @@ impl Node {
             self.foreign.extend(back.filter(|event| !matches!(event, TcpEvent::Woken)));
         }
         self.now_nanos += TURN_NANOS;
-        self.links.turn(&mut self.ring, &mut self.slots, self.now_nanos, &mut self.told);
+        let slots = &mut self.slots;
+        let mut reserve = |bytes: usize| slots.reserve(bytes);
+        self.links.turn(&mut self.ring, &mut reserve, self.now_nanos, &mut self.told);
     }
 
     fn send(&mut self, to: u16, header: &Message, body: Option<Slot>) -> bool {

@@ -1,0 +1,144 @@
+//! Changes of members.
+
+use spillway_net::ids::NodeId;
+
+use super::node::SimNode;
+use super::world::{MILLI, World, geometry};
+use crate::log::Members;
+use crate::log::testing::SeedReport;
+use crate::quorum::{MemberKind, ReplicaCommand};
+
+fn replace(old: u16, new: u16) -> ReplicaCommand {
+    ReplicaCommand::MemberReplace { old: Some(NodeId(old)), new: NodeId(new) }
+}
+
+/// A node that joins: formatted without members.
+fn join(world: &mut World, id: u16) {
+    let node = SimNode::new(geometry(), NodeId(id), Members::default());
+    world.nodes.insert(id, node);
+    world.start(id);
+}
+
+fn voters(world: &World, id: u16) -> Vec<u16> {
+    let membership = &world.nodes[&id].up.as_ref().expect("it runs").replica.membership;
+    let voters = if membership.is_joint() { &[] } else { membership.voters() };
+    voters.iter().map(|node| node.0).collect()
+}
+
+#[test]
+fn a_lost_node_is_replaced() {
+    let mut world = World::new(200, 3);
+    let leader = world.wait_leader();
+    world.run(500 * MILLI);
+    let old = leader % 3 + 1;
+    world.crash(old);
+    world.nodes.remove(&old);
+    join(&mut world, 4);
+    world.command(leader, replace(old, 4));
+    assert!(world.up(leader).shards.answers.iter().all(|answer| answer.result.is_ok()));
+    let mut wanted: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+    let all = wanted.clone();
+    world.run_until(3_000 * MILLI, "all know the new voters", |world| {
+        all.iter().all(|id| voters(world, *id) == all)
+    });
+    world.run(300 * MILLI);
+    // The new node counts: with another one gone it elects and commits.
+    wanted.retain(|id| *id != leader && *id != 4);
+    world.crash(wanted[0]);
+    let acked = world.oracle.acked.len();
+    world.run(1_500 * MILLI);
+    assert!(world.oracle.acked.len() > acked + 50);
+    world.start(wanted[0]);
+    world.check_end();
+    for id in [4, leader] {
+        world.crash(id);
+        world.start(id);
+    }
+    world.check_end();
+    assert_eq!(voters(&world, 4), all, "read back from the log");
+}
+
+#[test]
+fn a_leader_that_is_replaced_hands_over_first() {
+    let mut world = World::new(201, 3);
+    let leader = world.wait_leader();
+    world.run(300 * MILLI);
+    join(&mut world, 5);
+    world.command(leader, replace(leader, 5));
+    let all: Vec<u16> = [1, 2, 3, 5].into_iter().filter(|id| *id != leader).collect();
+    world.run_until(5_000 * MILLI, "the others know", |world| {
+        all.iter().all(|id| voters(world, *id) == all)
+    });
+    assert!(world.leader().is_some_and(|now| now != leader));
+    let kind = |world: &World, id: u16| {
+        let membership = &world.nodes[&all[0]].up.as_ref().expect("it runs").replica.membership;
+        membership.kind(NodeId(id))
+    };
+    assert_eq!(kind(&world, leader), None);
+    assert_eq!(kind(&world, 5), Some(MemberKind::Voter));
+    world.crash(leader);
+    world.nodes.remove(&leader);
+    world.check_end();
+}
+
+#[test]
+fn a_single_node_grows_to_three() {
+    let mut world = World::new(202, 1);
+    world.wait_leader();
+    world.run(300 * MILLI);
+    for new in [2, 3] {
+        join(&mut world, new);
+        let command = ReplicaCommand::MemberReplace { old: None, new: NodeId(new) };
+        world.command(1, command);
+        world.run_until(3_000 * MILLI, "it votes", |world| {
+            voters(world, 1).len() == usize::from(new)
+        });
+    }
+    world.run(300 * MILLI);
+    world.crash(1);
+    world.run_until(3_000 * MILLI, "the new ones lead", |world| world.leader().is_some());
+    world.check_end();
+}
+
+#[test]
+fn replacements_survive_crashes_at_any_point() {
+    for seed in 210..240 {
+        let _report = SeedReport(seed);
+        let mut world = World::new(seed, 3);
+        world.items_max = 400;
+        let leader = world.wait_leader();
+        world.run(200 * MILLI);
+        join(&mut world, 4);
+        let old = 1 + world.draw.below(3) as u16;
+        world.command(leader, replace(old, 4));
+        let step = world.draw.next() % (20 * MILLI);
+        for _ in 0..6 {
+            world.run(step);
+            let id = 1 + world.draw.below(4) as u16;
+            if world.is_up(id) {
+                world.crash(id);
+            }
+            world.run(world.seed % 7 * 50 * MILLI);
+            for id in 1..=4 {
+                if !world.is_up(id) {
+                    world.start(id);
+                }
+            }
+        }
+        // It was accepted or died with the leader; either way it can be asked for again.
+        let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+        for _ in 0..20 {
+            world.run(500 * MILLI);
+            let Some(leader) = world.leader() else { continue };
+            if voters(&world, leader) == all {
+                break;
+            }
+            world.command(leader, replace(old, 4));
+        }
+        let leader = world.wait_leader();
+        assert_eq!(voters(&world, leader), all, "seed {seed}");
+        world.crash(old);
+        world.nodes.remove(&old);
+        world.check_end();
+    }
+}
