@@ -266,9 +266,7 @@ impl World {
         let node = |machine: &Machine| match &machine.node {
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
-            Some(node) => {
-                format!("at LSN {}{}", node.applied(), if node.leads() { ", leads" } else { "" })
-            }
+            Some(node) => node.report(self.now),
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
@@ -276,7 +274,7 @@ impl World {
             self.now.saturating_sub(self.options.faults_nanos) / SECOND,
             self.events_count,
             self.oracle.history.last(),
-            nodes.join(", "),
+            nodes.join("; "),
             busy.join(", ")
         )
     }

@@ -151,6 +151,28 @@ impl Node {
         self.log.inbox.entry(from).or_default().push_back(event);
     }
 
+    /// Where it stands, for reports.
+    pub fn report(&self, now: u64) -> String {
+        let log = &self.log;
+        let now = Now { monotonic_nanos: now, wall: log.wall(now) };
+        let status = log.replica.status(now);
+        let inbox: usize = log.inbox.values().map(VecDeque::len).sum();
+        format!(
+            "{:?} of term {}, log {} to {}, applied {} on all shards, {} messages wait, {} of {} \
+             bytes of slots, raw writes {}, waiting: {}",
+            status.role,
+            status.term,
+            status.vdl,
+            status.last,
+            self.applied(),
+            inbox,
+            log.slots.bytes_used(),
+            log.slots.bytes_total(),
+            log.raw_waiting.len(),
+            log.waiting.is_some(),
+        )
+    }
+
     /// How much is on its way to another node.
     pub fn outgoing_set(&mut self, to: NodeId, bytes: usize) {
         if let Some((_, now)) = self.log.outgoing.get_mut(&to) {
@@ -232,7 +254,8 @@ impl Node {
                 let block = self.log.geometry.block();
                 let mut memory = None;
                 if let Some(body) = body {
-                    memory = self.log.slots.reserve(block + body.len());
+                    let (log, bytes) = (&mut self.log.replica, block + body.len());
+                    memory = log.reserve(bytes, &mut self.log.slots);
                     if memory.is_none() {
                         scene.actions.memory_short = true;
                         break;
