@@ -2,8 +2,12 @@
 //!
 //! Fault model: a link is made again and again until it stands; each side hears of it, and of its
 //! end, at a time of its own. What is sent over a link arrives in order, late, whole. A link may
-//! end at any moment, with everything on its way. Beyond what TCP does, single messages may be
-//! lost or arrive twice, and one direction may be cut for a while without anybody being told.
+//! end at any moment, with everything on its way; it ends when a message is lost. One direction
+//! may be cut for a while without anybody being told: what is sent meanwhile arrives afterwards, if
+//! the link still stands.
+//!
+//! Beyond what TCP does, if a run is `lossy`: single messages are lost, or arrive twice, and what
+//! meets a cut is gone.
 
 use std::collections::BTreeMap;
 

@@ -21,6 +21,9 @@ struct Arguments {
     /// Nodes of the cluster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=7))]
     nodes: u16,
+    /// Links between nodes lose and repeat single messages.
+    #[arg(long)]
+    lossy: bool,
     /// Flip bits of what is durable: a start may then refuse, but never lose silently.
     #[arg(long, conflicts_with = "nodes")]
     beyond: bool,
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
             nodes => Options::cluster(seed, nodes),
         };
         options.bug = arguments.bug;
+        options.lossy = arguments.lossy;
         if arguments.beyond {
             options.mode = Mode::Beyond;
         }
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         if arguments.nodes > 1 {
             line.push_str(&format!(" --nodes {}", arguments.nodes));
         }
+        line.push_str(if arguments.lossy { " --lossy" } else { "" });
         line.push_str(if arguments.beyond { " --beyond" } else { "" });
         if let Some(bug) = options.bug {
             line.push_str(&format!(" --bug {}", kebab(&format!("{bug:?}"))));

@@ -84,6 +84,8 @@ pub struct Options {
     pub nodes: u16,
     /// Its faults.
     pub mode: Mode,
+    /// Whether links between nodes lose and repeat single messages.
+    pub lossy: bool,
     /// The planted bug, if any.
     pub bug: Option<Bug>,
     /// Virtual time with faults; after it they stop, and everything must come to rest.
@@ -93,7 +95,14 @@ pub struct Options {
 impl Options {
     /// A run of the usual length.
     pub fn new(seed: u64) -> Self {
-        Self { seed, nodes: 1, mode: Mode::Promised, bug: None, faults_nanos: 3 * SECOND }
+        Self {
+            seed,
+            nodes: 1,
+            mode: Mode::Promised,
+            lossy: false,
+            bug: None,
+            faults_nanos: 3 * SECOND,
+        }
     }
 
     /// A run of a cluster.
@@ -152,7 +161,8 @@ pub struct Sizes {
     pub skews_micros: Vec<u64>,
     /// Typical latency between nodes.
     pub peer_nanos: u64,
-    /// One message between nodes in so many is lost, and one in so many doubled; 0: none.
+    /// One message between nodes in so many is lost, and its link with it, or if links are lossy
+    /// that message alone, and one in so many doubled; 0: none.
     pub peer_loss_in: u64,
     /// Typical time between two cuts between nodes, and of a cut.
     pub cut_nanos: u64,
@@ -190,7 +200,8 @@ impl Sizes {
             disk_nanos: draw.pick(&latencies),
             network_nanos: draw.pick(&latencies),
             think_nanos: draw.pick(&[200_000, 2_000_000, 10_000_000]),
-            crash_nanos: draw.pick(&[100_000_000, 300_000_000, 900_000_000]),
+            crash_nanos: draw.pick(&[100_000_000, 300_000_000, 900_000_000])
+                * if alone { 1 } else { 2 },
             reset_nanos: draw.pick(&[20_000_000, 100_000_000, 500_000_000]),
             write_error_in: draw.pick(&[0, 0, 200, 1000]),
             slots_bytes: draw.pick(&[1 << 20, 3 << 19]),

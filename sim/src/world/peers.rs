@@ -8,6 +8,8 @@ use super::{Event, World};
 use crate::links::{Pair, pair_of};
 use crate::node::{PeerEvent, PeerMessage, Seat};
 
+/// A link that is silent for longer is given up.
+const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
 /// Time between two attempts to connect.
 const TRY_NANOS: u64 = 10_000_000;
 
@@ -112,23 +114,29 @@ impl World {
 
     /// A node sends a message.
     pub(super) fn peer_send(&mut self, from: u16, to: u16, message: PeerMessage) {
-        let faults = self.has_faults();
+        let (faults, lossy) = (self.has_faults(), self.options.lossy);
         let loss_in = if faults { self.sizes.peer_loss_in } else { 0 };
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
         if !link.is_up || !link.told[side] {
             return;
         }
-        let lost = loss_in > 0 && self.draw.once_in(loss_in);
-        if lost || (faults && link.cut_until[side] > self.now) {
+        let cut_until = if faults { link.cut_until[side] } else { 0 };
+        let is_lost = loss_in > 0 && self.draw.once_in(loss_in);
+        if is_lost || (lossy && cut_until > self.now) {
             self.oracle.counts.messages_lost += 1;
+            if !lossy {
+                self.link_down(from, to);
+            }
             return;
         }
-        let twice = loss_in > 0 && self.draw.once_in(loss_in);
+        let twice = lossy && loss_in > 0 && self.draw.once_in(loss_in);
         let generation = link.generation;
         let bytes = message.header.len() + message.body.as_ref().map_or(0, |body| body.len());
         for _ in 0..if twice { 2 } else { 1 } {
-            let at = self.now + self.draw.nanos(self.sizes.peer_nanos);
+            // What a cut holds up is sent again behind it.
+            let end = cut_until.min(self.options.faults_nanos);
+            let at = self.now.max(end) + self.draw.nanos(self.sizes.peer_nanos);
             let link = self.links.get_mut(pair);
             link.outgoing[side] += bytes;
             let at = link.arrival(1 - side, at);
@@ -174,7 +182,7 @@ impl World {
         let all = self.draw.once_in(2);
         let (out, into) = self.draw.pick(&[(true, false), (false, true), (true, true)]);
         let until = self.now + self.draw.nanos(self.sizes.cut_nanos);
-        let noticed = self.draw.once_in(3);
+        let noticed = self.draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
         self.trace.note("cut", self.now, node.into(), until);
         for other in (0..self.sizes.nodes).filter(|other| *other != node && (all || *other == one))
         {
