@@ -66,6 +66,8 @@ pub struct Counts {
     pub resets: u64,
     /// Write errors.
     pub write_errors: u64,
+    /// Leaders that were asked to hand over.
+    pub transfers: u64,
     /// Leaderships that began.
     pub leaderships: u64,
     /// Restarts that held back entries which were not known to be committed.

@@ -26,6 +26,7 @@ const REST_NANOS_MAX: u64 = 120 * SECOND;
 /// More events than any run needs: a run that reaches this does not come to rest.
 const EVENTS_MAX: u64 = 6_000_000;
 const TICK_NANOS: u64 = 500_000_000;
+const TRANSFER_NANOS: u64 = 400_000_000;
 const OPERATOR_NANOS: u64 = 100_000_000;
 /// How soon a message that found no memory is looked at again.
 const MEMORY_RETRY_NANOS: u64 = 1_000_000;
@@ -64,6 +65,8 @@ enum Event {
     PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
     /// Something comes between nodes.
     Cut,
+    /// The operator wants another leader.
+    Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,8 +319,18 @@ impl World {
                 self.peer_arrived(from, to, generation, bytes, message);
             }
             Event::Cut => self.cut(),
+            Event::Transfer => self.transfer()?,
         }
         Ok(false)
+    }
+
+    fn transfer(&mut self) -> Result<(), Failure> {
+        if !self.has_faults() {
+            return Ok(());
+        }
+        self.after_about(TRANSFER_NANOS, Event::Transfer);
+        let node = self.draw.below(u64::from(self.sizes.nodes)) as u16;
+        self.with_node(node, |node, scene| node.transfer(scene))
     }
 
     /// Whether a node still runs in this start.

@@ -51,7 +51,7 @@ pub struct LogSeat {
     inbox: BTreeMap<NodeId, VecDeque<PeerEvent>>,
     /// Bytes on their way to each node, and what of it the replica was told.
     outgoing: BTreeMap<NodeId, (usize, usize)>,
-    commands_given: bool,
+    commands: VecDeque<ReplicaCommand>,
     batches: u64,
     margin_bytes: u64,
     /// How far this node's clock is ahead, microseconds.
@@ -129,7 +129,7 @@ impl LogSeat {
             shards_seen: ShardWord::default(),
             inbox: BTreeMap::new(),
             outgoing: peers.map(|node| (node, (0, 0))).collect(),
-            commands_given: false,
+            commands: VecDeque::from([ReplicaCommand::Drained(Vec::new())]),
             batches: 0,
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
             skew_micros: sizes.skews_micros[number],
@@ -213,6 +213,13 @@ impl Node {
         self.log_turn(scene)
     }
 
+    /// The operator wants another node to lead.
+    pub fn transfer(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        scene.oracle.counts.transfers += u64::from(self.leads());
+        self.log.commands.push_back(ReplicaCommand::Transfer { to: None });
+        self.log_turn(scene)
+    }
+
     /// The log's turn.
     pub fn log_turn(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
         // Items first: a completion then lets a fuller batch go.
@@ -221,8 +228,7 @@ impl Node {
         self.outgoing_tell(scene)?;
         self.reap(scene)?;
         self.shards_turn(scene)?;
-        if !std::mem::replace(&mut self.log.commands_given, true) {
-            let command = ReplicaCommand::Drained(Vec::new());
+        while let Some(command) = self.log.commands.pop_front() {
             self.step(ReplicaInput::Command(command), scene)?;
         }
         if self.log.deadline.is_some_and(|deadline| deadline <= scene.now) {

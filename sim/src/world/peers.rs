@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use spillway_net::ids::NodeId;
 
-use super::{Event, World};
+use super::{Event, TRANSFER_NANOS, World};
 use crate::links::{Pair, pair_of};
 use crate::node::{PeerEvent, PeerMessage, Seat};
 
@@ -21,6 +21,7 @@ impl World {
         }
         if self.sizes.nodes > 1 {
             self.after_about(self.sizes.cut_nanos, Event::Cut);
+            self.after_about(TRANSFER_NANOS, Event::Transfer);
         }
     }
 
