@@ -7,6 +7,7 @@ mod common;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::cluster::{seed, under_load};
@@ -41,9 +42,11 @@ impl Network {
             return Err("network namespaces need root".to_owned());
         }
         run(&["ip", "-V"])?;
-        let process = std::process::id();
-        let subnet = [10, 200 + (process % 50) as u8, (process / 50 % 250) as u8];
-        let network = Self { name: format!("sw{process}"), subnet };
+        // Tests of one process run side by side.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let subnet = [10, 200 + (process % 50) as u8, (process / 50 + count * 100) as u8];
+        let network = Self { name: format!("sw{process}x{count}"), subnet };
         network.build()?;
         Ok(network)
     }

@@ -140,7 +140,7 @@ fn commands() -> Vec<Vec<String>> {
 fn every_command_explains_itself() {
     let commands = commands();
     let lines: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
-    for expected in ["format", "start", "perf burst"] {
+    for expected in ["format", "start", "perf burst", "perf takeover", "perf kills"] {
         assert!(lines.iter().any(|line| line == expected), "{lines:?}");
     }
     for command in &commands {
@@ -156,7 +156,18 @@ fn every_command_explains_itself() {
     assert!(help(&["format", "--help"]).contains("--config <FILE>"));
     assert!(help(&["start", "--help"]).contains("--config <FILE>"));
     let burst = help(&["perf", "burst", "--help"]);
-    for option in ["workload", "batch", "connections", "in-flight", "rate", "json", "dir"] {
+    for option in [
+        "nodes",
+        "workload",
+        "batch",
+        "connections",
+        "in-flight",
+        "rate",
+        "json",
+        "dir",
+        "kill-leader-at",
+        "pause-follower",
+    ] {
         assert!(burst.contains(&format!("--{option}")), "{option}");
     }
 }

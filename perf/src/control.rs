@@ -132,14 +132,19 @@ impl Control {
     }
 }
 
-/// What every shard holds for itself is added up; what the whole node counts is the same from all.
+/// What every shard holds for itself is added up, and so are digests of it. A node has applied
+/// what its slowest shard has. What the whole node counts is the same from all.
 pub(crate) fn combine(reports: &[StatusNumbers]) -> StatusNumbers {
     let mut all = StatusNumbers::new();
     for report in reports {
         for (name, value) in report {
-            let entry = all.entry(name.clone()).or_insert(0);
-            *entry =
-                if name.starts_with("memtable_") { *entry + value } else { (*entry).max(*value) };
+            let sum = |one: u64| match name.as_str() {
+                name if name.starts_with("memtable_") => one + value,
+                name if name.starts_with("digest_") => one.wrapping_add(*value),
+                "applied_lsn" => one.min(*value),
+                _ => one.max(*value),
+            };
+            all.entry(name.clone()).and_modify(|one| *one = sum(*one)).or_insert(*value);
         }
     }
     all
@@ -281,10 +286,17 @@ mod tests {
 
     #[test]
     fn only_what_shards_hold_is_added_up() {
-        let report = |rows, log| {
-            StatusNumbers::from([("memtable_rows".to_owned(), rows), ("log_bytes".to_owned(), log)])
+        let report = |rows, log| -> StatusNumbers {
+            let named = [
+                ("memtable_rows", rows),
+                ("log_bytes", log),
+                ("digest_all", u64::MAX - rows),
+                ("applied_lsn", rows),
+            ];
+            named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
         };
         let all = combine(&[report(3, 100), report(4, 100)]);
         assert_eq!((all["memtable_rows"], all["log_bytes"]), (7, 100));
+        assert_eq!((all["digest_all"], all["applied_lsn"]), (u64::MAX - 8, 3));
     }
 }

@@ -11,9 +11,11 @@ use crate::error::PerfError;
 use crate::identity::{Draw, mix};
 use crate::script::{Field, Script};
 
-/// Bytes that one transaction of a long run leaves in the log: its own, and its share of the
-/// blocks that small batches fill up.
-const BYTES_PER_TRANSACTION: f64 = 1500.0;
+/// Bytes that one transaction leaves in the log.
+const BYTES_PER_TRANSACTION: f64 = 300.0;
+/// Bytes that one frame costs there besides: it is often a batch of its own, with blocks that it
+/// does not fill, and one that follows when nothing else does.
+const BYTES_PER_FRAME: f64 = 16_384.0;
 /// The load lasts as long as the script, which gives up much sooner than this.
 const SECONDS_MAX: f64 = 1e6;
 
@@ -72,7 +74,8 @@ impl LongLoadArguments {
         }
         let defaults = Defaults::parse_from(["burst"]).burst;
         let load_bytes = self.accounts as f64 * 120.0;
-        let log_bytes = rate * seconds * BYTES_PER_TRANSACTION + load_bytes;
+        let per_transaction = BYTES_PER_TRANSACTION + BYTES_PER_FRAME / self.batch.max(1) as f64;
+        let log_bytes = rate * seconds * per_transaction + load_bytes;
         let log_gib = log_bytes / f64::from(1 << 30) + 0.5;
         Ok(BurstArguments {
             nodes: self.nodes,
@@ -105,7 +108,7 @@ pub struct TakeoverArguments {
     #[arg(long)]
     pub transfers: Option<u32>,
     /// Offered transactions per second.
-    #[arg(long, default_value_t = 20_000.0)]
+    #[arg(long, default_value_t = 10_000.0)]
     pub rate: f64,
     /// The load.
     #[command(flatten)]
@@ -158,7 +161,7 @@ pub struct KillsArguments {
     #[arg(long, default_value_t = 30)]
     pub all_at_once: u32,
     /// Offered transactions per second.
-    #[arg(long, default_value_t = 3_000.0)]
+    #[arg(long, default_value_t = 1_500.0)]
     pub rate: f64,
     /// The load.
     #[command(flatten)]
@@ -166,7 +169,7 @@ pub struct KillsArguments {
 }
 
 /// Seconds that one random kill takes, on the high side: the estimate of the log's size.
-const KILL_SECONDS: f64 = 3.0;
+const KILL_SECONDS: f64 = 4.0;
 
 impl KillsArguments {
     /// The burst under which all that happens. Its seed is chosen.

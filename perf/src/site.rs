@@ -23,7 +23,7 @@ use crate::workload::WorkloadKind;
 /// Bytes of a log segment, unless the log is small.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// Bytes of the smallest segment.
-const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+const SEGMENT_BYTES_MIN: u64 = 8 << 20;
 /// Segments of a log at least.
 const SEGMENTS_MIN: u64 = 8;
 /// The smallest memory budget of a node.

@@ -10,6 +10,7 @@
 
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Deserialize, Serialize};
+use spillway_net::limits::SESSION_NUMBERS_WINDOW;
 use spillway_net::message::{self, MessageError};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -61,6 +62,9 @@ pub struct SessionRun {
     pub base_number: u64,
     /// How many outcomes follow for it.
     pub outcomes: u32,
+    /// The client has read everything below `base_number` minus this: replicas forget it too, or
+    /// they would keep outcomes without end.
+    pub acknowledged_behind: u32,
 }
 
 /// Outcome of one committed transaction: 7 bytes in the log.
@@ -230,6 +234,15 @@ pub struct Outcome<'a> {
     pub results: Option<&'a [u8]>,
 }
 
+/// How far a session's client has read, as of a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The session.
+    pub session: u64,
+    /// Outcomes of numbers below were read.
+    pub below: u64,
+}
+
 /// A validated fragment. Holding one proves that every length adds up, so iteration cannot fail.
 #[derive(Clone, Copy)]
 pub struct FragmentReader<'a> {
@@ -255,6 +268,13 @@ impl<'a> FragmentReader<'a> {
         }
         let outcomes: u64 =
             archived.runs.iter().map(|run| u64::from(run.outcomes.to_native())).sum();
+        let behind = |run: &ArchivedSessionRun| {
+            let behind = u64::from(run.acknowledged_behind.to_native());
+            behind < run.base_number.to_native() && behind < SESSION_NUMBERS_WINDOW
+        };
+        if !archived.runs.iter().all(behind) {
+            return Err(RedoError::Inconsistent("an acknowledged mark outside the window"));
+        }
         if outcomes != archived.outcomes.len() as u64 {
             return Err(RedoError::Inconsistent("session runs and outcomes differ in count"));
         }
@@ -304,6 +324,14 @@ impl<'a> FragmentReader<'a> {
                 key,
                 value,
             }
+        })
+    }
+
+    /// How far the clients of the fragment's sessions have read.
+    pub fn acknowledged(&self) -> impl Iterator<Item = Acknowledged> + use<'a> {
+        self.archived.runs.iter().map(|run| Acknowledged {
+            session: run.session.to_native(),
+            below: run.base_number.to_native() - u64::from(run.acknowledged_behind.to_native()),
         })
     }
 
@@ -364,7 +392,12 @@ mod tests {
             first_number: 100,
             records: &records,
             numbers,
-            runs: &[SessionRun { session: 9, base_number: 50, outcomes: 2 }],
+            runs: &[SessionRun {
+                session: 9,
+                base_number: 50,
+                outcomes: 2,
+                acknowledged_behind: 5,
+            }],
             outcomes: &[
                 OutcomeRecord { number_delta: 0, request_hash: 7, result_length: 3 },
                 OutcomeRecord { number_delta: 4, request_hash: 8, result_length: RESULTS_NOT_KEPT },
@@ -389,6 +422,8 @@ mod tests {
         assert_eq!((records[0].number, records[1].number), (100, 101));
         assert_eq!(records[1].kind, RecordKind::Delete);
         assert_eq!(reader.next_number(), 102);
+        let acknowledged: Vec<_> = reader.acknowledged().collect();
+        assert_eq!(acknowledged, [Acknowledged { session: 9, below: 45 }]);
         let outcomes: Vec<_> = reader.outcomes().collect();
         assert_eq!(outcomes[0].results, Some(&b"res"[..]));
         assert_eq!((outcomes[1].number, outcomes[1].results), (54, None));

@@ -263,6 +263,11 @@ impl Session {
         }
     }
 
+    /// Numbers below are acknowledged.
+    pub fn acknowledged_below(&self) -> u64 {
+        self.floor
+    }
+
     /// The session's id.
     pub fn id(&self) -> SessionId {
         self.id
@@ -347,6 +352,12 @@ impl SessionTable {
     ) {
         self.enter(session);
         self.change(session, |held| held.replay(number, request_hash, results));
+    }
+
+    /// Takes over from the log how far the client of a session has read.
+    pub fn replay_acknowledged(&mut self, session: SessionId, below: u64) {
+        self.enter(session);
+        self.change(session, |held| held.acknowledge_below(below));
     }
 
     /// Drops outcomes that the client of a session that was entered has read. Outcomes above the

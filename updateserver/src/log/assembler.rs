@@ -147,7 +147,8 @@ impl BatchAssembler {
     }
 
     /// Whether an item of this many sections and payload bytes (each section rounded up to 16) can
-    /// be appended now. Closes the open batch if the item does not fit it.
+    /// be appended now. Closes the open batch if the item does not fit it, and reserves memory for
+    /// the next: asked last, when the item is welcome in every other respect.
     pub fn room(&mut self, sections: usize, bytes: usize, slots: &mut SlotRing) -> AssemblerRoom {
         assert!(sections > 0 && bytes > 0, "an item has sections");
         assert!(sections <= self.geometry.sections_max(), "an item fits a batch: {sections}");

@@ -144,7 +144,7 @@ pub struct Issued {
     pub lsn: Lsn,
     /// Shared checksum.
     pub checksum: u64,
-    /// Where its frame stands.
+    /// Where its frame stands; it can be read there when it is durable.
     pub place: EntryPlace,
 }
 

@@ -87,7 +87,7 @@ pub struct EntryBase {
 
 /// The logical log from its floor on: one [`EntryMeta`] for each entry, 48 bytes, and the identity
 /// of the entry before the first. A log of 16 GiB in frames of three blocks of 4 KiB has 1.4
-/// million entries, which take 64 MiB here.
+/// million entries, which take 64 MiB here, and up to twice that after it has grown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryIndex {
     base: EntryBase,

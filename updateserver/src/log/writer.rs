@@ -278,7 +278,7 @@ impl LogWriter {
     }
 
     /// Releases the segments before a floor whose superblock is durable. They are prepared for
-    /// their next use one by one.
+    /// their next use one by one. Entries up to that before the floor can no longer be read back.
     pub fn floor_raise(&mut self, floor: &Floor) {
         self.position.ring.release(floor);
     }

@@ -237,7 +237,9 @@ impl LogShell {
     fn peers_turn(&mut self, ring: &mut TcpRing, now: u64) {
         let Some(peers) = &mut self.peers else { return };
         let mut events = std::mem::take(&mut self.peer_events);
-        peers.turn(ring, &mut self.slots, now, &mut events);
+        let (replica, slots) = (&mut self.replica, &mut self.slots);
+        let mut reserve = |bytes: usize| replica.reserve(bytes, slots);
+        peers.turn(ring, &mut reserve, now, &mut events);
         for event in events.drain(..) {
             match event {
                 PeerEvent::Connected(node) => self.step(ring, ReplicaInput::PeerConnected(node)),

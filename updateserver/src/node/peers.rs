@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use spillway_net::ids::NodeId;
 use spillway_net::peer::{ClusterKey, Handshake, Hello, MESSAGE_BYTES, Message, Step};
 use spillway_runtime::random;
-use spillway_runtime::slot_ring::{Slot, SlotMut, SlotRing};
+use spillway_runtime::slot_ring::{Slot, SlotMut};
 use spillway_runtime::tcp::{CloseReason, ConnectionId, ListenerId, TcpEvent, TcpRing};
 
 use link::{Link, Phase, Receiving, Transport};
@@ -70,6 +70,10 @@ const PING: Message = {
 
 /// Bytes of the body behind a header, 0 for none; or what is wrong with the header.
 pub type BodyBytesOf = Box<dyn Fn(&Message) -> Result<u32, String> + Send>;
+
+/// Where the memory for bodies comes from. The owner may let go of something else for it: nobody
+/// else would, and a node that cannot receive can never learn that it needs less.
+pub type Reserve<'a> = dyn FnMut(usize) -> Option<SlotMut> + 'a;
 
 /// What links are made from.
 pub struct PeerLinksOptions {
@@ -200,7 +204,7 @@ impl PeerLinks {
     pub fn turn(
         &mut self,
         ring: &mut TcpRing,
-        slots: &mut SlotRing,
+        reserve: &mut Reserve<'_>,
         now_nanos: u64,
         out: &mut Vec<PeerEvent>,
     ) {
@@ -213,7 +217,7 @@ impl PeerLinks {
             self.dial(ring);
         }
         for at in 0..self.links.len() {
-            self.memory(ring, slots, at);
+            self.memory(ring, reserve, at);
             self.time(ring, at);
         }
         out.extend(self.events.drain(..));
@@ -422,11 +426,11 @@ impl PeerLinks {
     }
 
     /// Receives a body that waits for memory, if there is some now.
-    fn memory(&mut self, ring: &mut TcpRing, slots: &mut SlotRing, at: usize) {
+    fn memory(&mut self, ring: &mut TcpRing, reserve: &mut Reserve<'_>, at: usize) {
         let (link, now) = (&mut self.links[at], self.now_nanos);
         let Receiving::Memory { header, body_bytes } = link.receiving else { return };
         let block = self.hello.format.block_bytes as usize;
-        let Some(slot) = slots.reserve(block + body_bytes) else {
+        let Some(slot) = reserve(block + body_bytes) else {
             // Not heard because not listened to.
             link.heard_nanos = now;
             return;

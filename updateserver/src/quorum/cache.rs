@@ -42,11 +42,6 @@ impl EntryCache {
         Self { first: next, entries: VecDeque::new(), bytes: 0 }
     }
 
-    /// Index of the first cached entry.
-    pub fn first(&self) -> Lsn {
-        self.first
-    }
-
     /// Index that the next entry will have.
     pub fn next(&self) -> Lsn {
         Lsn(self.first.0 + self.entries.len() as u64)
@@ -111,14 +106,14 @@ mod tests {
         for lsn in 5..9 {
             cache.push(Lsn(lsn), entry(lsn));
         }
-        assert_eq!((cache.first(), cache.next(), cache.bytes()), (Lsn(5), Lsn(9), 2048));
+        assert_eq!((cache.first, cache.next(), cache.bytes()), (Lsn(5), Lsn(9), 2048));
         assert_eq!(cache.get(Lsn(7)).map(|e| e.term), Some(Epoch(7)));
         assert!(cache.get(Lsn(4)).is_none() && cache.get(Lsn(9)).is_none());
         assert!(cache.evict_first(Lsn(5)) && !cache.evict_first(Lsn(5)));
         cache.truncate_after(Lsn(6));
-        assert_eq!((cache.first(), cache.next(), cache.bytes()), (Lsn(6), Lsn(7), 512));
+        assert_eq!((cache.first, cache.next(), cache.bytes()), (Lsn(6), Lsn(7), 512));
         cache.truncate_after(Lsn(2));
-        assert_eq!((cache.first(), cache.next(), cache.bytes()), (Lsn(3), Lsn(3), 0));
+        assert_eq!((cache.first, cache.next(), cache.bytes()), (Lsn(3), Lsn(3), 0));
         cache.push(Lsn(3), entry(9));
         assert!(!cache.evict_first(Lsn(2)));
     }

@@ -46,6 +46,8 @@ impl ReadBack {
 pub struct EntryRead {
     /// Index of the entry.
     pub lsn: Lsn,
+    /// Shared checksum that it must have.
+    pub checksum: u64,
     /// Questions of the state machine that wait for it.
     pub waiters: Vec<GetEntriesContext>,
     /// Nodes that repair their log with it.
@@ -82,22 +84,22 @@ impl CatchUp {
         self.reads.len()
     }
 
-    fn plan(&mut self, lsn: Lsn) -> (ReadPlan, Option<&mut EntryRead>) {
+    fn plan(&mut self, lsn: Lsn, checksum: u64) -> (ReadPlan, Option<&mut EntryRead>) {
         if let Some(at) = self.reads.iter().position(|read| read.lsn == lsn) {
             return (ReadPlan::Joined, self.reads.get_mut(at));
         }
         if self.reads.len() >= self.reads_max {
             return (ReadPlan::Dropped, None);
         }
-        self.reads.push(EntryRead { lsn, waiters: Vec::new(), fetchers: Vec::new() });
+        self.reads.push(EntryRead { lsn, checksum, waiters: Vec::new(), fetchers: Vec::new() });
         assert!(self.reads.len() <= self.reads_max, "bounded");
         (ReadPlan::Issue, self.reads.last_mut())
     }
 
     /// The state machine wants this entry for a peer.
-    pub fn want(&mut self, lsn: Lsn, context: GetEntriesContext) -> ReadPlan {
+    pub fn want(&mut self, lsn: Lsn, checksum: u64, context: GetEntriesContext) -> ReadPlan {
         assert!(context.can_async(), "only what can wait is read from the disk");
-        let (plan, read) = self.plan(lsn);
+        let (plan, read) = self.plan(lsn, checksum);
         if let Some(read) = read.filter(|read| read.waiters.len() < WAITERS_MAX) {
             read.waiters.push(context);
         }
@@ -105,13 +107,13 @@ impl CatchUp {
     }
 
     /// It will be wanted soon.
-    pub fn want_soon(&mut self, lsn: Lsn) -> ReadPlan {
-        self.plan(lsn).0
+    pub fn want_soon(&mut self, lsn: Lsn, checksum: u64) -> ReadPlan {
+        self.plan(lsn, checksum).0
     }
 
     /// A node that repairs its log wants this entry.
-    pub fn want_fetch(&mut self, lsn: Lsn, node: NodeId) -> ReadPlan {
-        let (plan, read) = self.plan(lsn);
+    pub fn want_fetch(&mut self, lsn: Lsn, checksum: u64, node: NodeId) -> ReadPlan {
+        let (plan, read) = self.plan(lsn, checksum);
         if let Some(read) = read.filter(|read| !read.fetchers.contains(&node)) {
             read.fetchers.push(node);
         }

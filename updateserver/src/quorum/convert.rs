@@ -23,7 +23,7 @@ pub fn node_of(id: u64) -> NodeId {
     NodeId(u16::try_from(id).expect("the state machine only knows numbers that we gave it"))
 }
 
-/// Our form of a message. `body_bytes` is the size of the entry that will follow, `matched` what the
+/// Our form of a message. `body_bytes` is the size of the entry that will follow, `matched` what
 /// receiver has acknowledged to this leader.
 ///
 /// # Panics

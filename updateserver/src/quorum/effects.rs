@@ -19,6 +19,7 @@ pub struct Now {
 
 /// What happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "inputs are taken in one by one, never stored")]
 pub enum ReplicaInput {
     /// The shell has appended what it had, and reported what there was.
     TurnEnd,

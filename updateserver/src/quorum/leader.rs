@@ -122,8 +122,7 @@ impl Replica {
         let frame = self.assembler.seal(identity, slots).expect("a ripe batch");
         let data = Bytes::from_owner(frame.body.clone());
         assert_eq!(data.as_ptr() as usize, frame.body.address(), "the same memory");
-        let mut entry = Entry::default();
-        entry.data = data;
+        let entry = Entry { data, ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.id();

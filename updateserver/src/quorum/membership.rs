@@ -101,8 +101,8 @@ impl ConfigEntry {
 }
 
 fn single(node: NodeId, kind: ConfChangeType) -> ConfChangeSingle {
-    let mut single = ConfChangeSingle::default();
-    single.node_id = u64::from(node.0);
+    let node_id = u64::from(node.0);
+    let mut single = ConfChangeSingle { node_id, ..ConfChangeSingle::default() };
     single.set_change_type(kind);
     single
 }

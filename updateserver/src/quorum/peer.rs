@@ -14,7 +14,45 @@ use super::replica::{Replica, config_entry};
 use super::wire::{PeerHeader, PeerMessage};
 use crate::log::{EntryFrame, FrameKind, body_verify};
 
+/// Campaigns without waiting for the election timeout after a connection to the leader broke. The
+/// others may notice later, and until then they ignore who asks.
+const LEADERLESS_TRIES: usize = 20;
+/// Ticks between them, beside the node's place in the order of voters.
+const LEADERLESS_RETRY_TICKS: usize = 5;
+
+/// The connection to the leader broke, and nobody leads since.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaderLost {
+    leader: NodeId,
+    tries: usize,
+}
+
 impl Replica {
+    /// Before every tick: a node that lost its leader asks again soon. Asking does not disturb a
+    /// leader that others hear.
+    pub(super) fn leaderless_tick(&mut self) {
+        let Some(lost) = &mut self.leader_lost else { return };
+        let raft = &self.raft.raft;
+        if raft.leader_id != raft::INVALID_ID || lost.tries == 0 {
+            self.leader_lost = None;
+            return;
+        }
+        let (own, voters) = (self.options.node, self.membership.voters());
+        let reluctant = self.drained.contains(&own);
+        let term = Epoch(raft.term);
+        let place = leaderless_ticks(voters, lost.leader, own, term, reluctant);
+        let timeout = raft.randomized_election_timeout();
+        let waited = raft.election_elapsed;
+        // Real votes go over the disks of all; questions do not.
+        let votes = raft.state == StateRole::Candidate;
+        let retry = if votes { 4 * LEADERLESS_RETRY_TICKS } else { LEADERLESS_RETRY_TICKS };
+        if waited >= retry + place && waited + place + 1 < timeout {
+            lost.tries -= 1;
+            assert!(lost.tries < LEADERLESS_TRIES, "tries run out");
+            self.raft.raft.election_elapsed = timeout - 1;
+        }
+    }
+
     /// A message of another node.
     pub(super) fn peer_message(
         &mut self,
@@ -235,6 +273,7 @@ impl Replica {
         let raft = &mut self.raft.raft;
         raft.leader_id = raft::INVALID_ID;
         raft.election_elapsed = timeout.saturating_sub(ticks + 1);
+        self.leader_lost = Some(LeaderLost { leader: node, tries: LEADERLESS_TRIES });
         self.touched();
         assert_eq!(self.raft.raft.leader_id, raft::INVALID_ID, "nobody leads");
     }
@@ -246,11 +285,10 @@ impl Replica {
             let body = cached.body.clone();
             return self.fetch_reply(from, lsn, Some(body), out);
         }
-        let readable = store.index.get(lsn).is_some_and(|meta| meta.place.is_known());
-        if !readable {
+        let Some(checksum) = self.readable(lsn) else {
             return self.fetch_reply(from, lsn, None, out);
-        }
-        if self.catch_up.want_fetch(lsn, from) == ReadPlan::Issue {
+        };
+        if self.catch_up.want_fetch(lsn, checksum, from) == ReadPlan::Issue {
             self.read(lsn, out);
         }
     }
@@ -276,21 +314,19 @@ impl Replica {
     pub(super) fn reads_turn(&mut self, out: &mut ReplicaEffects) {
         while let Some(wanted) = self.raft.mut_store().wanted_take() {
             let lsn = wanted.lsn;
-            if !self.is_readable(lsn) {
-                continue;
-            }
-            if self.catch_up.want(lsn, wanted.context) == ReadPlan::Issue {
+            let Some(checksum) = self.readable(lsn) else { continue };
+            if self.catch_up.want(lsn, checksum, wanted.context) == ReadPlan::Issue {
                 self.read(lsn, out);
             }
             self.read_ahead(lsn, out);
         }
     }
 
-    /// On the disk, and not in memory.
-    fn is_readable(&self, lsn: Lsn) -> bool {
+    /// The checksum of an entry that is on the disk and not in memory.
+    fn readable(&self, lsn: Lsn) -> Option<u64> {
         let store = self.raft.store();
-        let known = store.index.get(lsn).is_some_and(|meta| meta.place.is_known());
-        known && store.body(lsn).is_none()
+        let meta = store.index.get(lsn).filter(|meta| meta.place.is_known())?;
+        store.body(lsn).is_none().then_some(meta.checksum)
     }
 
     /// Entries are asked for one after the other: reads the next few as well.
@@ -300,7 +336,8 @@ impl Replica {
             if self.catch_up.in_flight() >= self.options.reads_max {
                 return;
             }
-            if self.is_readable(next) && self.catch_up.want_soon(next) == ReadPlan::Issue {
+            let Some(checksum) = self.readable(next) else { continue };
+            if self.catch_up.want_soon(next, checksum) == ReadPlan::Issue {
                 self.read(next, out);
             }
         }
@@ -322,8 +359,9 @@ impl Replica {
         out: &mut ReplicaEffects,
     ) {
         let read = self.catch_up.ended(lsn);
-        let Some(meta) = self.raft.store().index.get(lsn).copied() else {
-            // Superseded meanwhile, by a shorter log.
+        let meta = self.raft.store().index.get(lsn).copied();
+        let Some(meta) = meta.filter(|meta| meta.checksum == read.checksum) else {
+            // Superseded meanwhile.
             return;
         };
         let cluster = self.options.cluster;

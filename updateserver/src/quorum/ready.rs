@@ -50,11 +50,6 @@ impl HeldQueue {
     pub fn write(&self) -> u64 {
         self.write
     }
-
-    /// True when nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -75,6 +70,6 @@ mod tests {
         assert_eq!(queue.pop(3, 2).map(|h| h.number), Some(2));
         assert!(queue.pop(3, 2).is_none());
         assert_eq!(queue.pop(4, 2).map(|h| h.number), Some(3));
-        assert!(queue.is_empty());
+        assert!(queue.items.is_empty());
     }
 }

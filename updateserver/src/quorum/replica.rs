@@ -17,6 +17,7 @@ use super::handover::Handover;
 use super::hard_state::HardStateKeeper;
 use super::membership::{ConfigEntry, Membership};
 use super::options::{ReplicaOptions, ReplicaStart};
+use super::peer::LeaderLost;
 use super::ready::HeldQueue;
 use super::roles::Roles;
 use super::round::{Round, Rounds};
@@ -66,6 +67,7 @@ pub struct Replica {
     pub(super) applied: Lsn,
     pub(super) drained: Vec<NodeId>,
     leader_told: Option<NodeId>,
+    pub(super) leader_lost: Option<LeaderLost>,
     tick_next_nanos: Option<u64>,
     pub(super) ticks: u64,
     pub(super) handover: Handover,
@@ -174,12 +176,13 @@ impl Replica {
         assert!(applied >= entries.base().lsn, "what is below the floor is applied");
         let identity = entries.identity(applied).expect("what is applied is in the log");
         let last = entries.last_identity();
-        let mut hard_state = HardState::default();
-        hard_state.term = superblock.term.0;
-        hard_state.vote = u64::from(superblock.vote.0);
-        hard_state.commit = applied.max(position.tail.base().lsn).0;
-        let conf_state = membership.to_conf_state();
-        let store = RaftStore::new(entries, cache, hard_state, conf_state);
+        let hard_state = HardState {
+            term: superblock.term.0,
+            vote: u64::from(superblock.vote.0),
+            commit: applied.max(position.tail.base().lsn).0,
+            ..HardState::default()
+        };
+        let store = RaftStore::new(entries, cache, hard_state, membership.to_conf_state());
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&config_of(&options, applied), store, &logger);
         let mut replica = Self {
@@ -218,6 +221,7 @@ impl Replica {
             applied,
             drained: Vec::new(),
             leader_told: None,
+            leader_lost: None,
             tick_next_nanos: None,
             ticks: 0,
             handover: Handover::default(),
@@ -367,6 +371,7 @@ impl Replica {
             count += 1;
             self.ticks += 1;
             if self.may_tick() {
+                self.leaderless_tick();
                 self.raft.tick();
                 self.touched();
             }

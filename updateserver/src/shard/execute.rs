@@ -410,9 +410,12 @@ impl Shard {
             let local = transaction.outcome_partition;
             self.store.open_written(local);
             let kept = (results.len() <= OUTCOME_RESULT_BYTES_MAX).then_some(&results[..]);
+            let held = self.sessions.get_mut(session).expect("looked up before");
+            let acknowledged_below = held.acknowledged_below();
             self.store.open_bytes += self.store.partitions[usize::from(local)].push_outcome(
                 session.0,
                 transaction.number,
+                acknowledged_below,
                 transaction.request_hash,
                 kept,
             );

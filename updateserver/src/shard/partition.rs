@@ -61,9 +61,11 @@ impl Partition {
         &mut self,
         session: u64,
         number: u64,
+        acknowledged_below: u64,
         request_hash: u32,
         results: Option<&[u8]>,
     ) -> usize {
+        assert!(acknowledged_below <= number, "a number below the acknowledged mark is refused");
         assert!(self.open, "an outcome stands beside its transaction's records");
         let delta = match self.runs.last() {
             Some(run) if run.session == session && number >= run.base_number => {
@@ -75,7 +77,10 @@ impl Partition {
         let number_delta = match delta {
             Some(delta) => delta,
             None => {
-                self.runs.push(SessionRun { session, base_number: number, outcomes: 0 });
+                let acknowledged_behind = (number - acknowledged_below) as u32;
+                let base_number = number;
+                let outcomes = 0;
+                self.runs.push(SessionRun { session, base_number, outcomes, acknowledged_behind });
                 bytes += size_of::<ArchivedSessionRun>();
                 0
             }
@@ -112,11 +117,11 @@ mod tests {
     fn outcomes_share_a_run_while_their_numbers_fit() {
         let mut partition = Partition::new(PartitionId(3));
         partition.open = true;
-        assert_eq!(partition.push_outcome(7, 100, 1, Some(b"")), 7 + 20, "with its run");
-        assert_eq!(partition.push_outcome(7, 101, 2, Some(b"ab")), 7 + 2);
-        partition.push_outcome(7, 99, 3, None);
-        partition.push_outcome(8, 100, 4, Some(b""));
-        partition.push_outcome(8, 100 + 70_000, 5, Some(b""));
+        assert_eq!(partition.push_outcome(7, 100, 90, 1, Some(b"")), 7 + 24, "with its run");
+        assert_eq!(partition.push_outcome(7, 101, 90, 2, Some(b"ab")), 7 + 2);
+        partition.push_outcome(7, 99, 99, 3, None);
+        partition.push_outcome(8, 100, 1, 4, Some(b""));
+        partition.push_outcome(8, 100 + 70_000, 1, 5, Some(b""));
         let runs: Vec<_> = partition.runs.iter().map(|r| (r.session, r.base_number)).collect();
         assert_eq!(runs, [(7, 100), (7, 99), (8, 100), (8, 70_100)]);
         assert_eq!(partition.runs[0].outcomes, 2);

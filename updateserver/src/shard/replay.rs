@@ -227,6 +227,9 @@ impl Shard {
         state.digest = digest_after;
         state.next_number = reader.next_number();
         state.first_number = state.next_number;
+        for mark in reader.acknowledged() {
+            self.sessions.replay_acknowledged(SessionId(mark.session), mark.below);
+        }
         let mut outcomes = 0;
         for outcome in reader.outcomes() {
             let session = SessionId(outcome.session);

@@ -88,10 +88,13 @@ fn forged(body: &[u8], change: impl Fn(&mut crate::log::SharedHeader)) -> EntryF
     frame
 }
 
+type Change = fn(&mut crate::log::SharedHeader);
+type Expected = fn(&ReplicaFailure) -> bool;
+
 /// Followers check the order of the log, and stop at what contradicts it.
 #[test]
 fn entries_that_break_the_order_stop_a_follower() {
-    let cases: [(fn(&mut crate::log::SharedHeader), fn(&ReplicaFailure) -> bool); 2] = [
+    let cases: [(Change, Expected); 2] = [
         (|shared| shared.previous ^= 1, |f| matches!(f, ReplicaFailure::ChainBroken { .. })),
         (
             |shared| shared.timestamp = WallMicros(3),
@@ -116,6 +119,42 @@ fn entries_that_break_the_order_stop_a_follower() {
         up.replica.step(now, input, &mut up.slots, &mut out);
         assert!(out.failed.as_ref().is_some_and(expected), "{:?}", out.failed);
         assert!(out.writes.is_empty() && out.sends.is_empty(), "never acknowledged");
+    }
+}
+
+/// A leader names what a follower has acknowledged to it: one that does not have it stops, whatever
+/// the message is.
+#[test]
+fn an_append_that_names_what_is_not_there_stops_a_follower() {
+    let mut world = World::new(311, 3);
+    let leader = leader_of(&mut world);
+    let follower = leader % 3 + 1;
+    let now = world.now();
+    let up = world.up(follower);
+    let last = Lsn(up.replica.last_index());
+    let term = Epoch(up.replica.raft.raft.term);
+    for (matched, stops) in [(last, false), (Lsn(last.0 + 1), true)] {
+        let message = PeerMessage::Append {
+            previous: last,
+            previous_term: term,
+            commit: Lsn(0),
+            entry_term: None,
+            matched,
+        };
+        let header = PeerHeader {
+            cluster: CLUSTER,
+            from: NodeId(leader),
+            to: NodeId(follower),
+            term,
+            applied: Lsn(0),
+            body_bytes: 0,
+            message,
+        };
+        let input = ReplicaInput::Peer { from: NodeId(leader), header, frame: None };
+        let mut out = ReplicaEffects::default();
+        up.replica.step(now, input, &mut up.slots, &mut out);
+        let short = matches!(out.failed, Some(ReplicaFailure::LogShort { .. }));
+        assert_eq!(short, stops, "{:?}", out.failed);
     }
 }
 
@@ -162,7 +201,7 @@ fn a_peer_that_takes_nothing_holds_a_bounded_part_of_the_memory() {
     let mut world = World::new(320, 3);
     let leader = world.wait_leader();
     let stuck = leader % 3 + 1;
-    world.item_bytes = 6_000;
+    world.item_bytes = 12_000;
     world.run(200 * MILLI);
     world.paused.insert(stuck);
     world.keep_sends = true;

@@ -26,11 +26,13 @@ pub struct Up {
     pub durable: Durable,
 }
 
+/// Sequence, index and checksum of an entry, done.
+type IssuedFrame = (u64, Option<(Lsn, u64)>, bool);
+
 /// What the disk has, by what completed: the physical log in order.
 #[derive(Default)]
 pub struct Durable {
-    /// Issued: sequence, index and checksum of an entry, done.
-    issued: VecDeque<(u64, Option<(Lsn, u64)>, bool)>,
+    issued: VecDeque<IssuedFrame>,
     /// The log as recovery would read it.
     pub log: BTreeMap<Lsn, u64>,
 }
@@ -57,6 +59,7 @@ impl Durable {
 pub struct Shards {
     pub leading: Option<Epoch>,
     pub ticket: u64,
+    pub ticket_told: u64,
     /// Executed and not committed: ticket and item.
     pub open: VecDeque<(u64, u64)>,
     /// Checksums of all applied entries in order, from index 1 on.

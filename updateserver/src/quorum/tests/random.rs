@@ -51,8 +51,20 @@ fn disturb(world: &mut World, count: u16) {
 
 fn run(seed: u64, count: u16, steps: usize) -> (u64, usize, usize) {
     let _report = SeedReport(seed);
-    let mut world = World::new(seed, count);
+    let mut world = World::formatted(seed, count);
     world.items_max = 700;
+    if seed.is_multiple_of(3) {
+        world.apply_once_in = 40;
+        world.shard_nanos = 100 * MILLI;
+    }
+    if seed.is_multiple_of(2) {
+        for node in world.nodes.values_mut() {
+            node.tune = |options| options.cache_bytes_max = 8 << 10;
+        }
+    }
+    for id in 1..=count {
+        world.start(id);
+    }
     for _ in 0..steps {
         let nanos = 10 * MILLI + world.draw.next() % (600 * MILLI);
         world.run(nanos);
@@ -94,4 +106,17 @@ fn t7_equal_seeds_give_equal_runs() {
         assert_eq!(first, second, "seed {seed}");
     }
     assert_ne!(run(7, 5, 40).0, run(8, 5, 40).0);
+}
+
+/// Many more runs; the seeds begin at `QUORUM_SEED`.
+#[test]
+#[ignore = "takes minutes"]
+fn many_clusters_survive() {
+    let first = std::env::var("QUORUM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let first: u64 = first.unwrap_or(10_000);
+    for seed in first..first + 1000 {
+        let count = if seed.is_multiple_of(4) { 5 } else { 3 };
+        run(seed, count, 80);
+    }
+    println!("seeds {first}..{}", first + 1000);
 }

@@ -278,6 +278,29 @@ fn a_dead_leader_is_replaced_in_a_fraction_of_the_timeout() {
     assert!(worst <= 250 * MILLI, "{} ms", worst / MILLI);
 }
 
+/// The follower that must lead notices first, while the other one still believes in the leader.
+#[test]
+fn a_leader_lost_at_different_times_is_replaced_as_fast() {
+    for seed in 400..420 {
+        let mut world = led_by_one(seed, 3);
+        world.run(300 * MILLI);
+        // Node 2 gets what node 3 does not.
+        world.cut(1, 3);
+        world.run(60 * MILLI);
+        assert!(world.up(2).replica.last_index() > world.up(3).replica.last_index());
+        world.cut(1, 2);
+        world.step(2, ReplicaInput::PeerLost(NodeId(1)));
+        let at = world.now;
+        world.run((seed - 400) * 5 * MILLI);
+        world.step(3, ReplicaInput::PeerLost(NodeId(1)));
+        world.net.cut.clear();
+        world.crash(1);
+        world.run_until(1_000 * MILLI, "node 2 leads", |world| world.leader() == Some(2));
+        assert!(world.now - at <= 300 * MILLI, "seed {seed}: {} ms", (world.now - at) / MILLI);
+        world.check_end();
+    }
+}
+
 #[test]
 fn a_planned_hand_over_is_short_and_loses_nothing() {
     let mut worst = 0;

@@ -34,6 +34,7 @@ pub enum Event {
     Raw { node: u16, boot: u64, id: u32 },
     Read { node: u16, boot: u64, lsn: Lsn, result: Result<Vec<u8>, i32> },
     Message { from: u16, to: u16, link: u64, header: [u8; PEER_HEADER_BYTES], body: Vec<u8> },
+    Acknowledge { node: u16, boot: u64, number: u64 },
     Client,
 }
 
@@ -76,6 +77,9 @@ pub struct World {
     pub trace: u64,
     pub sent: Vec<(u16, PeerSend)>,
     pub keep_sends: bool,
+    /// How slow shards are: they apply once in so many turns, and acknowledge within this time.
+    pub apply_once_in: usize,
+    pub shard_nanos: u64,
 }
 
 impl World {
@@ -114,6 +118,8 @@ impl World {
             trace: 0,
             sent: Vec::new(),
             keep_sends: false,
+            apply_once_in: 1,
+            shard_nanos: MILLI / 10,
         }
     }
 
@@ -235,6 +241,9 @@ impl World {
     fn apply(&mut self, id: u16) -> bool {
         let geometry = geometry();
         let mut applied = None;
+        if !self.draw.once_in(self.apply_once_in) {
+            return false;
+        }
         while let Some((lsn, body)) = self.up(id).replica.apply_next() {
             let (_, checksum, _) = items_of(&geometry, &body);
             assert_eq!(self.oracle.committed.get(&lsn).map(|c| c.0), Some(checksum), "{lsn}");
@@ -304,27 +313,26 @@ impl World {
             self.links.entry(Self::pair(id, node.0)).or_default().0 += 1;
         }
         if let Some(number) = acknowledge {
-            self.step(id, ReplicaInput::RoleAcknowledged(number));
+            let delay = self.draw.next() % self.shard_nanos.max(1);
+            self.add(delay, Event::Acknowledge { node: id, boot, number });
         }
     }
 
     fn round(&mut self, id: u16, round: crate::quorum::Round) {
         let acked = self.oracle.acked_lsn;
-        let up = self.up(id);
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let up = node.up.as_mut().expect("it runs");
         if round.started > up.shards.round_started {
             up.shards.round_started = round.started;
             up.shards.rounds.push_back((round.started, acked));
         }
-        while let Some((number, acked)) = up.shards.rounds.front().copied() {
-            if number > round.confirmed {
-                break;
-            }
-            up.shards.rounds.pop_front();
+        let confirmed = |begun: &(u64, Lsn)| begun.0 <= round.confirmed;
+        while up.shards.rounds.front().is_some_and(confirmed) {
+            let (_, acked) = up.shards.rounds.pop_front().expect("seen above");
             let index = &up.replica.raft.store().index;
             let own = index.identity(acked).map(|identity| identity.checksum);
             let truth = self.oracle.committed.get(&acked).map(|entry| entry.0);
             assert!(acked == Lsn(0) || own == truth, "a confirmed leader has what was answered");
-            return self.round(id, round);
         }
     }
 
@@ -341,6 +349,10 @@ impl World {
             }
         }
         up.shards.published = committed.lsn;
+        assert!(committed.ticket <= up.shards.ticket, "tickets are the node's own");
+        let told = std::mem::replace(&mut up.shards.ticket_told, committed.ticket);
+        let moved = committed.ticket > told;
+        assert!(committed.ticket >= told && (!moved || up.shards.leading.is_some()), "tickets");
         while up.shards.open.front().is_some_and(|(ticket, _)| *ticket <= committed.ticket) {
             let (_, item) = up.shards.open.pop_front().expect("seen above");
             assert_eq!(up.shards.leading, Some(committed.epoch), "answers are of one epoch");
@@ -494,6 +506,7 @@ impl World {
             Event::Tick { node, boot }
             | Event::Frame { node, boot, .. }
             | Event::Raw { node, boot, .. }
+            | Event::Acknowledge { node, boot, .. }
             | Event::Read { node, boot, .. } => (*node, Some(*boot)),
             Event::Message { to, .. } => (*to, None),
             Event::Client => return None,
@@ -512,6 +525,9 @@ impl World {
         }
         match event {
             Event::Client => self.client(),
+            Event::Acknowledge { node, number, .. } => {
+                self.step(node, ReplicaInput::RoleAcknowledged(number));
+            }
             Event::Tick { node, .. } => {
                 let now = self.now;
                 let up = self.up(node);
@@ -613,6 +629,7 @@ impl World {
         self.net.loss = 0;
         self.net.repeat = 0;
         self.disk_nanos.clear();
+        self.apply_once_in = 1;
         for id in self.ids() {
             self.resume(id);
             if !self.is_up(id) {

@@ -124,7 +124,9 @@ impl Node {
             self.foreign.extend(back.filter(|event| !matches!(event, TcpEvent::Woken)));
         }
         self.now_nanos += TURN_NANOS;
-        self.links.turn(&mut self.ring, &mut self.slots, self.now_nanos, &mut self.told);
+        let slots = &mut self.slots;
+        let mut reserve = |bytes: usize| slots.reserve(bytes);
+        self.links.turn(&mut self.ring, &mut reserve, self.now_nanos, &mut self.told);
     }
 
     fn send(&mut self, to: u16, header: &Message, body: Option<Slot>) -> bool {
