@@ -3,12 +3,19 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use common::cluster::{Clique, Different, seed, under_load};
 use common::spillway;
 use spillway_net::client::Transaction;
+use spillway_net::ids::{ClusterId, NodeId};
+use spillway_net::limits::fingerprint;
 use spillway_net::message::ClusterReport;
+use spillway_net::peer::{
+    ClusterKey, Handshake, Hello, LogFormat, MESSAGE_BYTES, Message, Refusal, Step,
+};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
 use spillway_perf::Topology;
@@ -59,7 +66,64 @@ fn a_node_with_another_key_is_refused() {
 #[test]
 fn a_node_with_other_limits_is_refused() {
     let different = Different { node: "partitions = 128", ..Different::default() };
-    a_stranger_is_refused("limits", different, &["128 partitions", "formatted again"]);
+    a_stranger_is_refused("limits", different, &["256 partitions against", "formatted again"]);
+}
+
+/// What node 2 answers to somebody who calls itself node 1 and says `hello`, which may be spoilt
+/// on the way.
+fn refusal_of(
+    clique: &Clique,
+    hello: impl FnOnce(&mut Hello),
+    spoil: impl FnOnce(&mut Message),
+) -> Refusal {
+    let mut own = Hello {
+        cluster: clique.cluster(),
+        limits: fingerprint(),
+        format: LogFormat { block_bytes: 4096, batch_bytes_max: 1 << 20, partitions: 256 },
+        node: NodeId(1),
+        boot: 1,
+        instance: 7,
+    };
+    hello(&mut own);
+    let key = ClusterKey::new(&clique.key()).expect("a key");
+    let (mut handshake, mut first) = Handshake::initiator(own, NodeId(2), key, &[9; 32]);
+    spoil(&mut first);
+    let mut stream =
+        clique.wait("listener", |clique| TcpStream::connect(clique.peer_address(1)).ok());
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+    stream.write_all(&first).expect("sent");
+    let mut answer: Message = [0; MESSAGE_BYTES];
+    stream.read_exact(&mut answer).expect("an answer before the end");
+    let Step::RefusedByPeer(refusal) = handshake.receive(&answer, &mut |_| Ok(())) else {
+        panic!("it was let in");
+    };
+    assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "the connection ends");
+    refusal
+}
+
+#[test]
+fn strangers_at_the_door_are_told_why() {
+    let mut clique = Clique::new("door", 3);
+    clique.format(1);
+    clique.start(1);
+    let other = ClusterId(0xBEEF);
+    let refusal = refusal_of(&clique, |hello| hello.cluster = other, |_| ());
+    let refuser = clique.cluster();
+    assert_eq!(refusal, Refusal::Cluster { refuser, refused: other });
+    let refusal = refusal_of(&clique, |hello| hello.limits ^= 1, |_| ());
+    let (refuser, refused) = (fingerprint(), fingerprint() ^ 1);
+    assert_eq!(refusal, Refusal::Limits { refuser, refused });
+    let refusal = refusal_of(&clique, |_| (), |message| message[4] = 77);
+    let Refusal::Version { .. } = refusal else { panic!("{refusal:?}") };
+    let refusal = refusal_of(&clique, |_| (), |message| message[20] ^= 1);
+    assert_eq!(refusal, Refusal::Protocol, "a flipped bit is no message");
+    clique.wait("reasons for the operator", |clique| {
+        let text = clique.messages(1);
+        let reasons = ["of another cluster", "limits fingerprint", "protocol version"];
+        reasons.iter().all(|reason| text.contains(reason)).then_some(())
+    });
+    assert!(clique.is_running(1));
+    assert_eq!(clique.report(1).expect("it serves whoever asks").leader, 0);
 }
 
 #[test]

@@ -90,12 +90,16 @@ impl Gaps {
         self.kept.push((last_ns, now_ns));
     }
 
-    /// The longest gap that lasted at `at_ns` or began after it and before `until_ns`. What is
-    /// not known to be over lasts until `end_ns`.
+    /// The longest gap that lasted at `at_ns` or began after it; but one that began after it and
+    /// lasts at `until_ns` belongs to what was done then. What is not known to be over lasts until
+    /// `end_ns`.
     fn around(&self, at_ns: u64, until_ns: u64, end_ns: u64) -> u64 {
         let open = self.last_ns.map(|last_ns| (last_ns, end_ns.max(last_ns)));
         let all = self.kept.iter().copied().chain(open);
-        let around = all.filter(|(begin, end)| *end > at_ns && *begin < until_ns);
+        let around = all.filter(|(begin, end)| {
+            let is_of_next = *begin > at_ns && *end > until_ns;
+            *end > at_ns && *begin < until_ns && !is_of_next
+        });
         around.map(|(begin, end)| end - begin).max().unwrap_or(0)
     }
 
@@ -194,6 +198,10 @@ mod tests {
         let mut events = [event(LEADER_KILLED, 50 * MS), event(HANDED_OVER, 105 * MS + MS / 2)];
         gaps.fill_in(&mut events, 130 * MS);
         assert_eq!(events.clone().map(|event| event.gap_ns), [100 * MS, 20 * MS]);
+        // Commits stopped at 3 because of what was done at 4, not of what was done at 2.
+        let mut events = [event(FOLLOWER_PAUSED, 2 * MS), event(LEADER_KILLED, 4 * MS)];
+        gaps.fill_in(&mut events, 130 * MS);
+        assert_eq!(events.map(|event| event.gap_ns), [MS, 100 * MS]);
         // Nothing has come since 126: that counts up to the end.
         let mut events = [event(LEADER_KILLED, 127 * MS)];
         gaps.fill_in(&mut events, 930 * MS);

@@ -152,7 +152,7 @@ impl Site {
         file::create_dir_all(&directory_log)?;
         file::create_dir_all(&directory_data)?;
         let seen = match &self.mesh {
-            Some(mesh) => mesh.seen_from(index, &self.nodes),
+            Some(mesh) => mesh.seen(&self.nodes),
             None => self.nodes.clone(),
         };
         let key_file = self.key_file();

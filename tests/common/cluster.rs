@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use spillway_net::client::{Client, ClientOptions};
+use spillway_net::ids::ClusterId;
 use spillway_net::message::ClusterReport;
 use spillway_perf::ports::free_blocks;
 use spillway_perf::probe;
@@ -172,6 +173,21 @@ impl Clique {
     /// Where clients reach a node.
     pub fn address(&self, node: usize) -> SocketAddr {
         self.addresses[node][0]
+    }
+
+    /// Where other nodes reach a node.
+    pub fn peer_address(&self, node: usize) -> SocketAddr {
+        self.addresses[node][1]
+    }
+
+    /// The cluster's number.
+    pub fn cluster(&self) -> ClusterId {
+        ClusterId(u128::from_str_radix(CLUSTER, 16).expect("hexadecimal digits"))
+    }
+
+    /// The cluster's key.
+    pub fn key(&self) -> Vec<u8> {
+        KEY.to_vec()
     }
 
     /// What a node has told its operator since it was started last.

@@ -96,6 +96,9 @@ impl CoreLoop {
                 }
             }
         }
+        if let Some(log) = &mut self.log {
+            log.links_end(&mut self.ring);
+        }
         // Messages to other rings leave with an entry into the kernel.
         self.ring.turn(Wait::Not, &mut events)?;
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use spillway_net::ids::{ClusterId, Epoch, NodeId, WallMicros};
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
 use spillway_net::peer::Message;
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::clock;
@@ -40,6 +40,8 @@ use super::status::LogNumbers;
 const TOKEN_RAW: u64 = 1 << 63;
 /// Largest raw write of zeros, bytes.
 const ZEROS_BYTES_MAX: usize = 1 << 20;
+/// Time between two rounds by which a leader proves how fresh it is.
+const PROOF_NANOS: u64 = 50_000_000;
 /// Time between two views for the operator.
 const STATUS_NANOS: u64 = 100_000_000;
 
@@ -106,6 +108,13 @@ pub(super) struct LogShell {
     peer_events: Vec<PeerEvent>,
     /// What each peer's connection had not taken when the replica was last told.
     outgoing: Vec<(NodeId, usize)>,
+    /// What a message of the leader said: its committed end, and its time.
+    fresh_next: Option<(Lsn, WallMicros)>,
+    /// As a leader: the newest time at which surely nobody else led, and the round that will
+    /// prove the next one.
+    proof: WallMicros,
+    proof_next: Option<(u64, WallMicros)>,
+    proof_at_nanos: u64,
     failure: Option<NodeError>,
 }
 
@@ -166,6 +175,10 @@ impl LogShell {
             peers,
             peer_events: Vec::new(),
             outgoing: Vec::new(),
+            fresh_next: None,
+            proof: WallMicros(0),
+            proof_next: None,
+            proof_at_nanos: 0,
             failure: None,
         })
     }
@@ -212,6 +225,7 @@ impl LogShell {
         self.outgoing_tell(ring);
         self.reap(ring, now);
         self.shards_turn(ring);
+        self.proof_turn(ring, now);
         self.commands(ring);
         if self.deadline_nanos.is_some_and(|deadline| deadline <= now) {
             self.step(ring, ReplicaInput::Tick);
@@ -274,7 +288,19 @@ impl LogShell {
                 return;
             }
         };
+        if !self.published.leading && self.published.leader == from.0 && self.fresh_next.is_none() {
+            self.fresh_next = Some((header.committed, header.time));
+        }
         self.step(ring, ReplicaInput::Peer { from, header, frame });
+    }
+
+    /// Once everything is applied that the leader knew to be committed when it sent a message,
+    /// this node is as fresh as that message.
+    fn fresh_turn(&mut self, applied: Lsn) {
+        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
+            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
+            self.fresh_next = None;
+        }
     }
 
     /// Tells the replica what the connections have not taken yet, where that changed.
@@ -287,6 +313,27 @@ impl LogShell {
                 self.outgoing[at].1 = bytes;
                 self.step(ring, ReplicaInput::PeerOutgoing { node, bytes });
             }
+        }
+    }
+
+    /// A leader asks for a round of its own now and then, so that it and its followers can say how
+    /// fresh they are. What counts is the time when the round began: then nobody else led.
+    fn proof_turn(&mut self, ring: &mut TcpRing, now: u64) {
+        if !self.published.leading || self.peers.is_none() {
+            return;
+        }
+        if let Some((round, began)) = self.proof_next
+            && round <= self.published.round_confirmed
+        {
+            self.proof = self.proof.max(began);
+            self.published.fresh_micros = self.proof.0;
+            self.proof_next = None;
+        }
+        if self.proof_next.is_none() && now >= self.proof_at_nanos {
+            self.proof_at_nanos = now + PROOF_NANOS;
+            let round = self.published.round_started + 1;
+            self.proof_next = Some((round, WallMicros(clock::wall_now_micros())));
+            self.step(ring, ReplicaInput::RoundWanted(round));
         }
     }
 
@@ -334,8 +381,9 @@ impl LogShell {
             self.step(ring, ReplicaInput::RoleAcknowledged(word.role_number));
         }
         if word.applied != seen.applied {
-            self.step(ring, ReplicaInput::Applied(spillway_net::ids::Lsn(word.applied)));
+            self.step(ring, ReplicaInput::Applied(Lsn(word.applied)));
         }
+        self.fresh_turn(Lsn(word.applied));
         if word.round_wanted > seen.round_wanted {
             self.step(ring, ReplicaInput::RoundWanted(word.round_wanted));
         }
@@ -447,8 +495,10 @@ impl LogShell {
         }
         // Peers before the own disk: theirs are to work at the same time.
         if let Some(peers) = &mut self.peers {
+            let (committed, time) = (Lsn(self.published.lsn), self.proof);
             for send in effects.sends.drain(..) {
-                peers.send(ring, send.to, &send.header.encode(), send.body);
+                let header = PeerHeader { committed, time, ..send.header };
+                peers.send(ring, send.to, &header.encode(), send.body);
             }
             for node in effects.resets.drain(..) {
                 peers.reset(ring, node);
@@ -495,6 +545,10 @@ impl LogShell {
     fn role_changed(&mut self, change: &RoleChange) {
         assert!(change.number > self.published.role_number, "role changes are numbered upwards");
         self.published.role_number = change.number;
+        self.published.fresh_micros = 0;
+        self.fresh_next = None;
+        self.proof = WallMicros(0);
+        self.proof_next = None;
         self.published.barrier_ticket = change.barrier.ticket;
         self.published.barrier_lsn = change.barrier.lsn.0;
         match change.role {
@@ -591,6 +645,13 @@ impl LogShell {
         self.step(ring, ReplicaInput::Tick);
         self.disk.submit()?;
         Ok(())
+    }
+
+    /// Ends the links to the peers, who then know at once.
+    pub fn links_end(&mut self, ring: &mut TcpRing) {
+        if let Some(peers) = &mut self.peers {
+            peers.stop(ring);
+        }
     }
 
     /// Whether nothing is in flight or waiting.

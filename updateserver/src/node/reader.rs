@@ -54,7 +54,7 @@ impl EntryReader {
             self.disk.read_slot(ReadSlotRequest {
                 file: self.segments[request.segment as usize],
                 file_offset: request.offset,
-                slot: SlotMut::heap(request.bytes as usize),
+                slot: SlotMut::heap(request.bytes),
                 token: request.lsn.0,
             });
         }

@@ -1,7 +1,7 @@
 //! Between the state machine's messages and ours. No protobuf leaves or enters the process.
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId};
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
 
 use super::wire::{AppendReject, PeerHeader, PeerMessage};
 use crate::log::FrameKind;
@@ -24,7 +24,7 @@ pub fn node_of(id: u64) -> NodeId {
 }
 
 /// Our form of a message. `body_bytes` is the size of the entry that will follow, `matched` what
-/// receiver has acknowledged to this leader.
+/// the receiver has acknowledged to this leader.
 ///
 /// # Panics
 /// On kinds that the state machine does not send in the way we use it.
@@ -43,6 +43,8 @@ pub fn header_of(
         to: node_of(message.to),
         term: Epoch(message.term),
         applied,
+        committed: Lsn(0),
+        time: WallMicros(0),
         body_bytes,
         message: message_of(message, matched),
     }

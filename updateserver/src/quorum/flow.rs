@@ -26,6 +26,8 @@ pub struct Peer {
     flight_bytes: u64,
     /// Its window is closed.
     paused: bool,
+    /// Ticks since an answer, while there is something to answer.
+    ticks: u64,
 }
 
 /// What becomes of a peer's window.
@@ -48,7 +50,24 @@ impl Peer {
             flight: VecDeque::new(),
             flight_bytes: 0,
             paused: false,
+            ticks: 0,
         }
+    }
+
+    /// Time passes. True when nothing of what was sent was answered for too long although the
+    /// connection has taken it; it counts as lost then.
+    pub fn tick(&mut self, ticks_max: u64) -> bool {
+        if self.flight.is_empty() || self.outgoing_bytes > 0 {
+            self.ticks = 0;
+            return false;
+        }
+        self.ticks += 1;
+        if self.ticks < ticks_max {
+            return false;
+        }
+        self.flight_clear();
+        assert!(self.ticks == 0 && self.flight_bytes == 0, "counted anew");
+        true
     }
 
     /// Bytes sent and not answered.
@@ -79,6 +98,7 @@ impl Peer {
 
     /// Everything up to `lsn` was answered.
     pub fn answered(&mut self, lsn: Lsn) {
+        self.ticks = 0;
         while self.flight.front().is_some_and(|(at, _)| *at <= lsn) {
             let (_, bytes) = self.flight.pop_front().expect("seen above");
             assert!(self.flight_bytes >= bytes, "bytes are those of the entries");
@@ -90,6 +110,7 @@ impl Peer {
     pub fn flight_clear(&mut self) {
         self.flight.clear();
         self.flight_bytes = 0;
+        self.ticks = 0;
     }
 
     /// Connection lost.
@@ -204,6 +225,9 @@ mod tests {
         peer.sent(Lsn(4), 10);
         peer.sent(Lsn(3), 20);
         assert_eq!(peer.flight_bytes(), 20);
+        peer.outgoing_set(0);
+        assert!((0..9).all(|_| !peer.tick(10)) && peer.tick(10) && !peer.tick(10));
+        assert_eq!(peer.flight_bytes(), 0);
         peer.lost();
         assert_eq!((peer.flight_bytes(), peer.holds_memory()), (0, false));
         assert_eq!(peer.window_change(1000), Some(WindowChange::Open));

@@ -1,7 +1,7 @@
 //! When a leader gives way, and what it sees to at every tick.
 
 use spillway_net::ids::{Lsn, NodeId};
-use spillway_net::limits::NODES_MAX;
+use spillway_net::limits::NODE_ID_MAX;
 use spillway_runtime::slot_ring::SlotRing;
 
 use super::effects::{CommandAnswer, CommandRefusal, Now, ReplicaCommand, ReplicaEffects};
@@ -11,6 +11,8 @@ use super::transfer::{Candidate, best, is_ready};
 
 /// Ticks between attempts to hand over: the state machine gives one up after an election timeout.
 const ATTEMPT_TICKS: u64 = 100;
+/// Ticks without an answer after which what was sent to a peer is taken for lost.
+const WINDOW_TICKS_MAX: u64 = 100;
 /// A learner may vote when it is this near to the end of the log, entries.
 const LEARNER_BEHIND_MAX: u64 = 64;
 
@@ -57,6 +59,7 @@ impl Replica {
             return;
         }
         self.relieve(now, slots, out);
+        self.windows_stuck();
         if self.roles.epoch().is_none() {
             return;
         }
@@ -91,6 +94,19 @@ impl Replica {
             assert!(node != self.options.node, "no connection to oneself");
             self.peer_lost(node);
             out.resets.push(node);
+        }
+    }
+
+    /// A closed window whose answers do not come and do not get lost either: tries again.
+    fn windows_stuck(&mut self) {
+        let stuck = self
+            .peers
+            .iter_mut()
+            .filter_map(|peer| peer.tick(WINDOW_TICKS_MAX).then_some(peer.node));
+        for node in stuck.collect::<Vec<NodeId>>() {
+            assert!(node != self.options.node, "no window to oneself");
+            self.raft.report_unreachable(u64::from(node.0));
+            self.touched();
         }
     }
 
@@ -172,6 +188,8 @@ impl Replica {
         }
         if self.membership.is_joint() {
             self.propose_config(ConfigChange::Leave);
+        } else if let Some(node) = self.membership.learner_superseded() {
+            self.propose_config(ConfigChange::LearnerRemove(node));
         } else if let Some(what) = self.replacement_due() {
             self.propose_config(ConfigChange::Promote(what));
         }
@@ -215,7 +233,7 @@ impl Replica {
         if self.roles.epoch().is_none() || self.leading() != self.roles.epoch() {
             return Err(CommandRefusal::NotLeader);
         }
-        if !(1..=NODES_MAX as u16).contains(&new.0) {
+        if !(1..=NODE_ID_MAX).contains(&new.0) {
             return Err(CommandRefusal::NodeId(new));
         }
         if self.membership.is_voter(new) {
@@ -224,8 +242,7 @@ impl Replica {
         if let Some(old) = old.filter(|old| !self.membership.voters().contains(old)) {
             return Err(CommandRefusal::NotVoter(old));
         }
-        let other = self.membership.replacement().is_some_and(|what| what.new != new);
-        if other || self.membership.is_joint() || !self.may_change_config() {
+        if self.membership.is_joint() || !self.may_change_config() {
             return Err(CommandRefusal::Busy);
         }
         self.propose_config(ConfigChange::LearnerAdd(Replacement { old, new }));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
-use spillway_net::ids::Epoch;
+use spillway_net::ids::{Epoch, Lsn, WallMicros};
 use spillway_runtime::slot_ring::{SlotMut, SlotRing};
 
 use super::effects::{Now, PeerSend, ReplicaEffects, Room};
@@ -196,6 +196,8 @@ impl Replica {
             to,
             term: Epoch(self.raft.raft.term),
             applied: self.applied,
+            committed: Lsn(0),
+            time: WallMicros(0),
             body_bytes: 0,
             message,
         }

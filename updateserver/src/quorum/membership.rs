@@ -23,6 +23,8 @@ pub enum ConfigChange {
     Promote(Replacement),
     /// The new voters decide alone.
     Leave,
+    /// This learner shall not vote after all.
+    LearnerRemove(NodeId),
 }
 
 /// What a change is about.
@@ -56,18 +58,18 @@ fn lists_of(members: &Members) -> [[u16; MEMBERS_MAX]; 3] {
 impl ConfigEntry {
     /// The content of the entry's section.
     pub fn encode(&self) -> [u8; CONFIG_ENTRY_BYTES] {
-        let (kind, what) = match &self.change {
-            ConfigChange::LearnerAdd(what) => (1, Some(what)),
-            ConfigChange::Promote(what) => (2, Some(what)),
-            ConfigChange::Leave => (3, None),
+        let nobody = NodeId(0);
+        let (kind, old, new) = match self.change {
+            ConfigChange::LearnerAdd(what) => (1, what.old.unwrap_or(nobody), what.new),
+            ConfigChange::Promote(what) => (2, what.old.unwrap_or(nobody), what.new),
+            ConfigChange::Leave => (3, nobody, nobody),
+            ConfigChange::LearnerRemove(node) => (4, node, nobody),
         };
-        let old = what.and_then(|what| what.old).map_or(0, |node| node.0);
-        let new = what.map_or(0, |what| what.new.0);
         let mut bytes = [0; CONFIG_ENTRY_BYTES];
         bytes[0] = VERSION;
         bytes[1] = kind;
-        bytes[2..4].copy_from_slice(&old.to_le_bytes());
-        bytes[4..6].copy_from_slice(&new.to_le_bytes());
+        bytes[2..4].copy_from_slice(&old.0.to_le_bytes());
+        bytes[4..6].copy_from_slice(&new.0.to_le_bytes());
         let nodes = lists_of(&self.members).into_iter().flatten();
         for (place, node) in bytes[AT_MEMBERS..].as_chunks_mut::<2>().0.iter_mut().zip(nodes) {
             *place = node.to_le_bytes();
@@ -88,6 +90,7 @@ impl ConfigEntry {
             1 if new.0 > 0 => ConfigChange::LearnerAdd(what),
             2 if new.0 > 0 => ConfigChange::Promote(what),
             3 => ConfigChange::Leave,
+            4 if old.0 > 0 => ConfigChange::LearnerRemove(old),
             _ => return Err(ConfigEntryFault),
         };
         let list = |number: usize| -> [u16; MEMBERS_MAX] {
@@ -123,6 +126,9 @@ impl ConfigChange {
                 }
             }
             Self::Leave => assert!(change.leave_joint(), "an empty change leaves"),
+            Self::LearnerRemove(node) => {
+                change.mut_changes().push(single(node, ConfChangeType::RemoveNode));
+            }
         }
         change
     }
@@ -243,6 +249,10 @@ impl Membership {
                 after.voters_outgoing.clear();
                 after.replacement = None;
             }
+            ConfigChange::LearnerRemove(node) => {
+                assert!(!self.is_joint(), "one change at a time");
+                after.learners.retain(|learner| *learner != node);
+            }
         }
         assert!(!after.voters.is_empty(), "somebody votes");
         after
@@ -253,6 +263,7 @@ impl Membership {
             ConfigChange::LearnerAdd(what) => !self.is_voter(what.new),
             ConfigChange::Promote(what) => !self.is_joint() && !self.is_voter(what.new),
             ConfigChange::Leave => self.is_joint(),
+            ConfigChange::LearnerRemove(node) => !self.is_joint() && self.learners.contains(&node),
         }
     }
 
@@ -305,6 +316,12 @@ impl Membership {
     /// The change under way.
     pub fn replacement(&self) -> Option<Replacement> {
         self.replacement
+    }
+
+    /// A learner that was to vote before another one was named in its place.
+    pub fn learner_superseded(&self) -> Option<NodeId> {
+        let what = self.replacement?;
+        self.learners.iter().copied().find(|node| *node != what.new)
     }
 
     /// Voters; of a joint configuration, the incoming ones.
@@ -374,6 +391,7 @@ mod tests {
             ConfigChange::LearnerAdd(what(Some(2), 4)),
             ConfigChange::Promote(what(Some(2), 4)),
             ConfigChange::Leave,
+            ConfigChange::LearnerRemove(NodeId(5)),
         ] {
             let entry = ConfigEntry { change, members };
             let bytes = entry.encode();

@@ -31,7 +31,7 @@ pub struct ReplicaOptions {
     pub uncommitted_bytes_max: u64,
     /// How far the tail may run ahead of the committed end (LAL): with more, items wait.
     pub tail_bytes_max: u64,
-    /// Entries kept in memory for peers that are a little behind.
+    /// Entries kept in memory for peers that are a little behind: well below half of the slot ring.
     pub cache_bytes_max: u64,
     /// With fewer entries in flight a batch goes at once, however small.
     pub in_flight_small_max: usize,
@@ -107,6 +107,6 @@ pub struct ReplicaStart {
     pub superblock: Superblock,
     /// Everything up to here is committed and applied on all shards.
     pub applied: Lsn,
-    /// Contents of the configuration entries at or below `applied`, in order.
+    /// Contents of the configuration entries above the floor and at or below `applied`, in order.
     pub config_entries: Vec<Vec<u8>>,
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! 0 magic  4 version  6 kind  8 from  10 to  12 body bytes  16 cluster  32 term  40 applied
-//! 48 five fields of the kind  88 flags  96 zeros  120 XXH3-64 of all before
+//! 48 five fields of the kind  88 flags  96 committed  104 time  112 zeros  120 XXH3-64 of all before
 //! ```
 //!
 //! A header that announces a body is followed by exactly that many bytes: an entry as it stands on
 //! the disks, without the local header. [`PeerHeader::decode`] is fed bytes from the network: it
 //! checks everything before it believes anything, and never panics.
 
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId};
-use spillway_net::limits::NODES_MAX;
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::limits::NODE_ID_MAX;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::log::Geometry;
@@ -23,7 +23,9 @@ const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = 120;
 const FIELDS_AT: usize = 48;
 const FLAGS_AT: usize = 88;
-const ZEROS_AT: usize = 96;
+const COMMITTED_AT: usize = 96;
+const TIME_AT: usize = 104;
+const ZEROS_AT: usize = 112;
 /// No counter comes near this.
 const COUNTER_LIMIT: u64 = 1 << 62;
 
@@ -45,6 +47,12 @@ pub struct PeerHeader {
     pub term: Epoch,
     /// Up to this index the sender has applied everything.
     pub applied: Lsn,
+    /// Up to this index the sender knows everything to be committed, whether or not the receiver
+    /// has it.
+    pub committed: Lsn,
+    /// Of a leader: the newest time, by its wall clock, at which it is proven that nobody else led;
+    /// 0: none. A node that has applied `committed` is as fresh as this.
+    pub time: WallMicros,
     /// Bytes that follow the header: 0, or an entry's body in whole blocks.
     pub body_bytes: u32,
     /// What it says.
@@ -341,6 +349,8 @@ impl PeerHeader {
             put(&mut bytes, FIELDS_AT + index * 8, &field.to_le_bytes());
         }
         put(&mut bytes, FLAGS_AT, &packed.flags.to_le_bytes());
+        put(&mut bytes, COMMITTED_AT, &self.committed.0.to_le_bytes());
+        put(&mut bytes, TIME_AT, &self.time.0.to_le_bytes());
         let checksum = xxh3_64(&bytes[..CHECKSUM_AT]);
         put(&mut bytes, CHECKSUM_AT, &checksum.to_le_bytes());
         bytes
@@ -376,6 +386,8 @@ impl PeerHeader {
             to: NodeId(u16::from_le_bytes(get(bytes, 10))),
             term: Epoch(u64_at(32)),
             applied: Lsn(u64_at(40)),
+            committed: Lsn(u64_at(COMMITTED_AT)),
+            time: WallMicros(u64_at(TIME_AT)),
             body_bytes: u32::from_le_bytes(get(bytes, 12)),
             message: PeerMessage::unpack(&packed)?,
         };
@@ -386,11 +398,12 @@ impl PeerHeader {
     }
 
     fn check(&self, geometry: &Geometry) -> Result<(), PeerHeaderFault> {
-        let nodes = 1..=NODES_MAX as u16;
+        let nodes = 1..=NODE_ID_MAX;
         require(nodes.contains(&self.from.0) && nodes.contains(&self.to.0), "node")?;
         require(self.from != self.to, "node")?;
         require(self.term.0 < COUNTER_LIMIT, "term")?;
         require(self.applied.0 < COUNTER_LIMIT, "applied")?;
+        require(self.committed.0 < COUNTER_LIMIT, "committed")?;
         let bytes = self.body_bytes;
         let bytes_max = geometry.batch_bytes_max - geometry.block_bytes;
         require(bytes <= bytes_max && bytes.is_multiple_of(geometry.block_bytes), "body size")?;

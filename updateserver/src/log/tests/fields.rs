@@ -248,8 +248,8 @@ fn superblock_survives_and_every_flip_is_seen() {
 fn superblock_fields_are_range_checked() {
     type Edit = fn(&mut Superblock);
     let edits: [(&str, Edit); 13] = [
-        ("node", |s| s.node = NodeId(8)),
-        ("vote", |s| s.vote = NodeId(8)),
+        ("node", |s| s.node = NodeId(1000)),
+        ("vote", |s| s.vote = NodeId(1000)),
         ("sequence", |s| s.sequence = 0),
         ("term", |s| s.term = Epoch(u64::MAX)),
         ("boot", |s| s.boot = u64::MAX),

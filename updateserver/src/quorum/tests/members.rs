@@ -101,6 +101,28 @@ fn a_single_node_grows_to_three() {
 }
 
 #[test]
+fn a_new_node_that_dies_can_be_replaced_itself() {
+    let mut world = World::new(203, 3);
+    let leader = world.wait_leader();
+    world.run(300 * MILLI);
+    let old = leader % 3 + 1;
+    // Node 4 never starts; node 5 takes its place.
+    world.command(leader, replace(old, 4));
+    world.run(500 * MILLI);
+    assert_eq!(voters(&world, leader), [1, 2, 3]);
+    join(&mut world, 5);
+    world.command(leader, replace(old, 5));
+    assert!(world.up(leader).shards.answers.iter().all(|answer| answer.result.is_ok()));
+    let all: Vec<u16> = [1, 2, 3, 5].into_iter().filter(|id| *id != old).collect();
+    world.run_until(3_000 * MILLI, "node 5 votes", |world| voters(world, leader) == all);
+    let membership = &world.nodes[&leader].up.as_ref().expect("it runs").replica.membership;
+    assert_eq!(membership.kind(NodeId(4)), None, "node 4 is no learner any more");
+    world.crash(old);
+    world.nodes.remove(&old);
+    world.check_end();
+}
+
+#[test]
 fn replacements_survive_crashes_at_any_point() {
     for seed in 210..240 {
         let _report = SeedReport(seed);

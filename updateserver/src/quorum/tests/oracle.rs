@@ -13,6 +13,8 @@ pub struct Oracle {
     leaders: BTreeMap<Epoch, NodeId>,
     /// The committed log: checksum and timestamp of every entry.
     pub committed: BTreeMap<Lsn, (u64, WallMicros)>,
+    /// Terms in which they were proposed.
+    pub terms: BTreeMap<Lsn, Epoch>,
     /// Items of every entry that was ever written, by checksum.
     items: BTreeMap<u64, Vec<u64>>,
     /// Items whose commit was answered.
@@ -43,6 +45,7 @@ impl Oracle {
     pub fn commit(&mut self, lsn: Lsn, meta: &EntryMeta) {
         let entry = (meta.checksum, meta.timestamp);
         let known = *self.committed.entry(lsn).or_insert(entry);
+        self.terms.insert(lsn, meta.term);
         assert_eq!(known, entry, "two entries are committed as {lsn}");
         if let Some((_, (_, before))) = self.committed.range(..lsn).next_back() {
             assert!(*before < meta.timestamp, "time falls at {lsn}");

@@ -62,6 +62,14 @@ fn run(seed: u64, count: u16, steps: usize) -> (u64, usize, usize) {
             node.tune = |options| options.cache_bytes_max = 8 << 10;
         }
     }
+    if seed.is_multiple_of(5) {
+        for node in world.nodes.values_mut() {
+            node.tune = |options| {
+                options.cache_bytes_max = 8 << 10;
+                options.inflight_bytes_max = 6 << 10;
+            };
+        }
+    }
     for id in 1..=count {
         world.start(id);
     }

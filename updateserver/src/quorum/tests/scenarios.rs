@@ -1,6 +1,6 @@
 //! Named scenarios: elections, hand-over, lost disks, lost peers.
 
-use spillway_net::ids::{Epoch, Lsn, NodeId};
+use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 
 use super::world::{MILLI, World, geometry};
 use crate::log::testing::File;
@@ -173,6 +173,8 @@ fn repair(world: &mut World, lsn: Lsn) {
         from: NodeId(2),
         to: NodeId(1),
         term: Epoch(0),
+        committed: Lsn(0),
+        time: WallMicros(0),
         applied: Lsn(0),
         body_bytes: 0,
         message: PeerMessage::Fetch { lsn },
@@ -338,7 +340,7 @@ fn commands_are_refused_with_a_reason() {
     assert_eq!(ask(2, replace(3, 4)), Err(CommandRefusal::NotLeader));
     assert_eq!(ask(1, replace(3, 2)), Err(CommandRefusal::Member(NodeId(2))));
     assert_eq!(ask(1, replace(5, 4)), Err(CommandRefusal::NotVoter(NodeId(5))));
-    assert_eq!(ask(1, replace(3, 9)), Err(CommandRefusal::NodeId(NodeId(9))));
+    assert_eq!(ask(1, replace(3, 1000)), Err(CommandRefusal::NodeId(NodeId(1000))));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The peer header.
 
 use proptest::prelude::*;
-use spillway_net::ids::{Epoch, Lsn, NodeId};
+use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 
 use super::world::geometry;
 use crate::log::testing::CLUSTER;
@@ -49,6 +49,8 @@ fn header(message: PeerMessage) -> PeerHeader {
         from: NodeId(3),
         to: NodeId(1),
         term: Epoch(9),
+        committed: Lsn(6),
+        time: WallMicros(7),
         applied: Lsn(55),
         body_bytes: if message.has_body() { 1024 } else { 0 },
         message,
@@ -90,7 +92,7 @@ fn impossible_headers_are_refused() {
         (header(append(3, 2)), "entry term"),
         (header(append(3, 10)), "entry term"),
         (PeerHeader { term: Epoch(0), ..header(PeerMessage::TimeoutNow) }, "term"),
-        (PeerHeader { from: NodeId(9), ..header(PeerMessage::TimeoutNow) }, "node"),
+        (PeerHeader { from: NodeId(1000), ..header(PeerMessage::TimeoutNow) }, "node"),
         (header(PeerMessage::Fetch { lsn: Lsn(0) }), "index"),
     ];
     for (header, field) in faults {
