@@ -155,6 +155,14 @@ fn a_damaged_follower_is_repaired_from_its_peers() {
     insert(&mut client, &rows, 70..80);
     agree(&clique, &[leader, follower], applied(&clique, leader));
     assert_eq!(ids(&mut client), (0..80).collect::<Vec<i64>>());
+    // Where a local header is damaged nothing says what stood there, and nobody guesses.
+    clique.kill(follower);
+    data[1].flip(100);
+    clique.start(follower);
+    clique.wait("refusal", |clique| {
+        clique.messages(follower).contains("`spillway admin replace-node`").then_some(())
+    });
+    assert!(!clique.wait_end(follower));
 }
 
 #[test]

@@ -247,6 +247,12 @@ impl Clique {
         child.wait().expect("ended").success()
     }
 
+    /// Waits until a node ends by itself; returns whether in order.
+    pub fn wait_end(&mut self, node: usize) -> bool {
+        let child = self.children[node].as_mut().expect("it was started");
+        child.wait().expect("a child").success()
+    }
+
     /// SIGKILL, at once.
     pub fn kill(&mut self, node: usize) {
         let child = self.children[node].as_mut().expect("it was started");

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId};
+use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
 use spillway_net::limits::NODES_MAX;
 use spillway_net::peer::Message;
 use spillway_runtime::buffer::AlignedBuffer;
@@ -238,6 +238,8 @@ impl Fetcher {
             to: node,
             term: self.term,
             applied: Lsn(0),
+            committed: Lsn(0),
+            time: WallMicros(0),
             body_bytes: 0,
             message: PeerMessage::Fetch { lsn },
         };
