@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::cluster::Agreement;
 use crate::control::StatusNumbers;
-use crate::disturbance::{Event, GapSummary, WindowLatency, summaries};
+use crate::disturbance::{
+    Event, FOLLOWER_PAUSED, FOLLOWER_SLOWED, GapSummary, WindowLatency, summaries,
+};
 use crate::generator::Resolved;
 use crate::machine::{DeviceWrite, Machine};
 use crate::probe::Applied;
@@ -158,8 +160,13 @@ impl BurstReport {
         if self.seconds.hold > 0.0 { self.hold.committed as f64 / self.seconds.hold } else { 0.0 }
     }
 
-    /// The difference of one of the node's numbers over the hold phase.
+    /// The difference of one of the leader's numbers over the hold phase. None if another node may
+    /// have led, or the same one begun to count anew.
     fn status_difference(&self, name: &str) -> Option<u64> {
+        let moves = |event: &Event| !matches!(event.kind, FOLLOWER_PAUSED | FOLLOWER_SLOWED);
+        if self.events.iter().any(moves) {
+            return None;
+        }
         let [begin, end] = self.samples.as_ref()?;
         let value = |sample: &Sample| sample.status.as_ref()?.get(name).copied();
         value(end)?.checked_sub(value(begin)?)

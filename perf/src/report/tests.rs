@@ -154,6 +154,7 @@ fn a_cluster_tells_its_nodes_apart() {
         "nodes": [100, 300, 200] });
     assert_eq!(json["cpu_ns_per_txn"], expected);
     assert_eq!(json["leader"], 2);
+    assert_eq!(json["log"]["bytes"], Value::Null, "counters of two processes");
     assert_eq!(json["gaps"][LEADER_KILLED]["p99_ms"], 400.0);
     assert_eq!(json["events"][0]["gap_ms"], 200.0);
     assert_eq!(json["windows"][0]["committed_tps"], 500.0);

@@ -12,6 +12,7 @@ use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
 use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
 use spillway_runtime::direct::DirectFile;
+use spillway_runtime::disk::Durability;
 use spillway_runtime::error::RuntimeError;
 use spillway_runtime::file;
 use spillway_runtime::lock::DirectoryLock;
@@ -527,6 +528,35 @@ fn next(news: &Receiver<ThreadNews>) -> Result<ThreadNews, NodeError> {
     }
 }
 
+/// Between the log core and each shard, in the shards' order.
+#[derive(Default)]
+struct Rings {
+    recycle_out: Vec<spsc::Producer<Box<LogItem>>>,
+    recycle_in: Vec<spsc::Consumer<Box<LogItem>>>,
+    apply_out: Vec<spsc::Producer<Arc<ApplyEntry>>>,
+    apply_in: Vec<spsc::Consumer<Arc<ApplyEntry>>>,
+    words_out: Vec<state::StateWriter<{ ShardWord::WORDS }>>,
+    words: Vec<state::StateCell<{ ShardWord::WORDS }>>,
+}
+
+impl Rings {
+    fn new(shards: usize, word: ShardWord) -> Self {
+        let mut rings = Self::default();
+        for _ in 0..shards {
+            let (sender, receiver) = spsc::ring(32);
+            rings.recycle_out.push(sender);
+            rings.recycle_in.push(receiver);
+            let (sender, receiver) = spsc::ring(APPLY_ENTRIES_MAX);
+            rings.apply_out.push(sender);
+            rings.apply_in.push(receiver);
+            let (writer, cell) = state::cell(word.words());
+            rings.words_out.push(writer);
+            rings.words.push(cell);
+        }
+        rings
+    }
+}
+
 #[expect(clippy::too_many_arguments, reason = "everything that was found meets the threads here")]
 fn go_all(
     config: &Config,
@@ -556,45 +586,22 @@ fn go_all(
     let (state_out, state) = state::cell(published.words());
     let (numbers_out, numbers) = state::cell([0; LogNumbers::WORDS]);
     let word = ShardWord { applied: log.applied.0, ..ShardWord::default() };
-    let (mut recycle_out, mut recycle_in) = (Vec::new(), Vec::new());
-    let (mut apply_out, mut apply_in) = (Vec::new(), Vec::new());
-    let (mut words_out, mut words) = (Vec::new(), Vec::new());
-    for _ in 0..shards {
-        let (sender, receiver) = spsc::ring(32);
-        recycle_out.push(sender);
-        recycle_in.push(receiver);
-        let (sender, receiver) = spsc::ring(APPLY_ENTRIES_MAX);
-        apply_out.push(sender);
-        apply_in.push(receiver);
-        let (writer, cell) = state::cell(word.words());
-        words_out.push(writer);
-        words.push(cell);
-    }
+    let mut rings = Rings::new(shards, word);
     let mut wires = root_wires(shards);
     let timestamp = log.recovered.entries.identity(log.applied).map(|entry| entry.timestamp);
     let applied = (log.applied, timestamp.unwrap_or_default());
     let options = LogShellOptions {
         replica: replica_options(config, superblock),
         geometry: superblock.geometry,
-        start: ReplicaStart {
-            position: log.recovered.position,
-            entries: log.recovered.entries,
-            tail: log.tail,
-            superblock: *superblock,
-            applied: log.applied,
-            config_entries: log.config_entries,
-        },
+        start: replica_start(log, superblock),
         slots: SlotRing::new("log", config.cluster.slot_ring_bytes)?,
         files: disk.segments,
         superblock: disk.superblock,
-        durability: match superblock.durable_write {
-            DurableWrite::SyncedWrite => DurableWriteMode::DataSync.durability(),
-            DurableWrite::WriteThenFlush => DurableWriteMode::WriteThenFlush.durability(),
-        },
+        durability: durability(superblock),
         queue: consumer,
-        recycle: recycle_out,
-        apply: apply_out,
-        shards: words,
+        recycle: std::mem::take(&mut rings.recycle_out),
+        apply: std::mem::take(&mut rings.apply_out),
+        shards: std::mem::take(&mut rings.words),
         state: state_out,
         numbers: numbers_out,
         board: Arc::clone(&board),
@@ -606,10 +613,10 @@ fn go_all(
         let links = plan.threads[at].shard.map(|shard| ShardLinks {
             root: wires[usize::from(shard.0)].take().expect("each shard is wired once"),
             queue: producer.clone(),
-            recycle: recycle_in.remove(0),
+            recycle: rings.recycle_in.remove(0),
             state: state.clone(),
-            word: words_out.remove(0),
-            apply: apply_in.remove(0),
+            word: rings.words_out.remove(0),
+            apply: rings.apply_in.remove(0),
             board: Arc::clone(&board),
             alone,
             applied,
@@ -620,6 +627,24 @@ fn go_all(
         send(thread, Order::Go(Box::new(go)))?;
     }
     Ok((shared, state))
+}
+
+fn replica_start(log: RecoveredLog, superblock: &Superblock) -> ReplicaStart {
+    ReplicaStart {
+        position: log.recovered.position,
+        entries: log.recovered.entries,
+        tail: log.tail,
+        superblock: *superblock,
+        applied: log.applied,
+        config_entries: log.config_entries,
+    }
+}
+
+fn durability(superblock: &Superblock) -> Durability {
+    match superblock.durable_write {
+        DurableWrite::SyncedWrite => DurableWriteMode::DataSync.durability(),
+        DurableWrite::WriteThenFlush => DurableWriteMode::WriteThenFlush.durability(),
+    }
 }
 
 /// Where the members are, by the configuration.

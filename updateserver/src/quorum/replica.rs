@@ -287,7 +287,7 @@ impl Replica {
         if self.failed.is_some() {
             return;
         }
-        self.start(now);
+        self.start(now, slots, out);
         let turn_end = matches!(input, ReplicaInput::TurnEnd);
         self.input(now, input, slots, out);
         self.ticks(now, slots, out);
@@ -307,12 +307,14 @@ impl Replica {
     }
 
     /// First step: a node that decides alone waits for nobody.
-    fn start(&mut self, now: Now) {
+    fn start(&mut self, now: Now, slots: &mut SlotRing, out: &mut ReplicaEffects) {
         if self.tick_next_nanos.is_some() {
             return;
         }
         self.tick_next_nanos = Some(now.monotonic_nanos + self.options.tick_nanos);
-        if self.membership.is_alone(self.options.node) {
+        // Changes of members that were committed before the start come first.
+        self.settle(now, slots, out);
+        if self.membership.is_alone(self.options.node) && self.failed.is_none() {
             let campaign = self.raft.campaign();
             campaign.expect("a message of one's own is never refused");
             self.touched();

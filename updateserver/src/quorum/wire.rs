@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! 0 magic  4 version  6 kind  8 from  10 to  12 body bytes  16 cluster  32 term  40 applied
-//! 48 five fields of the kind  88 flags  96 committed  104 time  112 zeros  120 XXH3-64 of all before
+//! 48 five fields of the kind  88 flags  96 committed  104 time  112 zeros
+//! 120 XXH3-64 of all before
 //! ```
 //!
 //! A header that announces a body is followed by exactly that many bytes: an entry as it stands on

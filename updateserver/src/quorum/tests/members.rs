@@ -101,6 +101,48 @@ fn a_single_node_grows_to_three() {
 }
 
 #[test]
+fn a_single_node_with_an_absent_learner_goes_on() {
+    let mut world = World::new(204, 1);
+    world.wait_leader();
+    world.run(100 * MILLI);
+    for round in 0..6 {
+        let command = ReplicaCommand::MemberReplace { old: None, new: NodeId(2 + round % 2) };
+        world.command(1, command);
+        world.run(u64::from(round) * MILLI);
+        world.crash(1);
+        world.start(1);
+        world.run_until(100 * MILLI, "it leads", |world| world.leader() == Some(1));
+        world.run(50 * MILLI);
+    }
+    assert!(world.oracle.acked.len() > 50);
+    world.check_end();
+}
+
+/// A node that decides alone is elected before anything is durable; its learners hear of it after.
+#[test]
+fn a_single_node_tells_its_learner_nothing_before_its_term_is_durable() {
+    let mut world = World::new(205, 1);
+    world.wait_leader();
+    world.run(100 * MILLI);
+    join(&mut world, 2);
+    // The learner hears, and is not heard: it stays one.
+    world.net.cut.insert((2, 1));
+    let command = ReplicaCommand::MemberReplace { old: None, new: NodeId(2) };
+    world.command(1, command);
+    world.run(100 * MILLI);
+    for _ in 0..5 {
+        world.crash(1);
+        world.keep_sends = true;
+        world.sent.clear();
+        world.start(1);
+        world.run(100 * MILLI);
+        let to_learner = world.sent.iter().filter(|(from, send)| *from == 1 && send.to.0 == 2);
+        assert!(to_learner.count() > 0, "it is told in the end");
+    }
+    world.check_end();
+}
+
+#[test]
 fn a_new_node_that_dies_can_be_replaced_itself() {
     let mut world = World::new(203, 3);
     let leader = world.wait_leader();

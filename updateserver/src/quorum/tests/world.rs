@@ -449,8 +449,13 @@ impl World {
                     assert!(index == Lsn(0) || durable == Some(own), "{index} is durable");
                 }
             }
-            PeerMessage::Append { .. } | PeerMessage::Heartbeat { .. } => {
+            PeerMessage::Append { matched, .. } | PeerMessage::Heartbeat { matched, .. } => {
                 assert!(superblock.term >= header.term, "a leader's term is durable");
+                let raft = &up.replica.raft.raft;
+                let member = raft.prs().get(u64::from(header.to.0)).is_some();
+                if raft.term == header.term.0 && member {
+                    assert_eq!(matched.0, up.replica.matched(header.to), "what it acknowledged");
+                }
             }
             _ => {}
         }
