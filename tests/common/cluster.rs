@@ -233,6 +233,33 @@ impl Clique {
         Client::connect_with(options).expect("connected")
     }
 
+    /// A file of a node's log directory.
+    pub fn log_file(&self, node: usize, name: &str) -> PathBuf {
+        self.home(node).join("log").join(name)
+    }
+
+    /// SIGTERM; returns whether the node ended in order.
+    pub fn stop(&mut self, node: usize) -> bool {
+        let child = self.children[node].as_mut().expect("it was started");
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+        child.wait().expect("ended").success()
+    }
+
+    /// Waits until a node ends by itself; returns whether in order.
+    pub fn wait_end(&mut self, node: usize) -> bool {
+        let child = self.children[node].as_mut().expect("it was started");
+        child.wait().expect("a child").success()
+    }
+
+    /// SIGKILL, at once.
+    pub fn kill(&mut self, node: usize) {
+        let child = self.children[node].as_mut().expect("it was started");
+        child.kill().expect("running");
+        child.wait().expect("ended");
+    }
+
     /// Whether a node still runs.
     pub fn is_running(&mut self, node: usize) -> bool {
         let child = self.children[node].as_mut().expect("it was started");
