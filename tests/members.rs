@@ -1,5 +1,4 @@
 //! Who is a member, who leads, and who serves which reads.
-#![expect(clippy::disallowed_methods, reason = "tests start processes and wait for them")]
 
 mod common;
 

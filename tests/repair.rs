@@ -1,4 +1,5 @@
 //! Logs that are damaged on one node of a cluster, and whole on others.
+#![expect(clippy::disallowed_methods, reason = "tests damage the files of nodes")]
 
 mod common;
 
