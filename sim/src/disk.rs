@@ -19,7 +19,7 @@
 
 use spillway_net::ids::{ClusterId, NodeId};
 use spillway_updateserver::log::{
-    DurableWrite, FormatPlan, Geometry, ReadRequest, SUPERBLOCK_COPIES, Superblock,
+    DurableWrite, FormatPlan, Geometry, Members, ReadRequest, SUPERBLOCK_COPIES, Superblock,
     SuperblockError, SuperblockWrite, superblock_choose,
 };
 
@@ -27,8 +27,6 @@ use crate::draw::Draw;
 
 /// The cluster of all runs.
 pub const CLUSTER: ClusterId = ClusterId(0x5350_4c57);
-/// The node of all runs.
-pub const NODE: NodeId = NodeId(1);
 /// The errno of an input/output error.
 pub const EIO: i32 = 5;
 
@@ -69,9 +67,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A freshly formatted disk.
-    pub fn format(geometry: Geometry) -> Self {
-        let plan = FormatPlan::new(CLUSTER, NODE, geometry, DurableWrite::SyncedWrite)
+    /// A freshly formatted disk of a node of a cluster of so many.
+    pub fn format(geometry: Geometry, node: NodeId, nodes: u16) -> Self {
+        let members = Members::of_voters((1..=nodes).map(NodeId));
+        let plan = FormatPlan::new(CLUSTER, node, geometry, DurableWrite::SyncedWrite, members)
             .expect("drawn geometries hold");
         let segment = |number| {
             let mut bytes = plan.segment_start(number);
@@ -140,6 +139,11 @@ impl Disk {
         Some(pending)
     }
 
+    /// A write never reaches the medium; planted.
+    pub fn lose(&mut self, id: u64) {
+        self.take(id);
+    }
+
     fn tear(&mut self, write: &Pending, draw: &mut Draw) {
         let blocks = write.bytes.len() / self.tear_bytes;
         let pattern = draw.below(5);
@@ -202,21 +206,24 @@ impl Disk {
         Ok(chosen.superblock)
     }
 
-    /// Damages the medium: mostly a flipped bit, in a segment or in one copy of the superblock.
+    /// Damages the medium: mostly a flipped bit, in a segment that holds frames or in one copy of
+    /// the superblock.
     pub fn damage(&mut self, draw: &mut Draw) {
+        let has_frames = |segment: &Vec<u8>| {
+            let frames = segment.chunks(self.block).skip(segment.len() / self.block / 4);
+            frames.step_by(7).any(|block| block[0] != 0)
+        };
+        let used = self.segments.iter().rposition(has_frames).map_or(1, |last| last as u64 + 1);
         match draw.below(8) {
             0 => self.tear_bytes = 512,
             1 => {
-                let segment = draw.below(self.segments.len() as u64) as u32;
+                let segment = draw.below(used) as u32;
                 let blocks = self.segments[segment as usize].len() / self.block;
                 let at = draw.below(blocks as u64) * self.block as u64;
                 self.unreadable.push((segment, at));
             }
             2 => flip(&mut self.superblock, draw),
-            _ => {
-                let segment = draw.below(self.segments.len() as u64) as usize;
-                flip(&mut self.segments[segment], draw);
-            }
+            _ => flip(&mut self.segments[draw.below(used) as usize], draw),
         }
     }
 }

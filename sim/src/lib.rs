@@ -1,15 +1,18 @@
-//! The simulator: a whole node and its clients in one thread, from one seed, in virtual time.
+//! The simulator: whole nodes and their clients in one thread, from one seed, in virtual time.
 //!
-//! What runs are the cores that run in production - `Shard`, `Root`, `LogWriter`, `LogScanner`,
-//! `ClientCore` -; what is simulated is the world: [`disk`] and [`network`] say at their head which
-//! faults they produce. The node loses power at any moment, reads its log back through the real
-//! recovery, and goes on, many times per seed.
+//! What runs are the cores that run in production - `Shard`, `Root`, `Replica` with its log, and
+//! `LogScanner`, `ClientCore` -; what is simulated is the world: [`disk`], [`network`] and [`links`]
+//! say at their head which faults they produce. A node, or all of them, lose power at any moment,
+//! read their logs back through the real recovery, and go on, many times per seed. Leaders change
+//! by that, by cuts between nodes, and by the operator's wish.
 //!
 //! ```text
-//! cargo xtask sim --seeds 1000            # seeds 0 to 999
+//! cargo xtask sim --seeds 1000            # seeds 0 to 999, a node of its own
+//! cargo xtask sim --seeds 1000 --nodes 3  # a cluster
 //! cargo xtask sim --seeds 1000 --start 5000
 //! cargo xtask sim --seed 4711             # one, with its numbers
 //! cargo xtask sim --seed 4711 --beyond    # with flipped bits, too
+//! cargo xtask sim --seeds 9 --nodes 3 --lossy
 //! cargo xtask sim --seeds 50 --bug sessions-forgotten
 //! ```
 //!
@@ -18,24 +21,30 @@
 //!
 //! What is judged:
 //!
+//! - [`history`]: there is one log. Nothing committed is ever replaced; what a follower applies and
+//!   what a restart finds is, byte for byte, what was appended; LSN, terms and timestamps rise. A
+//!   term has one leader, and a new one has everything that is committed.
 //! - [`model`] executes every transaction again on a plain map, in the order in which the shard
-//!   executed it, and every answer - outcome, rows, versions, scan page - must be equal.
-//! - At every restart the log must hold, byte for byte, what was appended; every acknowledged
-//!   transaction, once; every other one in full or not at all; rows, versions and kept outcomes
-//!   equal to the model's; balances that add up; LSN and timestamps that rise. Digests are checked
-//!   by the replay of the product.
+//!   executed it, and every answer - outcome, rows, versions, scan page - must be equal. An answer
+//!   leaves when it is committed, and nobody answers who was replaced before the request came.
+//! - When a leadership begins, and at the end, the log must hold every acknowledged transaction,
+//!   once; every other one in full or not at all; rows, versions and kept outcomes equal to the
+//!   model's; balances that add up; and each shard that begins to lead the digests of the log.
 //! - A client never hears "committed" of what is not in the log, nor "no effect" of what is.
-//! - When the faults stop, every request is answered and the node comes to rest.
+//! - When the faults stop, every request is answered, all nodes have the same and come to rest, and
+//!   a majority of the disks holds all of it.
 //!
-//! Sizes are drawn small, so that segments are recycled, logs and memory fill up. There is no
-//! freeze yet: a checkpoint here raises the log's floor, and the run keeps what stands below it as
-//! a baseline would.
+//! Sizes are drawn small, so that logs and memory fill up. Nothing raises the log's floor yet:
+//! segments are used once, and some runs have a log that is small enough to be full.
 //!
 //! [`options::Bug`] lists bugs that can be planted around the cores; tests assert that each is
 //! found.
 
 pub mod disk;
 pub mod draw;
+pub mod entry;
+pub mod history;
+pub mod links;
 pub mod model;
 pub mod network;
 pub mod node;
@@ -47,7 +56,7 @@ pub mod world;
 
 use std::fmt;
 
-pub use options::{BUGS, Bug, Mode, Options};
+pub use options::{BUGS, BUGS_CLUSTER, Bug, Mode, Options};
 pub use world::{Report, World};
 
 /// What must not happen, and did.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spillway_sim::{BUGS, Bug, Mode, Options, Report, run};
+use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Mode, Options, Report, run};
 
 /// Runs seeds of the simulated node.
 #[derive(Parser)]
@@ -18,15 +18,21 @@ struct Arguments {
     /// Only this one, with its numbers.
     #[arg(long)]
     seed: Option<u64>,
-    /// Flip bits of what is durable: a start may then refuse, but never lose silently.
+    /// Nodes of the cluster.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=7))]
+    nodes: u16,
+    /// Links between nodes lose and repeat single messages.
     #[arg(long)]
+    lossy: bool,
+    /// Flip bits of what is durable: a start may then refuse, but never lose silently.
+    #[arg(long, conflicts_with = "nodes")]
     beyond: bool,
     /// Plant a bug.
     #[arg(long, value_parser = bug_of)]
     bug: Option<Bug>,
 }
 
-/// `FloorRaisedEarly` as `floor-raised-early`.
+/// `OrderLost` as `order-lost`.
 fn kebab(name: &str) -> String {
     let mut out = String::new();
     for letter in name.chars() {
@@ -40,8 +46,9 @@ fn kebab(name: &str) -> String {
 
 fn bug_of(name: &str) -> Result<Bug, String> {
     let named = |bug: &Bug| kebab(&format!("{bug:?}"));
-    let names: Vec<_> = BUGS.iter().map(named).collect();
-    let known = BUGS.into_iter().find(|bug| named(bug) == name);
+    let bugs: Vec<Bug> = BUGS.into_iter().chain(BUGS_CLUSTER).collect();
+    let names: Vec<_> = bugs.iter().map(named).collect();
+    let known = bugs.into_iter().find(|bug| named(bug) == name);
     known.ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
@@ -54,12 +61,20 @@ fn main() -> ExitCode {
     println!("seeds {first} to {}", first + count.max(1) - 1);
     let mut total = [0u64; 7];
     for seed in first..first + count {
-        let mut options = Options::new(seed);
+        let mut options = match arguments.nodes {
+            1 => Options::new(seed),
+            nodes => Options::cluster(seed, nodes),
+        };
         options.bug = arguments.bug;
+        options.lossy = arguments.lossy;
         if arguments.beyond {
             options.mode = Mode::Beyond;
         }
         let mut line = format!("cargo xtask sim --seed {seed}");
+        if arguments.nodes > 1 {
+            line.push_str(&format!(" --nodes {}", arguments.nodes));
+        }
+        line.push_str(if arguments.lossy { " --lossy" } else { "" });
         line.push_str(if arguments.beyond { " --beyond" } else { "" });
         if let Some(bug) = options.bug {
             line.push_str(&format!(" --bug {}", kebab(&format!("{bug:?}"))));
@@ -81,7 +96,7 @@ fn main() -> ExitCode {
                     c.torn,
                     c.resets,
                     c.write_errors,
-                    c.recycled,
+                    c.leaderships,
                 ];
                 total.iter_mut().zip(counted).for_each(|(total, count)| *total += count);
             }
@@ -91,11 +106,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    let [committed, repeated, restarts, torn, resets, write_errors, recycled] = total;
+    let [committed, repeated, restarts, torn, resets, write_errors, leaderships] = total;
     println!(
         "{count} seed(s): nothing found in {committed} committed transactions, {repeated} answered \
          again, {restarts} starts, {torn} torn tails, {resets} lost connections, {write_errors} \
-         write errors, {recycled} recycled segments"
+         write errors, {leaderships} leaderships"
     );
     ExitCode::SUCCESS
 }

@@ -18,11 +18,13 @@ pub enum Side {
 }
 
 /// One connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Connection {
     /// The client's end.
     pub worker: usize,
-    /// The node's end.
+    /// The node, counted from 0.
+    pub node: u16,
+    /// Its end there.
     pub shard: u16,
     /// Whether the client has not heard of its end.
     pub client_open: bool,
@@ -46,10 +48,11 @@ pub struct Network {
 
 impl Network {
     /// A new connection, not yet accepted.
-    pub fn connect(&mut self, worker: usize, shard: u16) -> u64 {
+    pub fn connect(&mut self, worker: usize, node: u16, shard: u16) -> u64 {
         self.next += 1;
         let connection = Connection {
             worker,
+            node,
             shard,
             client_open: true,
             node_open: false,

@@ -1,15 +1,24 @@
 //! The judge: watches what goes into the shards and what comes out, and holds both against the
-//! [`Model`] and against what a restart finds in the log.
+//! [`Model`] and against what is committed in the log.
+//!
+//! Every leadership has a model of its own: it begins as what was committed then, and executes
+//! what the leader's shards answer, in their order. When the next leadership begins, that model,
+//! with what was executed, committed and not answered, must be what the log holds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
-use spillway_net::ids::Lsn;
+use spillway_net::ids::{Epoch, Lsn, PartitionId};
 use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
-use spillway_net::message::{self, Hello, OutcomeStatus, Outcomes, Scan, ScanPage, Submit};
-use spillway_updateserver::redo::FragmentReader;
+use spillway_net::message::{
+    self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
+};
+use spillway_updateserver::log::Geometry;
+use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
+use spillway_updateserver::shard::Shard;
 
 use crate::Failure;
+use crate::history::History;
 use crate::model::{Model, Transaction, transactions};
 use crate::worker::{BALANCE_INITIAL, Tables};
 
@@ -24,8 +33,13 @@ enum Request {
 struct Executed {
     connection: u64,
     request: u64,
+    /// The newest leadership that had answered anybody when the request arrived.
+    answered_epoch: u64,
     what: Request,
 }
+
+/// A shard of a node: both numbers count from 0.
+pub type At = (u16, u16);
 
 /// What happened, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,10 +66,22 @@ pub struct Counts {
     pub resets: u64,
     /// Write errors.
     pub write_errors: u64,
-    /// Checkpoints.
-    pub checkpoints: u64,
-    /// Uses of segments beyond the first of each.
-    pub recycled: u64,
+    /// Leaders that were asked to hand over.
+    pub transfers: u64,
+    /// Leaderships that began.
+    pub leaderships: u64,
+    /// Restarts that held back entries which were not known to be committed.
+    pub held_back: u64,
+    /// Entries that a follower's disk gave back for a peer that was behind.
+    pub read_back: u64,
+    /// Messages between nodes that arrived.
+    pub messages: u64,
+    /// Of them, with an entry.
+    pub messages_entries: u64,
+    /// Messages lost for a cut direction or by chance.
+    pub messages_lost: u64,
+    /// Entries superseded by another leader's, found at restarts.
+    pub superseded: u64,
     /// Starts refused because of damage.
     pub refused_starts: u64,
     /// Starts that needed a larger budget.
@@ -68,73 +94,104 @@ pub struct Counts {
     pub events: u64,
 }
 
+/// What the judge knows of a shard of a node.
+#[derive(Debug, Default)]
+struct Place {
+    /// The leadership in which it executes, or did last; 0: none.
+    epoch: u64,
+    open: BTreeSet<u64>,
+    executed: VecDeque<Executed>,
+    /// The last attempt by which a session was attached.
+    attempts: BTreeMap<u64, u64>,
+}
+
+/// One leadership.
+#[derive(Debug)]
+struct Leadership {
+    model: Model,
+    /// Of all partitions, when it began.
+    digests: Vec<u128>,
+    /// Executed and not answered when it ended: nobody will answer.
+    abandoned: Vec<Executed>,
+    /// A newer one began first: this one must not answer anything.
+    is_late: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Oracle {
     tables: Tables,
     shards: u16,
-    model: Model,
+    /// What is committed.
+    pub history: History,
     sessions: BTreeMap<u64, u64>,
-    /// The last attempt by which a session was attached, by shard and session.
-    attempts: BTreeMap<(u16, u64), u64>,
-    open: Vec<BTreeSet<u64>>,
-    executed: Vec<VecDeque<Executed>>,
-    /// Executed before the log failed: nobody will answer them.
-    abandoned: Vec<Vec<Executed>>,
+    /// By node and shard.
+    places: Vec<Vec<Place>>,
+    /// By epoch.
+    leaderships: BTreeMap<u64, Leadership>,
+    /// The newest leadership that has answered anybody.
+    answered_epoch: u64,
     /// Writers that a shard answered as committed.
     acknowledged: BTreeSet<(u64, u64)>,
     /// Writers whose end without effect a client was told.
     denied: BTreeSet<(u64, u64)>,
-    /// LSN of every outcome that was appended in the present boot or found at its start.
-    lsn_of: BTreeMap<(u64, u64), Lsn>,
     /// What happened.
     pub counts: Counts,
 }
 
 impl Oracle {
-    /// Of a node without rows.
-    pub fn new(tables: Tables, shards: u16) -> Self {
+    /// Of nodes without rows.
+    pub fn new(tables: Tables, shards: u16, nodes: u16, geometry: Geometry) -> Self {
+        let places = || (0..shards).map(|_| Place::default()).collect();
         Self {
             tables,
             shards,
-            model: Model::default(),
+            history: History::new(geometry, nodes == 1),
             sessions: BTreeMap::new(),
-            attempts: BTreeMap::new(),
-            open: vec![BTreeSet::new(); usize::from(shards)],
-            executed: vec![VecDeque::new(); usize::from(shards)],
-            abandoned: vec![Vec::new(); usize::from(shards)],
+            places: (0..nodes).map(|_| places()).collect(),
+            leaderships: BTreeMap::new(),
+            answered_epoch: 0,
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
-            lsn_of: BTreeMap::new(),
             counts: Counts::default(),
         }
     }
 
+    fn place(&mut self, at: At) -> &mut Place {
+        &mut self.places[usize::from(at.0)][usize::from(at.1)]
+    }
+
     /// A shard heard of a connection.
-    pub fn opened(&mut self, shard: u16, connection: u64) {
-        self.open[usize::from(shard)].insert(connection);
+    pub fn opened(&mut self, at: At, connection: u64) {
+        self.place(at).open.insert(connection);
     }
 
-    /// A shard heard of its end.
-    pub fn closed(&mut self, shard: u16, connection: u64) {
-        self.open[usize::from(shard)].remove(&connection);
+    /// A shard heard of its end, or ended it.
+    pub fn closed(&mut self, at: At, connection: u64) {
+        self.place(at).open.remove(&connection);
     }
 
-    /// A shard is about to execute a frame.
+    /// The newest leadership that has answered anybody, for requests that arrive now.
+    pub fn answered_epoch(&self) -> u64 {
+        self.answered_epoch
+    }
+
+    /// A shard has executed a frame that arrived when `answered_epoch` was the newest one.
     pub fn execute(
         &mut self,
-        shard: u16,
+        at: At,
         connection: u64,
+        answered_epoch: u64,
         header: &FrameHeader,
         payload: &[u8],
     ) -> Result<(), Failure> {
-        if !self.open[usize::from(shard)].contains(&connection) {
+        if !self.place(at).open.contains(&connection) {
             return Ok(());
         }
         let what = match header.kind {
             FrameKind::Hello => {
                 let hello = decode::<Hello>(message::decode(payload))?;
-                self.hello(shard, connection, &hello);
+                self.hello(at, connection, &hello);
                 return Ok(());
             }
             FrameKind::Submit => {
@@ -146,20 +203,22 @@ impl Oracle {
             FrameKind::Scan => Request::Scan(decode::<Scan>(message::decode(payload))?),
             _ => return Ok(()),
         };
-        let executed = Executed { connection, request: header.request, what };
-        self.executed[usize::from(shard)].push_back(executed);
+        let request = header.request;
+        let executed = Executed { connection, request, answered_epoch, what };
+        self.place(at).executed.push_back(executed);
         Ok(())
     }
 
     /// A hello that is not late fences the other connections of its session; a late one ends its
     /// own. What is fenced is served nothing any more, in the same turn already.
-    fn hello(&mut self, shard: u16, connection: u64, hello: &Hello) {
+    fn hello(&mut self, at: At, connection: u64, hello: &Hello) {
         if hello.session != 0 {
-            let last = self.attempts.entry((shard, hello.session)).or_default();
+            let place = &mut self.places[usize::from(at.0)][usize::from(at.1)];
+            let last = place.attempts.entry(hello.session).or_default();
             let is_late = hello.attempt < *last;
             *last = hello.attempt.max(*last);
             let sessions = &self.sessions;
-            self.open[usize::from(shard)].retain(|open| {
+            place.open.retain(|open| {
                 let same = sessions.get(open) == Some(&hello.session);
                 if *open == connection { !is_late } else { is_late || !same }
             });
@@ -168,18 +227,149 @@ impl Oracle {
     }
 
     /// The log failed: what is not answered now will not be.
-    pub fn log_failed(&mut self, shard: u16) {
-        let at = usize::from(shard);
-        let executed = std::mem::take(&mut self.executed[at]);
+    pub fn log_failed(&mut self, at: At) {
+        let place = self.place(at);
+        let (epoch, executed) = (place.epoch, std::mem::take(&mut place.executed));
         for executed in &executed {
             // Whoever waited is disconnected, and what it sent meanwhile is not served.
-            self.open[at].remove(&executed.connection);
+            place.open.remove(&executed.connection);
         }
-        self.abandoned[at].extend(executed);
+        self.abandon(epoch, executed);
+    }
+
+    fn abandon(&mut self, epoch: u64, executed: VecDeque<Executed>) {
+        if let Some(leadership) = self.leaderships.get_mut(&epoch) {
+            leadership.abandoned.extend(executed);
+        }
+    }
+
+    /// A shard takes back what is not committed, and all its connections end.
+    pub fn stepped_down(&mut self, at: At) {
+        let place = self.place(at);
+        place.open.clear();
+        let executed = std::mem::take(&mut place.executed);
+        let epoch = std::mem::take(&mut place.epoch);
+        self.abandon(epoch, executed);
+    }
+
+    /// A node lost its power.
+    pub fn crashed(&mut self, node: u16) {
+        for shard in 0..self.shards {
+            self.stepped_down((node, shard));
+            self.place((node, shard)).attempts.clear();
+        }
+    }
+
+    /// A node says that everything up to an entry is committed.
+    pub fn committed(&mut self, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
+        for entry in self.history.commit(lsn, term, &self.tables)? {
+            for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
+                let reader = FragmentReader::new(&section.bytes)
+                    .map_err(|error| Failure::new(error.to_string()))?;
+                let names: Vec<_> = reader.outcomes().map(|o| (o.session, o.number)).collect();
+                let denied = names.into_iter().filter(|name| self.denied.contains(name));
+                self.denied_check(&denied.collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A node leads, and has everything up to an entry.
+    pub fn leads(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+        let history = &self.history;
+        let of_epoch = history.at(lsn).is_some_and(|entry| entry.term == epoch);
+        if !of_epoch {
+            return Err(Failure::new(format!("term {epoch} began without an entry of its own")));
+        }
+        let last = history.at(history.last()).expect("there is one");
+        let is_late = last.term > epoch;
+        if last.lsn > lsn && !is_late {
+            return Err(Failure::new(format!(
+                "the leader of term {epoch} begins at LSN {lsn}, and {} is committed",
+                last.lsn
+            )));
+        }
+        if !is_late {
+            self.settle(epoch.0)?;
+        }
+        self.counts.leaderships += 1;
+        let leadership = Leadership {
+            // Row numbers of transactions that failed or were lost are given out again.
+            model: if is_late { Model::default() } else { self.history.model.clone() },
+            digests: self.history.digests.clone(),
+            abandoned: Vec::new(),
+            is_late,
+        };
+        if self.leaderships.insert(epoch.0, leadership).is_some() {
+            return Err(Failure::new(format!("term {epoch} has two leaders")));
+        }
+        let used: BTreeSet<u64> = self.places.iter().flatten().map(|place| place.epoch).collect();
+        self.leaderships.retain(|of, _| *of >= epoch.0 || used.contains(of));
+        Ok(())
+    }
+
+    /// What the last leadership before this one has done must be what the log holds: everything
+    /// acknowledged, once; what was not acknowledged in full or not at all.
+    fn settle(&self, epoch: u64) -> Result<(), Failure> {
+        let log = &self.history.model;
+        if let Some((session, number)) =
+            self.acknowledged.iter().find(|name| !log.outcomes.contains_key(name))
+        {
+            return Err(Failure::new(format!(
+                "transaction {number} of session {session} was acknowledged and is lost"
+            )));
+        }
+        let before = self.leaderships.iter().rev().find(|(of, l)| **of < epoch && !l.is_late);
+        let mut model = Model::default();
+        if let Some((of, leadership)) = before {
+            model = leadership.model.clone();
+            let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
+            let unanswered = places.flat_map(|place| &place.executed);
+            for executed in leadership.abandoned.iter().chain(unanswered) {
+                let Request::Submit { session, transactions } = &executed.what else { continue };
+                for transaction in transactions {
+                    if log.outcomes.contains_key(&(*session, transaction.number)) {
+                        model.execute(*session, transaction, &self.tables);
+                    }
+                }
+            }
+        }
+        if let Some(difference) = model.difference(log) {
+            return Err(Failure::new(format!("before term {epoch}: {difference}")));
+        }
+        let (sum, accounts) = log.balances(&self.tables);
+        if sum != accounts * BALANCE_INITIAL {
+            return Err(Failure::new(format!("{accounts} accounts hold {sum}")));
+        }
+        let denied: Vec<_> = self.denied.iter().copied().collect();
+        self.denied_check(&denied)
+    }
+
+    /// Everything has come to rest.
+    pub fn settled(&self) -> Result<(), Failure> {
+        self.settle(u64::MAX)
+    }
+
+    /// A shard begins to execute.
+    pub fn shard_leads(&mut self, at: At, epoch: Epoch, shard: &Shard) -> Result<(), Failure> {
+        let place = self.place(at);
+        place.epoch = epoch.0;
+        place.executed.clear();
+        let leadership = self.leaderships.get(&epoch.0);
+        let leadership = leadership.ok_or(Failure::new("a shard leads, and its node does not"))?;
+        if leadership.is_late {
+            return Ok(());
+        }
+        digests_check(at.1, self.shards, shard, &leadership.digests)
+    }
+
+    /// A shard has applied everything that is committed.
+    pub fn is_complete(&self, shard: u16, core: &Shard) -> Result<(), Failure> {
+        digests_check(shard, self.shards, core, &self.history.digests)
     }
 
     /// A shard lets a frame go.
-    pub fn released(&mut self, shard: u16, connection: u64, frame: &[u8]) -> Result<(), Failure> {
+    pub fn released(&mut self, at: At, connection: u64, frame: &[u8]) -> Result<(), Failure> {
         let mut rest = frame;
         let next = FrameAssembler::default()
             .next(&mut rest, ANSWER_PAYLOAD_BYTES_MAX, &mut Vec::new())
@@ -190,13 +380,13 @@ impl Oracle {
         let payload = &frame[HEADER_BYTES..];
         match header.kind {
             FrameKind::Refusal => {
-                self.refused(shard, connection, header.request);
+                let refusal = decode::<Refusal>(message::decode(payload))?;
+                self.refused(at, connection, header.request, refusal.code);
                 Ok(())
             }
             FrameKind::Outcomes | FrameKind::ScanPage => {
-                let executed = self.executed[usize::from(shard)]
-                    .pop_front()
-                    .ok_or(Failure::new("an answer that nobody waits for"))?;
+                let executed = self.place(at).executed.pop_front();
+                let executed = executed.ok_or(Failure::new("an answer that nobody waits for"))?;
                 if (executed.connection, executed.request) != (connection, header.request) {
                     return Err(Failure::new(format!(
                         "answers in another order than requests: request {} of connection \
@@ -204,52 +394,81 @@ impl Oracle {
                         header.request, executed.request, executed.connection
                     )));
                 }
-                match executed.what {
-                    Request::Submit { session, transactions } => {
-                        let answer = decode::<Outcomes>(message::decode(payload))?;
-                        self.outcomes(session, &transactions, &answer, header.lsn)
-                    }
-                    Request::Scan(scan) => {
-                        let page = decode::<ScanPage>(message::decode(payload))?;
-                        self.page(shard, &scan, &page)
-                    }
-                }
+                self.answered(at, executed, header.lsn, header.kind, payload)
             }
             _ => Ok(()),
         }
     }
 
+    fn answered(
+        &mut self,
+        at: At,
+        executed: Executed,
+        lsn: Lsn,
+        kind: FrameKind,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
+        let epoch = self.place(at).epoch;
+        let told = match (executed.what, kind) {
+            (Request::Submit { session, transactions }, FrameKind::Outcomes) => {
+                let answer = decode::<Outcomes>(message::decode(payload))?;
+                self.outcomes(epoch, session, &transactions, &answer, lsn)?
+            }
+            (Request::Scan(scan), FrameKind::ScanPage) => {
+                let page = decode::<ScanPage>(message::decode(payload))?;
+                self.page(epoch, at.1, &scan, &page)?;
+                true
+            }
+            _ => return Err(Failure::new("an answer to another request")),
+        };
+        if !told {
+            return Ok(());
+        }
+        let late = self.leaderships.get(&epoch).is_none_or(|leadership| leadership.is_late);
+        if late || executed.answered_epoch > epoch {
+            return Err(Failure::new(format!(
+                "the leader of term {epoch} answered a request that came when term {} served",
+                executed.answered_epoch
+            )));
+        }
+        self.answered_epoch = self.answered_epoch.max(epoch);
+        Ok(())
+    }
+
     /// A refused request has no other answer, and what the connection sent behind a refused
-    /// frame of transactions is not executed.
-    fn refused(&mut self, shard: u16, connection: u64, request: u64) {
-        let queue = &mut self.executed[usize::from(shard)];
+    /// frame of transactions is not executed, unless only the node is the wrong one.
+    fn refused(&mut self, at: At, connection: u64, request: u64, code: u16) {
+        let place = self.place(at);
         let of = |e: &Executed| e.connection == connection && e.request == request;
-        let Some(at) = queue.iter().position(of) else {
+        let Some(found) = place.executed.iter().position(of) else {
             if request == 0 {
                 // The node ends the connection on its own account.
-                self.open[usize::from(shard)].remove(&connection);
+                place.open.remove(&connection);
             }
             return;
         };
-        let submit = matches!(queue[at].what, Request::Submit { .. });
-        queue.remove(at);
-        if submit {
+        let submit = matches!(place.executed[found].what, Request::Submit { .. });
+        place.executed.remove(found);
+        if submit && code != RefusalCode::NotLeader as u16 {
             let mut index = 0;
-            queue.retain(|executed| {
+            place.executed.retain(|executed| {
                 index += 1;
-                index <= at || executed.connection != connection
+                index <= found || executed.connection != connection
             });
-            self.open[usize::from(shard)].remove(&connection);
+            place.open.remove(&connection);
         }
     }
 
+    /// Returns whether the answer says anything of the data.
     fn outcomes(
         &mut self,
+        epoch: u64,
         session: u64,
         transactions: &[Transaction],
         answer: &Outcomes,
         lsn: Lsn,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
+        let mut told = false;
         if answer.outcomes.len() != transactions.len() {
             return Err(Failure::new("an outcome is missing"));
         }
@@ -262,9 +481,12 @@ impl Oracle {
             if self.not_let_in(status) {
                 continue;
             }
+            told = true;
             let name = (session, transaction.number);
-            let repeated = self.model.outcomes.contains_key(&name);
-            let predicted = self.model.execute(session, transaction, &self.tables);
+            let leadership = self.leaderships.get_mut(&epoch).ok_or_else(leaderless)?;
+            let model = &mut leadership.model;
+            let repeated = model.outcomes.contains_key(&name);
+            let predicted = model.execute(session, transaction, &self.tables);
             let equal = predicted.status == status
                 && predicted.operation == outcome.operation
                 && predicted.results == results;
@@ -283,17 +505,17 @@ impl Oracle {
             self.counts.repeated += u64::from(repeated);
             if transaction.writes() {
                 self.acknowledged.insert(name);
-                if self.lsn_of.get(&name).is_none_or(|at| *at > lsn) {
+                let committed = self.history.lsn_of.get(&name);
+                if committed.is_none_or(|at| *at > lsn) {
                     return Err(Failure::new(format!(
                         "transaction {} of session {session} was acknowledged at LSN {lsn}, and \
-                         is in the log at {:?}",
+                         is committed at {committed:?}",
                         transaction.number,
-                        self.lsn_of.get(&name)
                     )));
                 }
             }
         }
-        Ok(())
+        Ok(told)
     }
 
     fn not_let_in(&mut self, status: OutcomeStatus) -> bool {
@@ -311,9 +533,17 @@ impl Oracle {
         true
     }
 
-    fn page(&mut self, shard: u16, scan: &Scan, page: &ScanPage) -> Result<(), Failure> {
+    fn page(
+        &mut self,
+        epoch: u64,
+        shard: u16,
+        scan: &Scan,
+        page: &ScanPage,
+    ) -> Result<(), Failure> {
         self.counts.scans += 1;
-        let expected = self.model.scan(scan, shard, self.shards);
+        let shards = self.shards;
+        let leadership = self.leaderships.get(&epoch).ok_or_else(leaderless)?;
+        let expected = leadership.model.scan(scan, shard, shards);
         let mut bytes = page.bytes.as_slice();
         for (at, row) in page.rows.iter().enumerate() {
             let (key, rest) = bytes.split_at(usize::from(row.key_length));
@@ -341,16 +571,6 @@ impl Oracle {
         Ok(())
     }
 
-    /// A section went into the log.
-    pub fn appended(&mut self, lsn: Lsn, bytes: &[u8]) -> Result<(), Failure> {
-        let reader = FragmentReader::new(bytes)
-            .map_err(|error| Failure::new(format!("a shard handed over no redo: {error}")))?;
-        for outcome in reader.outcomes() {
-            self.lsn_of.insert((outcome.session, outcome.number), lsn);
-        }
-        Ok(())
-    }
-
     /// A client heard of a transaction's end.
     pub fn client_heard(
         &mut self,
@@ -374,7 +594,7 @@ impl Oracle {
     }
 
     fn denied_check(&self, names: &[(u64, u64)]) -> Result<(), Failure> {
-        match names.iter().find(|name| self.model.outcomes.contains_key(name)) {
+        match names.iter().find(|name| self.history.model.outcomes.contains_key(name)) {
             Some((session, number)) => Err(Failure::new(format!(
                 "transaction {number} of session {session} took effect, and its client heard that \
                  it had not"
@@ -382,51 +602,21 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
 
-    /// A restart found this in the log. Everything acknowledged must be there, once; what was not
-    /// acknowledged is there in full or not at all.
-    pub fn restarted(
-        &mut self,
-        log: Model,
-        lsn_of: BTreeMap<(u64, u64), Lsn>,
-    ) -> Result<(), Failure> {
-        self.counts.restarts += 1;
-        if let Some((session, number)) =
-            self.acknowledged.iter().find(|name| !log.outcomes.contains_key(name))
-        {
-            return Err(Failure::new(format!(
-                "transaction {number} of session {session} was acknowledged and is lost"
-            )));
+/// The shard's partitions must be what the log made of them.
+fn digests_check(shard: u16, shards: u16, core: &Shard, expected: &[u128]) -> Result<(), Failure> {
+    for (partition, digest) in (0..).zip(expected) {
+        if partition % shards == shard && core.digest(PartitionId(partition)) != *digest {
+            let text = format!("partition {partition} is not what the log makes of it");
+            return Err(Failure::new(text));
         }
-        for shard in 0..usize::from(self.shards) {
-            self.open[shard].clear();
-            self.attempts.clear();
-            let abandoned = std::mem::take(&mut self.abandoned[shard]);
-            let executed = std::mem::take(&mut self.executed[shard]);
-            for executed in abandoned.into_iter().chain(executed) {
-                let Request::Submit { session, transactions } = executed.what else { continue };
-                for transaction in &transactions {
-                    let name = (session, transaction.number);
-                    if log.outcomes.contains_key(&name) {
-                        self.model.execute(session, transaction, &self.tables);
-                    }
-                }
-            }
-        }
-        if let Some(difference) = self.model.difference(&log) {
-            return Err(Failure::new(format!("after a restart: {difference}")));
-        }
-        let (sum, accounts) = log.balances(&self.tables);
-        if sum != accounts * BALANCE_INITIAL {
-            return Err(Failure::new(format!("{accounts} accounts hold {sum}")));
-        }
-        let denied: Vec<_> = self.denied.iter().copied().collect();
-        self.denied_check(&denied)?;
-        self.lsn_of = lsn_of;
-        // Row numbers of transactions that failed or were lost are given out again.
-        self.model = log;
-        Ok(())
     }
+    Ok(())
+}
+
+fn leaderless() -> Failure {
+    Failure::new("an answer of a node that does not lead")
 }
 
 fn decode<T>(result: Result<T, message::MessageError>) -> Result<T, Failure> {

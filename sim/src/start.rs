@@ -1,26 +1,25 @@
 //! The start of a node: superblock, scan of the log, replay, and what the judge says of it.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use spillway_net::ids::{Epoch, Lsn, PartitionId, ShardIndex, WallMicros};
-use spillway_net::message;
-use spillway_updateserver::log::{LogScanner, Recovered, ScanItem, Superblock, Verdict};
+use spillway_net::ids::{Lsn, PartitionId, ShardIndex, WallMicros};
+use spillway_runtime::slot_ring::Slot;
+use spillway_updateserver::log::{FrameKind, LogScanner, Recovered, ScanItem, Superblock, Verdict};
 use spillway_updateserver::memtable::HeapChunks;
-use spillway_updateserver::redo::{
-    FragmentReader, PARTITION_SYSTEM, SystemCommand, SystemFragment, system_digest,
-};
+use spillway_updateserver::redo::{PARTITION_SYSTEM, SystemCommand};
 use spillway_updateserver::root::Root;
 use spillway_updateserver::session::SessionDirectory;
-use spillway_updateserver::shard::{ReplayError, Shard, ShardOptions};
+use spillway_updateserver::shard::{ReplayError, Shard, ShardOptions, system_commands};
 
 use crate::Failure;
-use crate::disk::{CLUSTER, Disk, NODE};
+use crate::disk::{CLUSTER, Disk};
 use crate::draw::Draw;
-use crate::model::Model;
-use crate::node::Entries;
+use crate::entry::Entry;
+use crate::history::History;
 use crate::options::{Bug, Sizes};
-use crate::worker::{PORT_BASE, Tables};
+use crate::worker::port;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that transactions may not use, as in production.
@@ -32,16 +31,24 @@ pub struct Started {
     pub shards: Vec<Shard>,
     /// Its root service, replayed.
     pub root: Root,
-    /// Where the log ended.
-    pub recovered: Recovered,
-    /// Running digests there.
-    pub digests: Vec<u128>,
+    /// The log as it was found.
+    pub log: RecoveredLog,
     /// The superblock to write before anything else.
     pub superblock: Superblock,
-    /// What the log holds, for the judge.
-    pub model: Model,
-    /// Where each outcome stands.
-    pub lsn_of: BTreeMap<(u64, u64), Lsn>,
+}
+
+/// The log as it was found.
+pub struct RecoveredLog {
+    /// Where it ended.
+    pub recovered: Recovered,
+    /// Everything up to here is committed, and was given to the shards.
+    pub applied: Lsn,
+    /// Entries behind that, which a leader may still replace: their bodies.
+    pub tail: Vec<(Lsn, Slot)>,
+    /// Changes of members up to `applied`, in order.
+    pub config_entries: Vec<Vec<u8>>,
+    /// Entries that were superseded.
+    pub superseded: u64,
 }
 
 /// Why there is none.
@@ -61,28 +68,14 @@ impl From<Failure> for StartError {
     }
 }
 
-struct ScannedSection {
-    partition: u16,
-    /// Running digest behind it.
-    digest: u128,
-    bytes: Vec<u8>,
-}
-
-struct ScannedEntry {
-    lsn: Lsn,
-    sections: Vec<ScannedSection>,
-}
-
 /// What a start works with.
 pub struct StartScene<'a> {
     /// The disk.
     pub disk: &'a Disk,
     /// Sizes of the run.
     pub sizes: &'a Sizes,
-    /// The tables.
-    pub tables: &'a Tables,
-    /// What was appended.
-    pub entries: &'a mut Entries,
+    /// What was appended, and what is committed.
+    pub history: &'a History,
     /// The planted bug.
     pub bug: Option<Bug>,
     /// Chance.
@@ -95,129 +88,157 @@ pub struct StartScene<'a> {
 pub fn start(scene: &mut StartScene<'_>) -> Result<Started, StartError> {
     let superblock =
         scene.disk.superblock().map_err(|error| StartError::Refused(error.to_string()))?;
-    let mut scanned = covered(&superblock, scene)?;
-    let (entries, recovered) = scan(&superblock, scene)?;
-    scanned.extend(entries);
-    compare(&scanned, &recovered, scene)?;
-    // What comes after the end never happened.
-    scene.entries.split_off(&(recovered.last_lsn.0 + 1));
-
-    let (mut model, mut lsn_of) = (Model::default(), BTreeMap::new());
-    let mut digests = vec![0u128; usize::from(scene.sizes.geometry.partitions)];
-    for entry in &scanned {
-        for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
-            model.redo(entry.lsn, section.partition, &section.bytes, scene.tables)?;
-            digests[usize::from(section.partition)] = section.digest;
-            let reader = FragmentReader::new(&section.bytes)
-                .map_err(|error| Failure::new(error.to_string()))?;
-            for outcome in reader.outcomes() {
-                lsn_of.insert((outcome.session, outcome.number), entry.lsn);
-            }
-        }
+    let (mut held, recovered) = scan(&superblock, scene)?;
+    if scene.sizes.nodes == 1 {
+        nothing_lost(&held, scene.history)?;
     }
     if scene.bug == Some(Bug::ReplayOneLess) {
-        while scanned.pop().is_some_and(|entry| entry.sections.is_empty()) {}
+        while held.applied.pop().is_some_and(|entry| !entry.has_sections()) {}
     }
-    let (shards, root) = replay(&scanned, scene)?;
-    let term = Epoch(1).max(recovered.term);
-    let superblock = recovered.superblock_next(&superblock, term, NODE);
-    Ok(Started { shards, root, recovered, digests, superblock, model, lsn_of })
+    let (shards, root) = replay(&held.applied, scene)?;
+    // An election moves the term: a start only takes over what the log knows.
+    let next = recovered.superblock_next(&superblock, recovered.term, recovered.vote);
+    let body = |entry: Rc<Entry>| (entry.lsn, Slot::from_vec(entry.body.clone()));
+    let log = RecoveredLog {
+        recovered,
+        applied: held.applied_to,
+        tail: held.waiting.into_iter().map(body).collect(),
+        config_entries: held.config_entries,
+        superseded: held.superseded,
+    };
+    Ok(Started { shards, root, log, superblock: next })
 }
 
-/// The entries below the floor, which the scan does not read.
-fn covered(
-    superblock: &Superblock,
-    scene: &StartScene<'_>,
-) -> Result<Vec<ScannedEntry>, StartError> {
-    let mut digests = vec![0u128; usize::from(scene.sizes.geometry.partitions)];
-    let mut covered = Vec::new();
-    for (lsn, sections) in scene.entries.range(..=superblock.floor.chain.lsn.0) {
-        let section = |section: &crate::node::EntrySection| {
-            let digest = if section.partition == PARTITION_SYSTEM {
-                section.digest
-            } else {
-                let running = &mut digests[usize::from(section.partition)];
-                *running = running.wrapping_add(section.digest);
-                *running
-            };
-            let (partition, bytes) = (section.partition, section.bytes.clone());
-            ScannedSection { partition, digest, bytes }
-        };
-        let sections = sections.iter().map(section).collect();
-        covered.push(ScannedEntry { lsn: Lsn(*lsn), sections });
+/// Entries that are not known to be committed wait until they are.
+struct HeldBack {
+    waiting: VecDeque<Rc<Entry>>,
+    applied: Vec<Rc<Entry>>,
+    applied_to: Lsn,
+    config_entries: Vec<Vec<u8>>,
+    superseded: u64,
+}
+
+impl HeldBack {
+    fn release(&mut self, committed: Lsn) {
+        while self.waiting.front().is_some_and(|entry| entry.lsn <= committed) {
+            let entry = self.waiting.pop_front().expect("seen above");
+            assert!(entry.lsn > self.applied_to, "entries are applied in order");
+            self.applied_to = entry.lsn;
+            if entry.kind == FrameKind::Config {
+                self.config_entries.push(entry.sections[0].bytes.clone());
+            }
+            self.applied.push(entry);
+        }
     }
-    Ok(covered)
+
+    fn truncate(&mut self, lsn: Lsn) -> Result<(), Failure> {
+        if lsn < self.applied_to {
+            return Err(Failure::new(format!("entries behind LSN {lsn} were committed")));
+        }
+        while self.waiting.back().is_some_and(|entry| entry.lsn > lsn) {
+            self.waiting.pop_back();
+            self.superseded += 1;
+        }
+        Ok(())
+    }
+
+    fn last(&self) -> Lsn {
+        self.waiting.back().map_or(self.applied_to, |entry| entry.lsn)
+    }
 }
 
 fn scan(
     superblock: &Superblock,
     scene: &mut StartScene<'_>,
-) -> Result<(Vec<ScannedEntry>, Recovered), StartError> {
+) -> Result<(HeldBack, Recovered), StartError> {
     let mut scanner = LogScanner::new(superblock, scene.draw.pick(&[1, 100 << 10, 4 << 20]));
-    let mut found = Vec::new();
-    let mut last = (superblock.floor.chain.lsn, superblock.floor.chain.timestamp);
+    let mut held = HeldBack {
+        waiting: VecDeque::new(),
+        applied: Vec::new(),
+        applied_to: superblock.floor.chain.lsn,
+        config_entries: Vec::new(),
+        superseded: 0,
+    };
     let mut failure = None;
+    let alone = scene.sizes.nodes == 1;
     while let Some(request) = scanner.next_read() {
-        let fed = scanner.feed(scene.disk.read(&request), &mut |item| match item {
-            ScanItem::Truncated(lsn) => {
-                failure = Some(format!("entries behind LSN {lsn} are superseded on a lone node"));
-            }
-            ScanItem::Entry(frame) => {
-                let next = (frame.shared.index, frame.shared.timestamp);
-                failure = failure.take().or_else(|| order_broken(last, next));
-                last = next;
-                let sections = frame
-                    .sections()
-                    .map(|section| ScannedSection {
-                        partition: section.partition.0,
-                        digest: section.digest,
-                        bytes: section.bytes.to_vec(),
+        let fed = scanner.feed(scene.disk.read(&request), &mut |item| {
+            let taken = match item {
+                ScanItem::Truncated(lsn) if alone => {
+                    Err(Failure::new(format!("entries behind LSN {lsn} are superseded")))
+                }
+                ScanItem::Truncated(lsn) => held.truncate(lsn),
+                ScanItem::Entry(entry) => {
+                    let hint = match scene.bug {
+                        Some(Bug::TailNotHeldBack) => entry.view.shared.index,
+                        _ => entry.commit_hint,
+                    };
+                    let known = known(entry.body, &held, superblock, scene.history);
+                    known.map(|entry| {
+                        held.waiting.push_back(entry);
+                        held.release(hint);
                     })
-                    .collect();
-                found.push(ScannedEntry { lsn: frame.shared.index, sections });
-            }
+                }
+            };
+            failure = failure.take().or(taken.err());
         });
         fed.map_err(|damaged| StartError::Refused(damaged.to_string()))?;
         if let Some(failure) = failure.take() {
-            return Err(Failure::new(failure).into());
+            return Err(failure.into());
         }
     }
-    Ok((found, scanner.finish()))
+    let recovered = scanner.finish();
+    held.release(recovered.commit_hint);
+    Ok((held, recovered))
 }
 
-fn order_broken(last: (Lsn, WallMicros), next: (Lsn, WallMicros)) -> Option<String> {
-    let rises = next.0.0 == last.0.0 + 1 && next.1 > last.1;
-    (!rises).then(|| format!("entry {next:?} behind entry {last:?}"))
+/// What the log holds must have been appended, byte for byte, by whomever, and follow what stands
+/// before it.
+fn known(
+    body: &[u8],
+    held: &HeldBack,
+    superblock: &Superblock,
+    history: &History,
+) -> Result<Rc<Entry>, Failure> {
+    let entry = Entry::of(&superblock.geometry, body)?;
+    let entry = entry.ok_or(Failure::new("the scan gave something that is no entry"))?;
+    let before = held.waiting.back().or(held.applied.last());
+    let (lsn, timestamp) =
+        before.map_or((Lsn(0), WallMicros(0)), |entry| (entry.lsn, entry.timestamp));
+    if entry.lsn.0 != lsn.0 + 1 || entry.timestamp <= timestamp {
+        return Err(Failure::new(format!("entry {} behind entry {lsn}", entry.lsn)));
+    }
+    if !history.knows(&entry) {
+        return Err(Failure::new(format!("LSN {} is not what was appended", entry.lsn)));
+    }
+    Ok(entry)
 }
 
-/// The log must hold what was appended, byte for byte.
-fn compare(
-    scanned: &[ScannedEntry],
-    recovered: &Recovered,
+/// A node on its own has everything that was ever committed.
+fn nothing_lost(held: &HeldBack, history: &History) -> Result<(), Failure> {
+    if held.last() < history.last() {
+        return Err(Failure::new(format!(
+            "the log ends at LSN {}, and LSN {} was acknowledged and is lost",
+            held.last(),
+            history.last()
+        )));
+    }
+    let found = held.applied.iter().chain(&held.waiting);
+    for (entry, committed) in found.zip((1..).map_while(|lsn| history.at(Lsn(lsn)))) {
+        if entry.checksum != committed.checksum {
+            return Err(Failure::new(format!("LSN {} was committed and is another", entry.lsn)));
+        }
+    }
+    Ok(())
+}
+
+fn shards_new(
+    superblock: &Superblock,
     scene: &StartScene<'_>,
-) -> Result<(), Failure> {
-    let mut expected = scene.entries.range(..=recovered.last_lsn.0);
-    for entry in scanned.iter().filter(|entry| !entry.sections.is_empty()) {
-        let equal = expected.next().is_some_and(|(lsn, sections)| {
-            *lsn == entry.lsn.0
-                && sections.len() == entry.sections.len()
-                && sections
-                    .iter()
-                    .zip(&entry.sections)
-                    .all(|(a, b)| a.partition == b.partition && a.bytes == b.bytes)
-        });
-        if !equal {
-            return Err(Failure::new(format!("LSN {} is not what was appended", entry.lsn)));
-        }
-    }
-    match expected.next() {
-        Some((lsn, _)) => Err(Failure::new(format!("LSN {lsn} was appended and not read back"))),
-        None => Ok(()),
-    }
-}
-
-fn shards_new(scene: &StartScene<'_>, directory: &Arc<SessionDirectory>) -> Vec<Shard> {
+    directory: &Arc<SessionDirectory>,
+) -> Vec<Shard> {
     let sizes = scene.sizes;
+    let number = superblock.node.0 - 1;
     (0..sizes.shards)
         .map(|index| {
             let options = ShardOptions {
@@ -225,9 +246,8 @@ fn shards_new(scene: &StartScene<'_>, directory: &Arc<SessionDirectory>) -> Vec<
                 shards: sizes.shards,
                 partitions: sizes.geometry.partitions.into(),
                 cluster: CLUSTER,
-                node: NODE,
-                epoch: Epoch(1),
-                shard_ports: (0..sizes.shards).map(|shard| PORT_BASE + shard).collect(),
+                node: superblock.node,
+                shard_ports: (0..sizes.shards).map(|shard| port(number, shard)).collect(),
                 handovers_in_flight_max: sizes.handovers_max,
                 held_bytes_max: 256 << 10,
                 outcomes_bytes_max: 64 << 20,
@@ -240,41 +260,40 @@ fn shards_new(scene: &StartScene<'_>, directory: &Arc<SessionDirectory>) -> Vec<
 }
 
 fn replay(
-    scanned: &[ScannedEntry],
+    entries: &[Rc<Entry>],
     scene: &mut StartScene<'_>,
 ) -> Result<(Vec<Shard>, Root), StartError> {
+    let superblock =
+        scene.disk.superblock().map_err(|error| StartError::Refused(error.to_string()))?;
     let directory = Arc::new(SessionDirectory::default());
-    let mut shards = shards_new(scene, &directory);
+    let mut shards = shards_new(&superblock, scene, &directory);
     let mut root = Root::new(Arc::clone(&directory), scene.sizes.shards);
-    let mut digests = vec![0u128; usize::from(scene.sizes.geometry.partitions)];
     let mut sessions = Vec::new();
-    for entry in scanned {
-        for section in &entry.sections {
-            if section.partition == PARTITION_SYSTEM {
-                for command in system(entry.lsn, section)? {
-                    shards.iter_mut().for_each(|shard| shard.replay_command(&command));
-                    root.replay(&command, scene.now);
-                    if let SystemCommand::SessionOpen { session, .. } = command {
-                        sessions.push(session);
+    for entry in entries.iter().filter(|entry| entry.has_sections()) {
+        entry.with_batch(|batch| {
+            for section in batch.sections {
+                let partition = section.partition;
+                if partition.0 == PARTITION_SYSTEM {
+                    for command in system_commands(batch.lsn, section).map_err(refused)? {
+                        shards.iter_mut().for_each(|shard| shard.replay_command(&command));
+                        root.replay(&command, scene.now);
+                        if let SystemCommand::SessionOpen { session, .. } = command {
+                            sessions.push(session);
+                        }
                     }
+                    continue;
                 }
-                continue;
+                if scene.bug == Some(Bug::ReplaySectionSkipped) && scene.draw.once_in(40) {
+                    continue;
+                }
+                let PartitionId(number) = partition;
+                let shard = &mut shards[usize::from(number % scene.sizes.shards)];
+                shard
+                    .replay_section(batch.lsn, partition, section.bytes, section.digest)
+                    .map_err(refused)?;
             }
-            let skip = scene.bug == Some(Bug::ReplaySectionSkipped) && scene.draw.once_in(40);
-            if skip {
-                continue;
-            }
-            let before = &mut digests[usize::from(section.partition)];
-            let shard = &mut shards[usize::from(section.partition % scene.sizes.shards)];
-            let partition = PartitionId(section.partition);
-            shard
-                .replay_section(entry.lsn, partition, &section.bytes, *before, section.digest)
-                .map_err(|error| match error {
-                    ReplayError::MemoryFull => StartError::MemoryFull,
-                    error => StartError::Refused(error.to_string()),
-                })?;
-            *before = section.digest;
-        }
+            Ok::<(), StartError>(())
+        })?;
     }
     if scene.bug == Some(Bug::SessionsForgotten) {
         for session in sessions {
@@ -285,13 +304,11 @@ fn replay(
     Ok((shards, root))
 }
 
-fn system(lsn: Lsn, section: &ScannedSection) -> Result<Vec<SystemCommand>, StartError> {
-    if system_digest(&section.bytes) != section.digest {
-        return Err(StartError::Refused(format!("LSN {lsn}: digest of a system section")));
+fn refused(error: ReplayError) -> StartError {
+    match error {
+        ReplayError::MemoryFull => StartError::MemoryFull,
+        error => StartError::Refused(error.to_string()),
     }
-    let fragment = message::decode::<SystemFragment>(&section.bytes)
-        .map_err(|error| StartError::Refused(format!("LSN {lsn}: {error}")))?;
-    Ok(fragment.commands)
 }
 
 /// Whether the log's end was torn.

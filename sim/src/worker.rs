@@ -27,10 +27,21 @@ use crate::disk::CLUSTER;
 use crate::draw::Draw;
 use crate::options::{SECOND, Sizes};
 
-/// Port of the node's shard 0; those of the others follow.
-pub const PORT_BASE: u16 = 7400;
+const PORT_BASE: u16 = 7400;
+/// Ports of a node.
+const PORTS: u16 = 100;
 /// What every account begins with.
 pub const BALANCE_INITIAL: i64 = 1000;
+
+/// Where a shard of a node listens; both count from 0.
+pub fn port(node: u16, shard: u16) -> u16 {
+    PORT_BASE + node * PORTS + shard
+}
+
+/// Where shard 0 of a node listens.
+pub fn address(node: u16) -> String {
+    format!("sim:{}", port(node, 0))
+}
 
 /// The tables of all runs, known in advance: the first two that a node creates.
 #[derive(Clone, Debug)]
@@ -95,8 +106,8 @@ impl Tables {
 /// What a worker's core wants of the world, in order.
 #[derive(Debug)]
 pub enum Wish {
-    /// Connect to this shard.
-    Connect(u16),
+    /// Connect to this shard of this node; both count from 0.
+    Connect(u16, u16),
     /// Send.
     Send(Vec<u8>),
     /// Close.
@@ -129,8 +140,9 @@ struct Effects {
 impl ClientEffects for Effects {
     fn connect(&mut self, address: &str) {
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let shard = port.and_then(|port| port.checked_sub(PORT_BASE));
-        self.wishes.push(Wish::Connect(shard.expect("an address of the simulated node")));
+        let place = port.and_then(|port| port.checked_sub(PORT_BASE));
+        let place = place.expect("an address of a simulated node");
+        self.wishes.push(Wish::Connect(place / PORTS, place % PORTS));
     }
 
     fn send(&mut self, frame: &[u8]) {
@@ -238,8 +250,11 @@ impl Worker {
         let salt = |salt: &i64| {
             lives(&tables.journal, &[Value::Int8(*salt), Value::Int8(0), Value::Int8(0)])
         };
-        let ports = (0..sizes.shards).map(|shard| PORT_BASE + shard).collect();
-        let nodes = NodeBook::with_ports(format!("sim:{PORT_BASE}"), ports);
+        let ports = (0..sizes.shards).map(|shard| port(0, shard)).collect();
+        let nodes = match sizes.nodes {
+            1 => NodeBook::with_ports(address(0), ports),
+            nodes => NodeBook::new((0..nodes).map(address)),
+        };
         let options = CoreOptions {
             connection: number,
             session,

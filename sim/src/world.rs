@@ -1,15 +1,21 @@
-//! The world of one run: virtual time, the node, its disk, the network, clients, and what goes
+//! The world of one run: virtual time, the nodes, their disks, the networks, clients, and what goes
 //! wrong.
+
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use spillway_net::client::core::ClientInput;
+use spillway_net::ids::NodeId;
+use spillway_updateserver::log::ReadRequest;
+use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
 use crate::disk::{Disk, EIO, File};
 use crate::draw::{Draw, Trace};
-use crate::network::{Network, Side};
-use crate::node::{Actions, Entries, Node, Scene, Seat, Token};
+use crate::links::{Links, Pair};
+use crate::network::{Connection, Network, Side};
+use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
 use crate::options::{Bug, Mode, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
@@ -18,37 +24,49 @@ use crate::worker::{Tables, Wish, Worker};
 /// After the faults, everything must come to rest within this virtual time.
 const REST_NANOS_MAX: u64 = 120 * SECOND;
 /// More events than any run needs: a run that reaches this does not come to rest.
-const EVENTS_MAX: u64 = 3_000_000;
-const CHECKPOINT_NANOS: u64 = 20_000_000;
+const EVENTS_MAX: u64 = 6_000_000;
 const TICK_NANOS: u64 = 500_000_000;
+const TRANSFER_NANOS: u64 = 400_000_000;
 const OPERATOR_NANOS: u64 = 100_000_000;
+/// How soon a message that found no memory is looked at again.
+const MEMORY_RETRY_NANOS: u64 = 1_000_000;
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// A write reaches the medium; with an error in part.
-    Landed { id: u64, result: Landing },
+    /// A write reaches the medium of a node; with an error in part.
+    Landed { node: u16, id: u64, result: Landing },
+    /// A start of a node reads an entry back.
+    ReadBack { node: u16, start: u64, lsn: u64, request: ReadRequest },
     /// A connection is made.
     Connected(u64),
     /// Bytes arrive.
     Arrived(u64, Side, Vec<u8>),
     /// One side hears that a connection is gone.
     Gone(u64, Side),
-    /// A seat takes a turn.
-    Turn(u64, Seat),
-    /// The node's slow clock.
-    Tick(u64),
-    /// Time for a checkpoint.
-    Checkpoint(u64),
+    /// A seat of a start of a node takes a turn.
+    Turn(u16, u64, Seat),
+    /// The slow clock of a start of a node.
+    Tick(u16, u64),
     /// A worker's deadline.
     Worker(usize),
     /// The network loses a connection.
     Reset,
-    /// The power goes.
+    /// The power of a node goes, or that of all.
     PowerLoss,
     /// The operator restarts a node of this start whose log failed.
-    Operator(u64),
-    /// The power is back.
-    Start,
+    Operator(u16, u64),
+    /// The power of a node is back.
+    Start(u16),
+    /// Two nodes try to connect.
+    LinkTry(Pair),
+    /// A node hears that a link stands, in this generation, or that it is gone.
+    LinkTold { pair: Pair, side: usize, up: Option<u64> },
+    /// A message between nodes arrives.
+    PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
+    /// Something comes between nodes.
+    Cut,
+    /// The operator wants another leader.
+    Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +89,35 @@ pub struct Report {
     pub nanos: u64,
 }
 
+/// A place for a node: what outlives it, and what the world notes of it.
+struct Machine {
+    disk: Disk,
+    node: Option<Node>,
+    /// Starts so far: events of an earlier one are void.
+    starts: u64,
+    turns: BTreeSet<Seat>,
+    log_tick_at: Option<u64>,
+    /// When the log looks again for memory that was short.
+    memory_retry_at: u64,
+    operator_called: bool,
+    tokens: BTreeMap<u64, (Token, Vec<u8>)>,
+}
+
+impl Machine {
+    fn new(disk: Disk) -> Self {
+        Self {
+            disk,
+            node: None,
+            starts: 0,
+            turns: BTreeSet::new(),
+            log_tick_at: None,
+            memory_retry_at: 0,
+            operator_called: false,
+            tokens: BTreeMap::new(),
+        }
+    }
+}
+
 /// See the module.
 pub struct World {
     options: Options,
@@ -80,19 +127,12 @@ pub struct World {
     now: u64,
     events: BTreeMap<(u64, u64), Event>,
     events_count: u64,
-    disk: Disk,
+    machines: Vec<Machine>,
+    links: Links,
     network: Network,
-    node: Option<Node>,
-    /// Starts so far: events of an earlier one are void.
-    starts: u64,
-    turns: BTreeSet<Seat>,
-    log_tick_at: Option<u64>,
-    operator_called: bool,
-    tokens: BTreeMap<u64, (Token, Vec<u8>)>,
     workers: Vec<Worker>,
     sessions: usize,
     oracle: Oracle,
-    entries: Entries,
     trace: Trace,
 }
 
@@ -100,10 +140,12 @@ impl World {
     /// Before its first event.
     pub fn new(options: Options) -> Self {
         let mut draw = Draw::new(options.seed);
-        let sizes = Sizes::draw(&mut draw);
+        let nodes = options.nodes;
+        let sizes = Sizes::draw(&mut draw, nodes);
         let tables = Tables::new(&sizes);
-        let disk = Disk::format(sizes.geometry);
-        let oracle = Oracle::new(tables.clone(), sizes.shards);
+        let disk = |node| Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+        let machines = (0..nodes).map(|node| Machine::new(disk(node))).collect();
+        let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
         let operator = Worker::new(0, 0, 0, &sizes, &tables, &mut draw);
         let mut world = Self {
             options,
@@ -113,24 +155,21 @@ impl World {
             now: 1,
             events: BTreeMap::new(),
             events_count: 0,
-            disk,
+            machines,
+            links: Links::new(nodes),
             network: Network::default(),
-            node: None,
-            starts: 0,
-            turns: BTreeSet::new(),
-            log_tick_at: None,
-            operator_called: false,
-            tokens: BTreeMap::new(),
             workers: vec![operator],
             sessions: 0,
             oracle,
-            entries: Entries::new(),
             trace: Trace::default(),
         };
-        world.after(0, Event::Start);
+        for node in 0..nodes {
+            world.after(0, Event::Start(node));
+        }
         let (crash, reset) = (world.sizes.crash_nanos, world.sizes.reset_nanos);
         world.after_about(crash, Event::PowerLoss);
         world.after_about(reset, Event::Reset);
+        world.links_begin();
         world
     }
 
@@ -159,13 +198,36 @@ impl World {
         self.worker_schedule(0);
         let refused = self.run_events()?;
         if !refused {
-            // Once more without warning: what is acknowledged is durable at any moment.
-            self.power_loss();
-            self.now += 1;
-            self.start()?;
+            self.finish()?;
         }
         self.oracle.counts.events = self.events_count;
         Ok(Report { trace: self.trace, counts: self.oracle.counts, nanos: self.now })
+    }
+
+    /// At rest: all nodes have the same, and that is what is in the log.
+    fn finish(&mut self) -> Result<(), Failure> {
+        self.oracle.settled()?;
+        let nodes = 0..self.sizes.nodes;
+        for machine in &self.machines {
+            let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
+            node.check_complete(&self.oracle)?;
+        }
+        // Once more without warning: what is acknowledged is durable at any moment.
+        nodes.clone().for_each(|node| self.power_loss(node));
+        self.now += 1;
+        let last = self.oracle.history.last();
+        let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
+        let mut have = 0;
+        for node in nodes {
+            let started = self.started_log(node)?;
+            let Some(Started { log, .. }) = started else { return Ok(()) };
+            let found = log.recovered.entries.get(last).map(|meta| meta.checksum);
+            have += u16::from(found == checksum);
+        }
+        if last.0 > 0 && have <= self.sizes.nodes / 2 {
+            return Err(Failure::new(format!("LSN {last} is left on {have} node(s)")));
+        }
+        Ok(())
     }
 
     /// Returns whether a start was refused, which ends a run beyond the promised faults.
@@ -190,7 +252,12 @@ impl World {
         // With a full log the operator may never get what it wants; it is told so.
         let full = self.oracle.counts.log_full + self.oracle.counts.refused_log > 0;
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
-        self.node.as_ref().is_some_and(|node| !node.failed) && self.workers.iter().all(idle)
+        let last = self.oracle.history.last().0;
+        let complete = |node: &Node| !node.failed() && node.applied() == last;
+        let nodes = || self.machines.iter().map(|machine| machine.node.as_ref());
+        self.workers.iter().all(idle)
+            && nodes().all(|node| node.is_some_and(complete))
+            && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
 
     fn unrest(&self) -> String {
@@ -199,34 +266,36 @@ impl World {
             waits.then(|| format!("client {at}: {} unanswered", worker.in_flight()))
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
+        let node = |machine: &Machine| match &machine.node {
+            None => "down".to_owned(),
+            Some(node) if node.failed() => "log failed".to_owned(),
+            Some(node) => node.report(self.now),
+        };
+        let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; node up: {}): {}",
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}): {}",
             self.now.saturating_sub(self.options.faults_nanos) / SECOND,
             self.events_count,
-            self.node.is_some(),
+            self.oracle.history.last(),
+            nodes.join("; "),
             busy.join(", ")
         )
     }
 
     fn event(&mut self, event: Event) -> Result<bool, Failure> {
         match event {
-            Event::Landed { id, result } => self.landed(id, result)?,
+            Event::Landed { node, id, result } => self.landed(node, id, result)?,
+            Event::ReadBack { node, start, lsn, request } => {
+                self.read_back(node, start, lsn, &request)?;
+            }
             Event::Connected(connection) => self.connected(connection)?,
             Event::Arrived(connection, side, bytes) => self.arrived(connection, side, &bytes)?,
             Event::Gone(connection, side) => self.gone(connection, side)?,
-            Event::Turn(start, seat) if start == self.starts => self.turn(seat)?,
-            Event::Tick(start) if start == self.starts && self.node.is_some() => {
-                self.with_node(|node, scene| node.tick(scene))?;
-                self.after(TICK_NANOS, Event::Tick(start));
+            Event::Turn(node, start, seat) if self.is_now(node, start) => self.turn(node, seat)?,
+            Event::Tick(node, start) if self.is_now(node, start) => {
+                self.with_node(node, |node, scene| node.tick(scene))?;
+                self.after(TICK_NANOS, Event::Tick(node, start));
             }
-            Event::Checkpoint(start) if start == self.starts && self.has_faults() => {
-                self.with_node(|node, scene| {
-                    node.checkpoint(scene);
-                    Ok(())
-                })?;
-                self.after(CHECKPOINT_NANOS, Event::Checkpoint(start));
-            }
-            Event::Turn(..) | Event::Tick(_) | Event::Checkpoint(_) => {}
             Event::Worker(at) => {
                 if self.workers[at].tick_at.is_some_and(|tick| tick <= self.now) {
                     self.workers[at].tick_at = None;
@@ -234,35 +303,70 @@ impl World {
                 }
             }
             Event::Reset => self.reset(),
-            Event::PowerLoss if self.has_faults() => {
-                if self.node.is_some() {
-                    self.power_loss();
-                    self.after_about(20_000_000, Event::Start);
+            Event::PowerLoss if self.has_faults() => self.power_losses(),
+            Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
+            Event::Turn(..) | Event::Tick(..) | Event::PowerLoss | Event::Operator(..) => {}
+            Event::Start(node) => {
+                if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
+                    self.machines[0].disk.damage(&mut self.draw);
+                    self.trace.note("damage", self.now, self.machines[0].starts, 0);
                 }
-                self.after_about(self.sizes.crash_nanos, Event::PowerLoss);
+                return self.start(node);
             }
-            Event::Operator(start) if start == self.starts && self.node.is_some() => {
-                self.power_loss();
-                self.after_about(20_000_000, Event::Start);
+            Event::LinkTry(pair) => self.link_try(pair),
+            Event::LinkTold { pair, side, up } => self.link_told(pair, side, up),
+            Event::PeerArrived { from, to, generation, bytes, message } => {
+                self.peer_arrived(from, to, generation, bytes, message);
             }
-            Event::PowerLoss | Event::Operator(_) => {}
-            Event::Start => {
-                if self.options.mode == Mode::Beyond && self.starts > 3 {
-                    self.disk.damage(&mut self.draw);
-                    self.trace.note("damage", self.now, self.starts, 0);
-                }
-                return self.start();
-            }
+            Event::Cut => self.cut(),
+            Event::Transfer => self.transfer()?,
         }
         Ok(false)
     }
 
-    fn power_loss(&mut self) {
-        self.trace.note("power", self.now, self.starts, 0);
-        self.disk.crash(&mut self.draw);
-        self.node = None;
-        self.tokens.clear();
-        let numbers: Vec<u64> = self.network.connections.keys().copied().collect();
+    fn transfer(&mut self) -> Result<(), Failure> {
+        if !self.has_faults() {
+            return Ok(());
+        }
+        self.after_about(TRANSFER_NANOS, Event::Transfer);
+        let node = self.draw.below(u64::from(self.sizes.nodes)) as u16;
+        self.with_node(node, |node, scene| node.transfer(scene))
+    }
+
+    /// Whether a node still runs in this start.
+    fn is_now(&self, node: u16, start: u64) -> bool {
+        let machine = &self.machines[usize::from(node)];
+        machine.starts == start && machine.node.is_some()
+    }
+
+    fn power_losses(&mut self) {
+        let nodes = 0..self.sizes.nodes;
+        let all = self.sizes.nodes > 1 && self.draw.once_in(6);
+        let one = self.draw.below(u64::from(self.sizes.nodes)) as u16;
+        for node in nodes.filter(|node| all || *node == one) {
+            if self.machines[usize::from(node)].node.is_some() {
+                self.restart(node);
+            }
+        }
+        self.after_about(self.sizes.crash_nanos, Event::PowerLoss);
+    }
+
+    fn restart(&mut self, node: u16) {
+        self.power_loss(node);
+        self.after_about(20_000_000, Event::Start(node));
+    }
+
+    fn power_loss(&mut self, node: u16) {
+        let machine = &mut self.machines[usize::from(node)];
+        self.trace.note("power", self.now, machine.starts, node.into());
+        machine.disk.crash(&mut self.draw);
+        machine.node = None;
+        machine.tokens.clear();
+        self.oracle.crashed(node);
+        self.links_down_of(node);
+        let connections = self.network.connections.iter();
+        let numbers: Vec<u64> =
+            connections.filter(|(_, c)| c.node == node).map(|(number, _)| *number).collect();
         for number in numbers {
             if let Some(connection) = self.network.connections.get_mut(&number) {
                 connection.node_open = false;
@@ -272,76 +376,85 @@ impl World {
         }
     }
 
+    /// Reads a node's log. None: the node refused, where it may.
+    fn started_log(&mut self, node: u16) -> Result<Option<Started>, Failure> {
+        loop {
+            let scene = &mut StartScene {
+                disk: &self.machines[usize::from(node)].disk,
+                sizes: &self.sizes,
+                history: &self.oracle.history,
+                bug: self.options.bug,
+                draw: &mut self.draw,
+                now: self.now,
+            };
+            match start(scene) {
+                Ok(started) => return Ok(Some(started)),
+                Err(StartError::Refused(_)) if self.options.mode == Mode::Beyond => {
+                    self.oracle.counts.refused_starts += 1;
+                    return Ok(None);
+                }
+                Err(StartError::Refused(why)) => {
+                    return Err(Failure::new(format!("the start was refused: {why}")));
+                }
+                Err(StartError::MemoryFull) => self.budget_raise(),
+                Err(StartError::Failure(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    fn budget_raise(&mut self) {
+        self.oracle.counts.budget_raised += 1;
+        self.sizes.chunks *= 2;
+    }
+
     /// Returns whether the node refused, where it may.
-    fn start(&mut self) -> Result<bool, Failure> {
-        let scene = &mut StartScene {
-            disk: &self.disk,
-            sizes: &self.sizes,
-            tables: &self.tables,
-            entries: &mut self.entries,
-            bug: self.options.bug,
-            draw: &mut self.draw,
-            now: self.now,
-        };
-        let started = match start(scene) {
-            Ok(started) => started,
-            Err(StartError::Refused(_)) if self.options.mode == Mode::Beyond => {
-                self.oracle.counts.refused_starts += 1;
-                return Ok(true);
-            }
-            Err(StartError::Refused(why)) => {
-                return Err(Failure::new(format!("the start was refused: {why}")));
-            }
-            Err(StartError::MemoryFull) => {
-                self.oracle.counts.budget_raised += 1;
-                self.sizes.chunks *= 2;
-                return self.start();
-            }
-            Err(StartError::Failure(failure)) => return Err(failure),
-        };
-        self.oracle.counts.torn += u64::from(is_torn(&started.recovered));
-        let found = started.recovered.last_lsn.0;
-        self.trace.note("start", self.now, found, started.recovered.bytes);
-        self.starts += 1;
-        self.started(started)?;
+    fn start(&mut self, node: u16) -> Result<bool, Failure> {
+        let Some(started) = self.started_log(node)? else { return Ok(true) };
+        let log = &started.log;
+        let counts = &mut self.oracle.counts;
+        counts.restarts += 1;
+        counts.torn += u64::from(is_torn(&log.recovered));
+        counts.held_back += u64::from(!log.tail.is_empty());
+        counts.superseded += log.superseded;
+        self.trace.note("start", self.now, log.recovered.last_lsn.0, log.recovered.bytes);
+        self.machines[usize::from(node)].starts += 1;
+        self.started(node, started);
         Ok(false)
     }
 
-    fn started(&mut self, mut started: Started) -> Result<(), Failure> {
-        let model = std::mem::take(&mut started.model);
-        self.oracle.restarted(model, std::mem::take(&mut started.lsn_of))?;
+    fn started(&mut self, node: u16, started: Started) {
         let rounds = spillway_updateserver::log::superblock_update(&started.superblock);
         let torn = self.has_faults() && self.draw.once_in(8);
         let torn_round = if torn { self.draw.below(2) as usize } else { 2 };
+        let machine = &mut self.machines[usize::from(node)];
         for (at, round) in rounds.iter().enumerate() {
             if self.options.bug == Some(Bug::SuperblockNotWritten) {
                 break;
             }
             if at == torn_round {
-                self.disk.superblock_round(round, Some(&mut self.draw));
-                self.after_about(20_000_000, Event::Start);
-                return Ok(());
+                machine.disk.superblock_round(round, Some(&mut self.draw));
+                self.after_about(20_000_000, Event::Start(node));
+                return;
             }
-            self.disk.superblock_round(round, None);
+            machine.disk.superblock_round(round, None);
         }
-        self.node = Some(Node::new(started, &self.sizes));
-        self.turns.clear();
-        self.log_tick_at = None;
-        self.operator_called = false;
+        machine.node = Some(Node::new(started, &self.sizes));
+        machine.turns.clear();
+        machine.log_tick_at = None;
+        machine.operator_called = false;
+        let starts = machine.starts;
         let seats = (0..self.sizes.shards).map(Seat::Shard).chain([Seat::Log]);
-        self.turns_schedule(seats.collect());
-        self.after(TICK_NANOS, Event::Tick(self.starts));
-        if self.sizes.checkpoints {
-            self.after(CHECKPOINT_NANOS, Event::Checkpoint(self.starts));
-        }
-        Ok(())
+        self.turns_schedule(node, seats.collect());
+        self.after(TICK_NANOS, Event::Tick(node, starts));
     }
 
     fn with_node(
         &mut self,
+        number: u16,
         step: impl FnOnce(&mut Node, &mut Scene<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let Some(node) = &mut self.node else { return Ok(()) };
+        let machine = &mut self.machines[usize::from(number)];
+        let Some(node) = &mut machine.node else { return Ok(()) };
         let mut actions = Actions::default();
         let mut scene = Scene {
             now: self.now,
@@ -349,26 +462,38 @@ impl World {
             bug: self.options.bug,
             oracle: &mut self.oracle,
             draw: &mut self.draw,
-            entries: &mut self.entries,
             actions: &mut actions,
         };
         step(node, &mut scene)?;
-        let (deadline, failed) = (node.log_deadline, node.failed);
+        let (deadline, failed, diverged) =
+            (node.log_deadline(), node.failed(), node.diverged_take());
+        let (starts, now) = (machine.starts, self.now);
+        let mut call_operator = failed && !machine.operator_called;
+        machine.operator_called |= failed;
         if let Some(deadline) = deadline
-            && self.log_tick_at.is_none_or(|at| at > deadline || at <= self.now)
+            && machine.log_tick_at.is_none_or(|at| at > deadline || at <= now)
         {
-            self.log_tick_at = Some(deadline);
-            self.at(deadline.max(self.now + 1), Event::Turn(self.starts, Seat::Log));
+            machine.log_tick_at = Some(deadline);
+            self.at(deadline.max(now + 1), Event::Turn(number, starts, Seat::Log));
         }
-        if failed && !self.operator_called {
-            self.operator_called = true;
-            self.after_about(OPERATOR_NANOS, Event::Operator(self.starts));
+        match diverged {
+            None => {}
+            Some(ReplayError::MemoryFull) => {
+                self.budget_raise();
+                call_operator = true;
+            }
+            Some(error) => {
+                return Err(Failure::new(format!("node {} has diverged: {error}", number + 1)));
+            }
         }
-        self.actions(actions);
+        if call_operator {
+            self.after_about(OPERATOR_NANOS, Event::Operator(number, starts));
+        }
+        self.actions(number, starts, actions);
         Ok(())
     }
 
-    fn actions(&mut self, actions: Actions) {
+    fn actions(&mut self, node: u16, start: u64, actions: Actions) {
         for (connection, bytes) in actions.frames {
             self.trace.bytes(&bytes);
             let open = self.network.connections.get(&connection).is_some_and(|c| !c.node_ending);
@@ -385,51 +510,73 @@ impl World {
                 self.at(at, Event::Gone(connection, side));
             }
         }
-        for (file, offset, bytes, token) in actions.writes {
-            self.write(file, offset, bytes, token);
+        for (to, message) in actions.sends {
+            self.peer_send(node, to.0 - 1, message);
         }
-        self.turns_schedule(actions.turns);
+        for to in actions.resets {
+            self.link_down(node, to.0 - 1);
+        }
+        for (file, offset, bytes, token) in actions.writes {
+            self.write(node, file, offset, bytes, token);
+        }
+        for (lsn, request) in actions.reads {
+            self.after_about(self.sizes.disk_nanos, Event::ReadBack { node, start, lsn, request });
+        }
+        let machine = &mut self.machines[usize::from(node)];
+        if actions.memory_short && self.now >= machine.memory_retry_at {
+            machine.memory_retry_at = self.now + MEMORY_RETRY_NANOS;
+            self.after(MEMORY_RETRY_NANOS, Event::Turn(node, start, Seat::Log));
+        }
+        self.turns_schedule(node, actions.turns);
     }
 
-    fn turns_schedule(&mut self, seats: BTreeSet<Seat>) {
+    fn turns_schedule(&mut self, node: u16, seats: BTreeSet<Seat>) {
         for seat in seats {
-            if self.turns.insert(seat) {
+            let machine = &mut self.machines[usize::from(node)];
+            let starts = machine.starts;
+            if machine.turns.insert(seat) {
                 // Now and then a thread gets no CPU for a while.
                 let typical = if self.draw.once_in(100) { 1_000_000 } else { 5_000 };
-                self.after_about(typical, Event::Turn(self.starts, seat));
+                self.after_about(typical, Event::Turn(node, starts, seat));
             }
         }
     }
 
-    fn write(&mut self, file: File, offset: u64, bytes: Vec<u8>, token: Token) {
+    fn write(&mut self, node: u16, file: File, offset: u64, bytes: Vec<u8>, token: Token) {
         self.trace.note("write", self.now, offset, bytes.len() as u64);
-        let id = self.disk.submit(file, offset, bytes.clone());
+        let machine = &mut self.machines[usize::from(node)];
+        let id = machine.disk.submit(file, offset, bytes.clone());
         let bug = self.options.bug;
+        let frame = matches!(token, Token::Frame(..));
+        machine.tokens.insert(id, (token, bytes));
         let error_in = match bug {
             Some(Bug::WriteErrorIgnored) => 100,
             _ => self.sizes.write_error_in,
         };
-        let segment = matches!(file, File::Segment(_));
         let mut result = Landing::Whole;
-        if segment && error_in > 0 && self.has_faults() && self.draw.once_in(error_in) {
+        if error_in > 0 && self.has_faults() && self.draw.once_in(error_in) {
             self.oracle.counts.write_errors += 1;
             result = if self.draw.once_in(3) { Landing::Short } else { Landing::Error };
         }
-        self.tokens.insert(id, (token, bytes));
-        let frame = matches!(self.tokens[&id].0, Token::Frame(..));
         if bug == Some(Bug::WriteConfirmedEarly) && frame {
-            self.after(1, Event::Landed { id, result: Landing::WholeSilent });
+            self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
         }
-        self.after_about(self.sizes.disk_nanos, Event::Landed { id, result });
+        if bug == Some(Bug::HardStateLost) && file == File::Superblock {
+            self.machines[usize::from(node)].disk.lose(id);
+            self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
+            return;
+        }
+        self.after_about(self.sizes.disk_nanos, Event::Landed { node, id, result });
     }
 
-    fn landed(&mut self, id: u64, landing: Landing) -> Result<(), Failure> {
+    fn landed(&mut self, node: u16, id: u64, landing: Landing) -> Result<(), Failure> {
+        let machine = &mut self.machines[usize::from(node)];
         let landed = match landing {
-            Landing::Whole => self.disk.complete(id).is_some(),
+            Landing::Whole => machine.disk.complete(id).is_some(),
             Landing::WholeSilent => true,
-            Landing::Error | Landing::Short => self.disk.fail(id, &mut self.draw).is_some(),
+            Landing::Error | Landing::Short => machine.disk.fail(id, &mut self.draw).is_some(),
         };
-        let Some((token, bytes)) = self.tokens.remove(&id).filter(|_| landed) else {
+        let Some((token, bytes)) = machine.tokens.remove(&id).filter(|_| landed) else {
             return Ok(());
         };
         self.trace.note("landed", self.now, id, landing as u64);
@@ -439,13 +586,27 @@ impl World {
             Landing::Short if self.options.bug != Some(Bug::WriteErrorIgnored) => Ok(length / 2),
             _ => Ok(length),
         };
-        self.with_node(|node, scene| node.written(&token, &bytes, result, scene))
+        self.with_node(node, |node, scene| node.written(&token, &bytes, result, scene))
     }
 
-    fn turn(&mut self, seat: Seat) -> Result<(), Failure> {
-        self.turns.remove(&seat);
-        self.trace.note("turn", self.now, seat_number(seat), 0);
-        self.with_node(|node, scene| match seat {
+    fn read_back(
+        &mut self,
+        node: u16,
+        start: u64,
+        lsn: u64,
+        request: &ReadRequest,
+    ) -> Result<(), Failure> {
+        if !self.is_now(node, start) {
+            return Ok(());
+        }
+        let result = self.machines[usize::from(node)].disk.read(request).map(<[u8]>::to_vec);
+        self.with_node(node, |node, scene| node.read(lsn, result, scene))
+    }
+
+    fn turn(&mut self, node: u16, seat: Seat) -> Result<(), Failure> {
+        self.machines[usize::from(node)].turns.remove(&seat);
+        self.trace.note("turn", self.now, seat_number(seat), node.into());
+        self.with_node(node, |node, scene| match seat {
             Seat::Shard(shard) => node.shard_turn(shard, scene),
             Seat::Log => node.log_turn(scene),
         })
@@ -472,12 +633,12 @@ impl World {
         if !connection.client_open || connection.broken {
             return Ok(());
         }
-        let (worker, shard) = (connection.worker, connection.shard);
-        if self.node.is_none() {
+        let Connection { worker, node, shard, .. } = *connection;
+        if self.machines[usize::from(node)].node.is_none() {
             return self.gone(number, Side::Client);
         }
         connection.node_open = true;
-        self.with_node(|node, scene| {
+        self.with_node(node, |node, scene| {
             node.accepted(shard, number, scene);
             Ok(())
         })?;
@@ -486,14 +647,14 @@ impl World {
 
     fn arrived(&mut self, number: u64, side: Side, bytes: &[u8]) -> Result<(), Failure> {
         let Some(connection) = self.network.connections.get(&number) else { return Ok(()) };
-        let (worker, shard) = (connection.worker, connection.shard);
+        let Connection { worker, node, shard, .. } = *connection;
         self.trace.note("arrived", self.now, number, bytes.len() as u64);
         match side {
             Side::Client if connection.client_open => {
                 self.worker(worker, ClientInput::Received(bytes))
             }
             Side::Node if connection.node_open && !connection.node_ending => {
-                self.with_node(|node, scene| node.received(shard, number, bytes, scene))
+                self.with_node(node, |node, scene| node.received(shard, number, bytes, scene))
             }
             _ => Ok(()),
         }
@@ -501,7 +662,7 @@ impl World {
 
     fn gone(&mut self, number: u64, side: Side) -> Result<(), Failure> {
         let Some(connection) = self.network.connections.get_mut(&number) else { return Ok(()) };
-        let (worker, shard) = (connection.worker, connection.shard);
+        let Connection { worker, node, shard, .. } = *connection;
         connection.broken = true;
         match side {
             Side::Client if connection.client_open => {
@@ -511,7 +672,7 @@ impl World {
             }
             Side::Node if connection.node_open => {
                 connection.node_open = false;
-                self.with_node(|node, scene| {
+                self.with_node(node, |node, scene| {
                     node.closed(shard, number, scene);
                     Ok(())
                 })?;
@@ -601,8 +762,8 @@ impl World {
     fn wishes(&mut self, at: usize, wishes: Vec<Wish>) {
         for wish in wishes {
             match wish {
-                Wish::Connect(shard) => {
-                    let number = self.network.connect(at, shard);
+                Wish::Connect(node, shard) => {
+                    let number = self.network.connect(at, node, shard);
                     self.workers[at].connection = Some(number);
                     self.after_about(self.sizes.network_nanos, Event::Connected(number));
                 }

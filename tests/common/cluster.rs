@@ -74,6 +74,8 @@ pub struct Different<'a> {
     pub key: Option<&'a [u8]>,
     /// Lines for `[node]`.
     pub node: &'a str,
+    /// How many of the nodes make up the cluster at first; the others join later. None: all.
+    pub founders: Option<usize>,
 }
 
 /// The cluster of all tests.
@@ -110,8 +112,10 @@ impl Clique {
         std::fs::create_dir_all(&home).expect("a directory for the node");
         let key_file = home.join("key");
         std::fs::write(&key_file, different.key.unwrap_or(KEY)).expect("written");
+        let founders = different.founders.unwrap_or(self.addresses.len());
+        let join = if node < founders { "" } else { "join = true\n" };
         let nodes: Vec<String> = (1..)
-            .zip(&self.addresses)
+            .zip(&self.addresses[..founders])
             .map(|(id, [client, peer])| {
                 format!("{{ id = {id}, peer = '{peer}', client = '{client}' }}")
             })
@@ -122,7 +126,7 @@ impl Clique {
              listen = '{client}'\nshards = 1\n{}\n\
              [log]\nbytes_total = 67108864\nsegment_bytes = 8388608\n\
              [memory]\nbudget_bytes = 268435456\n\
-             [cluster]\nid = '{}'\nkey_file = '{}'\nlisten_peers = '{peer}'\nnodes = [{}]\n",
+             [cluster]\n{join}id = '{}'\nkey_file = '{}'\nlisten_peers = '{peer}'\nnodes = [{}]\n",
             node + 1,
             different.node,
             different.id.unwrap_or(CLUSTER),
@@ -231,6 +235,33 @@ impl Clique {
         let mut options = ClientOptions::new(self.address(node));
         options.connect_ms = PATIENCE.as_millis() as u64;
         Client::connect_with(options).expect("connected")
+    }
+
+    /// A file of a node's log directory.
+    pub fn log_file(&self, node: usize, name: &str) -> PathBuf {
+        self.home(node).join("log").join(name)
+    }
+
+    /// SIGTERM; returns whether the node ended in order.
+    pub fn stop(&mut self, node: usize) -> bool {
+        let child = self.children[node].as_mut().expect("it was started");
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+        child.wait().expect("ended").success()
+    }
+
+    /// Waits until a node ends by itself; returns whether in order.
+    pub fn wait_end(&mut self, node: usize) -> bool {
+        let child = self.children[node].as_mut().expect("it was started");
+        child.wait().expect("a child").success()
+    }
+
+    /// SIGKILL, at once.
+    pub fn kill(&mut self, node: usize) {
+        let child = self.children[node].as_mut().expect("it was started");
+        child.kill().expect("running");
+        child.wait().expect("ended");
     }
 
     /// Whether a node still runs.

@@ -17,7 +17,7 @@
 //!     42    2 node
 //!     44    4 reserved       zero
 //!     48    8 boot           how often the node was started
-//!     56    8 instance       drawn when the process started
+//!     56    8 instance       drawn when the process started; 0 while it repairs its log
 //!     64   32 nonce          drawn for this connection
 //!     96   24 reserved       zero
 //!
@@ -97,8 +97,20 @@ pub struct Hello {
     /// How often it was started. Rises with every start, so that two processes that claim one
     /// number can be told apart.
     pub boot: u64,
-    /// Drawn when its process started.
+    /// Drawn when its process started, or [`Self::INSTANCE_REPAIRING`].
     pub instance: u64,
+}
+
+impl Hello {
+    /// Instance of a process that takes no part yet because it repairs its log from the others.
+    /// Its boot is that of the last start that took part.
+    pub const INSTANCE_REPAIRING: u64 = 0;
+
+    /// Whether the process only repairs its log.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        self.instance == Self::INSTANCE_REPAIRING
+    }
 }
 
 /// A message that is whole and of this version.

@@ -231,7 +231,12 @@ fn fragment() -> Vec<u8> {
         first_number: 100,
         records: &[redo::RecordHead { kind: 1, table: 3, key_length: 2, value_length: 4 }; 2],
         numbers: &[],
-        runs: &[redo::SessionRun { session: 9, base_number: 50, outcomes: 1 }],
+        runs: &[redo::SessionRun {
+            session: 9,
+            base_number: 50,
+            outcomes: 1,
+            acknowledged_behind: 0,
+        }],
         outcomes: &[redo::OutcomeRecord { number_delta: 0, request_hash: 7, result_length: 3 }],
         bytes: b"k1row1k2row2res",
     };

@@ -3,6 +3,7 @@
 use spillway_net::ids::Lsn;
 
 use super::frame::FrameFault;
+use super::repair::FrameRepair;
 
 /// What recovery found that cannot be a write cut short by a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,16 +67,33 @@ pub enum DamageReason {
     TailMissed,
 }
 
+impl DamageReason {
+    /// True when what is wrong is in the body of a frame, so that the right body mends it.
+    pub(super) fn is_in_body(self) -> bool {
+        match self {
+            Self::SharedHeader(fault) => fault.is_of_bytes(),
+            Self::Sector | Self::WriteLost | Self::SegmentTable | Self::ReadFailed { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// The log has lost or may have lost something that was acknowledged. It is never shortened
-/// because of that: the node stops and must be repaired from a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// because of that: the node does not take part until it is repaired from a peer or replaced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "log damaged in segment file {segment} at offset {offset}: {reason}. Batches up to LSN \
      {lsn_good} are intact; LSN {} {} may be lost on this node. The log was left as it is. Do not \
-     format or truncate it: check the disk, then repair this node from a peer that has these \
-     batches. A cluster of one node has no peer and needs its backup",
+     format or truncate it: check the disk. {} A cluster of one node has no peer and needs its \
+     backup",
     .lsn_good.0 + 1,
     .lsn_last.map_or("and all behind it".to_owned(), |lsn| format!("to {lsn} or more")),
+    if .repair.is_some() {
+        "A node that has peers repairs this from them at its start."
+    } else {
+        "This cannot be repaired, since nothing says for sure what stood there: let the node join \
+         anew with `spillway admin replace-node`."
+    },
 )]
 pub struct LogDamaged {
     /// Segment file.
@@ -90,4 +108,6 @@ pub struct LogDamaged {
     pub lsn_last: Option<Lsn>,
     /// What was found.
     pub reason: DamageReason,
+    /// How to mend it, if a peer still has what stood there.
+    pub repair: Option<Box<FrameRepair>>,
 }

@@ -22,6 +22,15 @@ pub(super) enum Finding {
 }
 
 impl Finding {
+    /// True when a frame that continues the log stands here, and the right body would mend it.
+    pub fn is_in_body(self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Torn => true,
+            Self::Damaged(reason) => reason.is_in_body(),
+        }
+    }
+
     /// True when a frame that continues the log begins here, good or not.
     pub fn is_frame(self) -> bool {
         match self {
@@ -39,10 +48,10 @@ impl Finding {
 pub(super) enum Examined<'a> {
     /// A frame that continues the log.
     Good(FrameView<'a>),
-    /// The bytes given end within the frame, which has this many.
-    Incomplete(usize),
-    /// No good frame.
-    Bad(Finding),
+    /// The bytes given end within the frame with this header.
+    Incomplete(LocalHeader),
+    /// No good frame. The local header is there when it continues the log.
+    Bad(Finding, Option<LocalHeader>),
 }
 
 /// What an examination needs to know.
@@ -102,14 +111,14 @@ impl Examiner<'_> {
         let tail = &self.superblock.tail;
         let local = match self.local_here(offset, block) {
             Ok(local) => local,
-            Err(reason) => return Examined::Bad(self.no_header(reason, block)),
+            Err(reason) => return Examined::Bad(self.no_header(reason, block), None),
         };
         let of_tail = chain.sequence >= tail.sequence;
         if local.boot > self.superblock.boot {
-            return Examined::Bad(Finding::Damaged(DamageReason::SuperblockOld));
+            return Examined::Bad(Finding::Damaged(DamageReason::SuperblockOld), None);
         }
         if of_tail && local.boot < self.superblock.boot {
-            return Examined::Bad(self.no_header(DamageReason::ChainBroken, block));
+            return Examined::Bad(self.no_header(DamageReason::ChainBroken, block), None);
         }
         let continues = local.sequence == chain.sequence
             && local.previous == chain.local
@@ -117,7 +126,7 @@ impl Examiner<'_> {
             && local.boot >= self.boot_last
             && (of_tail || local.boot < self.superblock.boot);
         if !continues {
-            return Examined::Bad(Finding::Damaged(DamageReason::ChainBroken));
+            return Examined::Bad(Finding::Damaged(DamageReason::ChainBroken), None);
         }
         self.examine_body(local, bytes)
     }
@@ -145,18 +154,18 @@ impl Examiner<'_> {
             && header_bytes.is_multiple_of(geometry.block());
         if !sizes_ok {
             let fault = FrameFault::Field("sizes in the local header");
-            return Examined::Bad(Finding::Damaged(DamageReason::LocalHeader(fault)));
+            return Examined::Bad(Finding::Damaged(DamageReason::LocalHeader(fault)), None);
         }
         if bytes.len() < frame_bytes {
-            return Examined::Incomplete(frame_bytes);
+            return Examined::Incomplete(local);
         }
         let frame = &bytes[..frame_bytes];
         let shared = match self.examine_shared(&local, frame) {
             Ok(shared) => shared,
-            Err(finding) => return Examined::Bad(finding),
+            Err(finding) => return Examined::Bad(finding, Some(local)),
         };
         if let Some(finding) = self.examine_sectors(&local, &shared, frame) {
-            return Examined::Bad(finding);
+            return Examined::Bad(finding, Some(local));
         }
         Examined::Good(FrameView::new(geometry, local, shared, frame))
     }

@@ -15,6 +15,7 @@ use super::bytes::{
     header_checksum, header_seal, is_zero, put_u16, put_u32, put_u64, put_u128,
 };
 use super::geometry::Geometry;
+use super::position::ChainState;
 
 /// First bytes of a local header: "SPLF".
 pub const LOCAL_MAGIC: u32 = u32::from_le_bytes(*b"SPLF");
@@ -32,6 +33,9 @@ pub const SECTION_ENTRY_BYTES: usize = 24;
 pub const SECTION_ALIGN: usize = 16;
 /// The section that belongs to no partition: freezes, schema, configuration.
 pub const PARTITION_SYSTEM: PartitionId = PartitionId(0xFFFF);
+
+/// The reserved bytes in front of the checksum.
+const RESERVED_UNCOVERED: &str = "reserved bytes in front of the checksum";
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +112,17 @@ pub enum FrameFault {
     /// A good frame, but not the one that was asked for.
     #[error("another frame than the one that was asked for")]
     Other,
+}
+
+impl FrameFault {
+    /// True when bytes of a header are not those that were written; otherwise they are, and say
+    /// what they should not.
+    pub(super) fn is_of_bytes(self) -> bool {
+        matches!(
+            self,
+            Self::Magic | Self::Version(_) | Self::Checksum | Self::Field(RESERVED_UNCOVERED)
+        )
+    }
 }
 
 fn require(holds: bool, field: &'static str) -> Result<(), FrameFault> {
@@ -250,6 +265,23 @@ pub struct SharedHeader {
     pub frame_bytes: u32,
 }
 
+/// What a watermark says: it repeats the last entry, so that it follows from the chain alone.
+/// Sizes and checksum come with [`body_seal`].
+pub(super) fn watermark_header(cluster: ClusterId, chain: &ChainState) -> SharedHeader {
+    SharedHeader {
+        kind: FrameKind::Watermark,
+        checksum: 0,
+        cluster,
+        entry_term: chain.entry_term,
+        index: chain.lsn,
+        previous: chain.shared,
+        timestamp: chain.timestamp,
+        section_count: 0,
+        payload_bytes: 0,
+        frame_bytes: 0,
+    }
+}
+
 /// Sizes of the parts of a frame, which follow from its section count and payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameSizes {
@@ -281,7 +313,7 @@ impl SharedHeader {
     pub fn encode(&self, geometry: &Geometry, area: &mut [u8]) {
         put_u32(area, 0, SHARED_MAGIC);
         put_u16(area, 4, FRAME_VERSION);
-        put_u16(area, 6, self.kind.code());
+        put_u16(area, 6, 0);
         put_u64(area, CHECKSUM_OFFSET, 0);
         put_u128(area, 16, self.cluster.0);
         put_u64(area, 32, self.entry_term.0);
@@ -292,7 +324,7 @@ impl SharedHeader {
         put_u32(area, 68, self.payload_bytes);
         put_u32(area, 72, self.frame_bytes);
         put_u32(area, 76, geometry.block_bytes);
-        put_u128(area, 80, 0);
+        put_u128(area, 80, u128::from(self.kind.code()));
     }
 
     /// Reads and checks a shared header area: its checksum, its sizes, its directory.
@@ -311,7 +343,8 @@ impl SharedHeader {
         if checksum != header_checksum(area) {
             return Err(FrameFault::Checksum);
         }
-        let kind = FrameKind::from_code(get_u16(area, 6)).ok_or(FrameFault::Field("kind"))?;
+        require(get_u16(area, 6) == 0, RESERVED_UNCOVERED)?;
+        let kind = FrameKind::from_code(get_u16(area, 80)).ok_or(FrameFault::Field("kind"))?;
         let header = Self {
             kind,
             checksum,
@@ -325,7 +358,7 @@ impl SharedHeader {
             frame_bytes: get_u32(area, 72),
         };
         require(get_u32(area, 76) == geometry.block_bytes, "block size")?;
-        require(get_u128(area, 80) == 0, "shared reserved")?;
+        require(is_zero(&area[82..SHARED_FIXED_BYTES]), "shared reserved")?;
         header.check_sizes(geometry, area)?;
         Ok(header)
     }

@@ -9,8 +9,9 @@
 //!
 //! 1. Choose the [`Superblock`] among its copies ([`superblock_choose`]) and compare its limits
 //!    with the build's ([`Superblock::check_fingerprint`]).
-//! 2. Feed a [`LogScanner`] until it names no more reads. [`LogDamaged`] stops the start. Entries
-//!    above the commit hint are held back: they may still be superseded.
+//! 2. Feed a [`LogScanner`] until it names no more reads. [`LogDamaged`] stops the start, unless it
+//!    names a [`FrameRepair`] and a peer has what stood there: then write that and scan again.
+//!    Entries above the commit hint are held back: they may still be superseded.
 //! 3. Write the superblock of the next boot ([`Recovered::superblock_next`],
 //!    [`superblock_update`]: two rounds, both durable) before anything else.
 //! 4. Give the position to a [`LogWriter`]. Each turn: entries to [`LogWriter::write`] - own ones
@@ -37,6 +38,7 @@ mod geometry;
 mod members;
 mod position;
 mod recovery;
+mod repair;
 mod ring;
 mod segment;
 mod superblock;
@@ -68,6 +70,7 @@ pub use recovery::{
     LogPosition, LogScanner, ReadRequest, Recovered, SCAN_READ_BYTES_DEFAULT, ScanEntry, ScanItem,
     Verdict,
 };
+pub use repair::{FrameRepair, RepairContent};
 pub use ring::SegmentRing;
 pub use segment::{Contents, SegmentHeader, segment_recycle};
 pub use superblock::{

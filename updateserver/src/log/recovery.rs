@@ -21,6 +21,7 @@ use super::examine::{Examined, Examiner, Finding, block_checksums, looks_like_he
 use super::frame::{BodyView, FrameView, LocalHeader};
 use super::geometry::Geometry;
 use super::position::{Cursor, Floor, Tail};
+use super::repair::{FrameRepair, RepairPlanner};
 use super::ring::{HeldSegment, SegmentRing, Slot, SlotState};
 use super::segment::{Contents, SegmentHeader, segment_table, table_of_zeros};
 use super::superblock::Superblock;
@@ -196,6 +197,8 @@ pub struct LogScanner {
     held: VecDeque<HeldSegment>,
     entries: EntryIndex,
     end: Option<End>,
+    /// How to mend the frame at the cursor, whose local header is whole, if that is all it takes.
+    repair: Option<Box<FrameRepair>>,
     boot_last: u64,
     term: Epoch,
     commit_hint: Lsn,
@@ -227,6 +230,7 @@ impl LogScanner {
             held: VecDeque::from([HeldSegment::new(chain)]),
             entries: EntryIndex::behind(&chain),
             end: None,
+            repair: None,
             boot_last: 0,
             term: superblock.term,
             commit_hint: chain.lsn,
@@ -328,7 +332,8 @@ impl LogScanner {
         let least = if self.phase == Phase::Frames { self.read_need } else { block };
         let fixed = matches!(self.phase, Phase::Headers(_) | Phase::NextFirst | Phase::Ahead(_));
         if fixed || request.bytes <= least {
-            return Err(self.damaged_at(request, DamageReason::ReadFailed { errno }));
+            let unreadable = self.damaged_at(request, DamageReason::ReadFailed { errno });
+            return Err(self.frame_damaged().unwrap_or(unreadable));
         }
         let half = request.bytes / 2;
         self.read_limit = (half - half % block).max(least);
@@ -337,7 +342,33 @@ impl LogScanner {
 
     fn damaged_at(&self, request: &ReadRequest, reason: DamageReason) -> LogDamaged {
         let ReadRequest { segment, offset, .. } = *request;
-        LogDamaged { segment, offset, ..self.damaged(reason) }
+        let damaged = self.damaged(reason);
+        let repair = damaged.repair.filter(|_| self.phase == Phase::Frames);
+        LogDamaged { segment, offset, repair, ..damaged }
+    }
+
+    /// The damage that ended the frames, if it can be mended: what is unreadable behind it comes
+    /// up again when it is.
+    fn frame_damaged(&self) -> Option<LogDamaged> {
+        let end = self.end?;
+        let damaged = match end.finding {
+            Finding::Damaged(reason) => self.damaged(reason),
+            Finding::Torn if end.lost || self.was_durable() => {
+                self.damaged(DamageReason::WriteLost)
+            }
+            Finding::Torn | Finding::Nothing => return None,
+        };
+        damaged.repair.is_some().then_some(damaged)
+    }
+
+    fn repair_of(&self, local: &LocalHeader, frame: Option<&[u8]>) -> Option<Box<FrameRepair>> {
+        let planner = RepairPlanner {
+            superblock: &self.superblock,
+            chain: &self.cursor.chain,
+            entries: &self.entries,
+            commit_hint: self.commit_hint,
+        };
+        planner.plan(local, frame)
     }
 
     fn damaged(&self, reason: DamageReason) -> LogDamaged {
@@ -348,6 +379,7 @@ impl LogScanner {
             lsn_good: self.cursor.chain.lsn,
             lsn_last: self.end.and_then(|end| end.lsn_last),
             reason,
+            repair: self.repair.clone().filter(|_| reason.is_in_body()),
         }
     }
 
@@ -422,11 +454,17 @@ impl LogScanner {
                     self.read_limit = self.read_bytes;
                     self.settle()?;
                 }
-                Examined::Incomplete(frame_bytes) => {
-                    self.read_need = frame_bytes;
+                Examined::Incomplete(local) => {
+                    self.read_need = local.frame_bytes as usize;
+                    self.repair = self.repair_of(&local, None);
                     return Ok(());
                 }
-                Examined::Bad(finding) => return self.begin_rest(finding),
+                Examined::Bad(finding, local) => {
+                    let local = local.filter(|_| finding.is_in_body());
+                    self.repair =
+                        local.and_then(|local| self.repair_of(&local, Some(&bytes[at..])));
+                    return self.begin_rest(finding);
+                }
             }
         }
         Ok(())
@@ -451,6 +489,7 @@ impl LogScanner {
             return Err(self.damaged(DamageReason::OrderBroken));
         }
         self.commit_hint = commit_hint;
+        self.repair = None;
         let place = EntryPlace {
             ordinal: self.cursor.ordinal,
             offset: self.cursor.offset as u32,

@@ -24,7 +24,9 @@ use super::effects::{
 };
 use super::entries::EntryPlace;
 use super::entry_frame::EntryFrame;
-use super::frame::{FrameKind, FrameSizes, LocalHeader, SharedHeader, body_seal, sector_checksum};
+use super::frame::{
+    FrameSizes, LocalHeader, SharedHeader, body_seal, sector_checksum, watermark_header,
+};
 use super::geometry::Geometry;
 use super::position::Floor;
 use super::recovery::LogPosition;
@@ -608,19 +610,7 @@ impl LogWriter {
     }
 
     fn watermark_frame(&self, slot: SlotMut) -> EntryFrame {
-        let chain = &self.position.cursor.chain;
-        let header = SharedHeader {
-            kind: FrameKind::Watermark,
-            checksum: 0,
-            cluster: self.options.cluster,
-            entry_term: chain.entry_term,
-            index: chain.lsn,
-            previous: chain.shared,
-            timestamp: chain.timestamp,
-            section_count: 0,
-            payload_bytes: 0,
-            frame_bytes: 0,
-        };
+        let header = watermark_header(self.options.cluster, &self.position.cursor.chain);
         let (head, mut body) = slot.split_at(self.geometry.block());
         let shared = body_seal(&self.geometry, &mut body, &[], header);
         EntryFrame { shared, head, body: body.freeze(), ticket: 0 }

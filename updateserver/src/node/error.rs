@@ -73,6 +73,19 @@ pub enum NodeError {
     /// The log is damaged.
     #[error("{0}")]
     Damaged(#[from] LogDamaged),
+    /// A frame is damaged and stays so.
+    #[error(
+        "{path}: the damaged frame at offset {offset} could not be repaired: {cause}. The disk is \
+         bad: replace it, and let this node join anew with `spillway admin replace-node`"
+    )]
+    Unmendable {
+        /// Segment file.
+        path: PathBuf,
+        /// Of the frame.
+        offset: u64,
+        /// What was tried.
+        cause: String,
+    },
     /// The log cannot be applied.
     #[error("replay of the log failed: {0}")]
     Replay(#[from] ReplayError),

@@ -9,7 +9,7 @@ use spillway_runtime::file;
 
 use crate::config::Config;
 use crate::log::{
-    SUPERBLOCK_COPIES, Superblock, SuperblockError, SuperblockWrite, superblock_choose,
+    Geometry, SUPERBLOCK_COPIES, Superblock, SuperblockError, SuperblockWrite, superblock_choose,
 };
 
 use super::NodeError;
@@ -40,6 +40,13 @@ impl NodeFiles {
 
     pub fn segment(&self, segment: u32) -> PathBuf {
         self.log.join(format!("segment-{segment:05}.log"))
+    }
+
+    /// Opens all segments.
+    pub fn segments_open(&self, geometry: &Geometry) -> Result<Vec<DirectFile>, RuntimeError> {
+        (0..geometry.segments_count)
+            .map(|segment| DirectFile::open(&self.segment(segment), DirectMode::ReadWrite))
+            .collect()
     }
 }
 

@@ -17,6 +17,7 @@ mod peers;
 mod published;
 mod reader;
 mod recover;
+mod repair;
 mod shard_shell;
 mod start;
 mod status;

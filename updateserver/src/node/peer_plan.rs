@@ -24,6 +24,12 @@ pub(super) struct PeerPlan {
 }
 
 impl PeerPlan {
+    /// For a node that only repairs its log: it begins no boot.
+    pub fn repairing(mut self) -> Self {
+        self.hello.instance = Hello::INSTANCE_REPAIRING;
+        self
+    }
+
     /// Completed on the thread that listens.
     pub fn links(self, listener: Option<ListenerId>) -> PeerLinksOptions {
         let Self { hello, key, tls, members, geometry } = self;

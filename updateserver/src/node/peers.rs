@@ -257,7 +257,6 @@ impl PeerLinks {
     }
 
     /// Whether messages can be sent to a node.
-    #[cfg(test)]
     pub fn is_connected(&self, node: NodeId) -> bool {
         self.link_of(node).is_some()
     }

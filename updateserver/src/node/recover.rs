@@ -11,7 +11,7 @@ use spillway_runtime::direct::DirectFile;
 use spillway_runtime::error::RuntimeError;
 use spillway_runtime::slot_ring::Slot;
 
-use crate::log::{FrameKind, Geometry, LogScanner, Recovered, ScanItem, Superblock};
+use crate::log::{FrameKind, Geometry, LogDamaged, LogScanner, Recovered, ScanItem, Superblock};
 use crate::redo::PARTITION_SYSTEM;
 use crate::root::Root;
 use crate::shard::{ReplayCounts, ReplayError, Shard, system_commands};
@@ -64,22 +64,14 @@ impl HeldBack<'_> {
     }
 }
 
-/// Scans the whole log and sends its committed entries to the shards.
-pub(super) fn scan(
+/// Reads the whole log.
+fn read_all(
     superblock: &Superblock,
     files: &[DirectFile],
-    shards: &[SyncSender<Arc<ApplyEntry>>],
-) -> Result<RecoveredLog, NodeError> {
-    let geometry = superblock.geometry;
+    sink: &mut dyn FnMut(ScanItem<'_>),
+) -> Result<Recovered, LogDamaged> {
     let mut scanner = LogScanner::new(superblock, READ_BYTES);
     let mut buffer = AlignedBuffer::new(scanner.read_bytes_max().next_multiple_of(4096));
-    let mut held = HeldBack {
-        geometry,
-        shards,
-        entries: VecDeque::new(),
-        config_entries: Vec::new(),
-        applied: superblock.floor.chain.lsn,
-    };
     while let Some(request) = scanner.next_read() {
         let file = &files[request.segment as usize];
         let read = file.read_at(&mut buffer[..request.bytes], request.offset);
@@ -88,21 +80,43 @@ pub(super) fn scan(
             Err(RuntimeError::File { errno, .. }) => Err(errno.0),
             Err(_) => Err(5),
         };
-        scanner.feed(result, &mut |item| match item {
-            ScanItem::Truncated(lsn) => {
-                assert!(lsn >= held.applied, "a committed entry was superseded");
-                while held.entries.back().is_some_and(|(last, _)| *last > lsn) {
-                    held.entries.pop_back();
-                }
-            }
-            ScanItem::Entry(entry) => {
-                let body = Slot::from_vec(entry.body.to_vec());
-                held.entries.push_back((entry.view.shared.index, body));
-                held.release(entry.commit_hint);
-            }
-        })?;
+        scanner.feed(result, sink)?;
     }
-    let recovered = scanner.finish();
+    Ok(scanner.finish())
+}
+
+/// Reads the whole log and does nothing with it.
+pub(super) fn check(superblock: &Superblock, files: &[DirectFile]) -> Result<(), LogDamaged> {
+    read_all(superblock, files, &mut |_| {}).map(drop)
+}
+
+/// Scans the whole log and sends its committed entries to the shards.
+pub(super) fn scan(
+    superblock: &Superblock,
+    files: &[DirectFile],
+    shards: &[SyncSender<Arc<ApplyEntry>>],
+) -> Result<RecoveredLog, NodeError> {
+    let geometry = superblock.geometry;
+    let mut held = HeldBack {
+        geometry,
+        shards,
+        entries: VecDeque::new(),
+        config_entries: Vec::new(),
+        applied: superblock.floor.chain.lsn,
+    };
+    let recovered = read_all(superblock, files, &mut |item| match item {
+        ScanItem::Truncated(lsn) => {
+            assert!(lsn >= held.applied, "a committed entry was superseded");
+            while held.entries.back().is_some_and(|(last, _)| *last > lsn) {
+                held.entries.pop_back();
+            }
+        }
+        ScanItem::Entry(entry) => {
+            let body = Slot::from_vec(entry.body.to_vec());
+            held.entries.push_back((entry.view.shared.index, body));
+            held.release(entry.commit_hint);
+        }
+    })?;
     held.release(recovered.commit_hint);
     Ok(RecoveredLog {
         applied: held.applied,

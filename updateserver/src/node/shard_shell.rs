@@ -122,6 +122,7 @@ pub(super) struct ShardShell {
     handed_over: VecDeque<(u64, u16, u64)>,
     committed_stamp: u64,
     committed_root_stamp: u64,
+    root_told: u64,
     seen: Published,
     leading: bool,
     role_acted: u64,
@@ -148,6 +149,7 @@ impl ShardShell {
             handed_over: VecDeque::new(),
             committed_stamp: 0,
             committed_root_stamp: 0,
+            root_told: 0,
             seen: Published::default(),
             leading: false,
             role_acted: 0,
@@ -341,7 +343,13 @@ impl ShardShell {
         } else if self.leading {
             self.committed_to(published.ticket);
         }
+        let root_before = self.root_told;
         self.log_told(now, self.state_of(published));
+        if self.leading && self.root_told > root_before {
+            // The root service changes one member at a time.
+            self.members_propose(now);
+            self.members_publish();
+        }
         self.apply(ring, now);
     }
 
@@ -366,6 +374,7 @@ impl ShardShell {
         self.options.shard.step(now, input, &mut self.effects);
         if self.leading {
             self.root_step(now, RootInput::Committed { stamp: self.committed_root_stamp });
+            self.root_told = self.committed_root_stamp;
         }
     }
 

@@ -11,7 +11,7 @@ use spillway_net::ids::{ClusterId, Lsn, NodeId, ShardIndex, WallMicros};
 use spillway_net::limits::{BATCH_BYTES_MAX, SESSIONS_MAX};
 use spillway_runtime::clock;
 use spillway_runtime::device::DurableWriteMode;
-use spillway_runtime::direct::{DirectFile, DirectMode};
+use spillway_runtime::direct::DirectFile;
 use spillway_runtime::disk::Durability;
 use spillway_runtime::error::RuntimeError;
 use spillway_runtime::file;
@@ -42,6 +42,7 @@ use super::peer_plan::{self, PeerPlan};
 use super::peers::PeerLinks;
 use super::published::{Published, ShardWord};
 use super::recover::{self, ENTRIES_AHEAD, RecoveredLog};
+use super::repair::{self, Repaired};
 use super::shard_shell::{RootLink, RootPlace, RootShell, ShardShell, ShardShellOptions};
 use super::status::{LogNumbers, ReplayNumbers};
 
@@ -62,7 +63,7 @@ const SHARD_BUDGET_BYTES_MIN: u64 = (2 * CHUNKS_WITHHELD * CHUNK_BYTES) as u64;
 const LISTEN_RETRIES: u32 = 40;
 const LISTEN_RETRY: Duration = Duration::from_millis(50);
 /// Connections of peers, those that have not proven themselves included.
-const PEER_CONNECTIONS_MAX: u32 = 64;
+pub(super) const PEER_CONNECTIONS_MAX: u32 = 64;
 /// How long a node that is alone may take to lead itself.
 const LEAD_WAIT: Duration = Duration::from_secs(30);
 
@@ -185,11 +186,31 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
     }
     // Before the superblock is read: another process may be about to write it.
     let _lock = DirectoryLock::acquire(&files.log)?;
+    loop {
+        match serve(config, &files, options.ready, &shutdown, started_at) {
+            Err(NodeError::Damaged(damaged))
+                if damaged.repair.is_some() && config.cluster.has_peers() =>
+            {
+                if repair::repair(config, damaged, &shutdown)? == Repaired::Stopped {
+                    return Ok(());
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Recovers and runs.
+fn serve(
+    config: &Config,
+    files: &NodeFiles,
+    ready: &mut dyn FnMut(&Ready),
+    shutdown: &Shutdown,
+    started_at: clock::MonotonicNanos,
+) -> Result<(), NodeError> {
     let (superblock_file, superblock) = superblock_read(&files.superblock())?;
     fixed_check(config, &superblock)?;
-    let segments = (0..superblock.geometry.segments_count)
-        .map(|segment| DirectFile::open(&files.segment(segment), DirectMode::ReadWrite))
-        .collect::<Result<Vec<_>, _>>()?;
+    let segments = files.segments_open(&superblock.geometry)?;
     let plan = plan(config)?;
     let budget_bytes = shard_budget(config, &plan)?;
     let (news_out, news) = channel();
@@ -216,7 +237,13 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
     // A shard that cannot apply an entry says so below.
     let scanned = recover::scan(&superblock, &segments, &entries);
     drop(entries);
-    let log = scanned?;
+    let log = match scanned {
+        Ok(log) => log,
+        Err(error) => {
+            end_all(threads, &news);
+            return Err(error);
+        }
+    };
     let replay_counts = replayed_all(&plan, &news)?;
     let replay = ReplayNumbers {
         records: replay_counts.records,
@@ -229,16 +256,29 @@ pub fn start(config: &Config, options: RunOptions<'_>) -> Result<(), NodeError> 
     let next = log.recovered.superblock_next(&superblock, term, vote);
     superblock_write(&superblock_file, &superblock_update(&next))?;
     let disk = LogDisk { segments, superblock: superblock_file };
-    let (shared, state) = go_all(config, &plan, &threads, log, &next, disk, &shutdown, replay)?;
+    let (shared, state) = go_all(config, &plan, &threads, log, &next, disk, shutdown, replay)?;
     let alone = is_alone(&next.members, next.node);
-    serving_all(&plan, &news, alone.then_some(&state), &shutdown)?;
-    (options.ready)(&Ready {
+    serving_all(&plan, &news, alone.then_some(&state), shutdown)?;
+    ready(&Ready {
         addresses,
         replay_records: replay.records,
         start_nanos: clock::monotonic_now().saturating_nanos_since(started_at),
         notes,
     });
-    run(&threads, &plan, &news, &shutdown, &shared)
+    run(&threads, &plan, &news, shutdown, &shared)
+}
+
+/// Ends threads that have no order to serve yet, and waits until nothing of them is left.
+fn end_all(threads: Vec<Thread>, news: &Receiver<ThreadNews>) {
+    let mut left = threads.len();
+    drop(threads);
+    while left > 0 {
+        match news.recv() {
+            Ok(ThreadNews::Ended(_) | ThreadNews::Failed(_)) => left -= 1,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Waits for a signal or for a thread that ends.
@@ -772,6 +812,26 @@ struct BoundRing {
     address: Option<SocketAddr>,
 }
 
+/// Of a ring that serves no clients.
+pub(super) fn ring_options_of_log(peer_connections: u32) -> TcpRingOptions {
+    TcpRingOptions {
+        entries: 256,
+        receive_buffers: 64,
+        receive_buffer_bytes: 64 << 10,
+        connections_max: 1 + peer_connections,
+    }
+}
+
+/// Listens where the peers connect.
+pub(super) fn listen_peers(
+    ring: &mut TcpRing,
+    config: &Config,
+) -> Result<Option<ListenerId>, NodeError> {
+    let Some(address) = config.cluster.listen_peers else { return Ok(None) };
+    let (listener, _) = listen_patiently(ring, |ring| ring.listen(address, PEER_CONNECTIONS_MAX))?;
+    Ok(Some(listener))
+}
+
 fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError> {
     let network = &config.network;
     let peers = if plan.log && config.cluster.has_peers() { PEER_CONNECTIONS_MAX } else { 0 };
@@ -782,22 +842,10 @@ fn thread_ring(plan: ThreadPlan, config: &Config) -> Result<BoundRing, NodeError
             receive_buffer_bytes: network.receive_buffer_bytes,
             connections_max: network.connections_max + peers,
         },
-        None => TcpRingOptions {
-            entries: 256,
-            receive_buffers: 64,
-            receive_buffer_bytes: 64 << 10,
-            connections_max: 1 + peers,
-        },
+        None => ring_options_of_log(peers),
     };
     let mut ring = TcpRing::new(options)?;
-    let mut listener_peers = None;
-    if peers > 0
-        && let Some(address) = config.cluster.listen_peers
-    {
-        let backlog = PEER_CONNECTIONS_MAX;
-        let (listener, _) = listen_patiently(&mut ring, |ring| ring.listen(address, backlog))?;
-        listener_peers = Some(listener);
-    }
+    let listener_peers = if peers > 0 { listen_peers(&mut ring, config)? } else { None };
     let Some(shard) = plan.shard else {
         return Ok(BoundRing { ring, listener: None, listener_peers, address: None });
     };

@@ -6,7 +6,7 @@ use crate::log::damage::{DamageReason, LogDamaged};
 use crate::log::testing::{Draw, EIO, SeedReport};
 
 /// A node after a few boots; the last one ended by a crash or, sometimes, cleanly.
-fn lived(seed: u64, draw: &mut Draw) -> Node {
+pub(super) fn lived(seed: u64, draw: &mut Draw) -> Node {
     let mut node = Node::new(draw_geometry(draw), seed);
     for _ in 0..draw.range(1, 4) {
         let Some(mut boot) = node.boot().expect("no damage yet") else { continue };
@@ -24,14 +24,18 @@ fn lived(seed: u64, draw: &mut Draw) -> Node {
 
 /// Frames that are on the medium, hold an acknowledged entry, and are above the floor.
 fn acknowledged(node: &mut Node) -> Vec<(u64, Kept)> {
+    let mut frames = acknowledged_frames(node);
+    frames.retain(|(_, kept)| kept.is_entry());
+    frames
+}
+
+/// The same with watermarks.
+pub(super) fn acknowledged_frames(node: &mut Node) -> Vec<(u64, Kept)> {
     let (superblock, recovered) = node.scan().expect("no damage yet");
     let end = recovered.position.cursor.chain.sequence;
     let floor = superblock.floor.chain.sequence;
     assert!(end > node.acknowledged, "all of them are there");
-    let kept = node
-        .kept
-        .range(floor..end)
-        .filter(|(sequence, kept)| **sequence <= node.acknowledged && kept.is_entry());
+    let kept = node.kept.range(floor..end).filter(|(sequence, _)| **sequence <= node.acknowledged);
     kept.map(|(sequence, issued)| (*sequence, issued.clone())).collect()
 }
 

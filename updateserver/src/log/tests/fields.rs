@@ -165,7 +165,8 @@ fn shared_header_fields_are_range_checked() {
         let error = SharedHeader::decode(&geometry, &damaged).expect_err(field);
         assert_eq!(error, FrameFault::Field(field));
     };
-    check("kind", &|a| put_u16(a, 6, 9));
+    check("kind", &|a| put_u16(a, 80, 9));
+    check("reserved bytes in front of the checksum", &|a| put_u16(a, 6, 9));
     check("entry term", &|a| put_u64(a, 32, u64::MAX));
     check("index", &|a| put_u64(a, 40, u64::MAX));
     check("timestamp", &|a| put_u64(a, 56, u64::MAX));
@@ -173,9 +174,9 @@ fn shared_header_fields_are_range_checked() {
     check("payload size", &|a| put_u32(a, 68, u32::MAX));
     check("frame size", &|a| put_u32(a, 72, 2048 + 512));
     check("block size", &|a| put_u32(a, 76, 4096));
-    check("shared reserved", &|a| a[81] = 1);
+    check("shared reserved", &|a| a[82] = 1);
     check("sections of this kind", &|a| put_u32(a, 64, 0));
-    check("sections of this kind", &|a| put_u16(a, 6, 2));
+    check("sections of this kind", &|a| put_u16(a, 80, 2));
     check("header size", &|a| {
         put_u32(a, 64, 40);
         put_u32(a, 72, 2048 + 1024);

@@ -180,7 +180,7 @@ fn what_is_received_is_checked() {
     node.complete(data);
     let mut watermark = node.open[0].slot.to_vec();
     assert_eq!(verify(&watermark, CLUSTER), Err(FrameFault::Field("kind")));
-    put_u16(&mut watermark[BLOCK..], 6, 2);
+    put_u16(&mut watermark[BLOCK..], 80, 2);
     header_seal(&mut watermark[BLOCK..]);
     verify(&watermark, CLUSTER).expect("as a no-op it would pass");
 }

@@ -48,7 +48,7 @@ impl Kept {
         self.shared.kind.is_entry()
     }
 
-    fn body(&self, geometry: &Geometry) -> &[u8] {
+    pub fn body(&self, geometry: &Geometry) -> &[u8] {
         &self.write.slot[geometry.block()..]
     }
 }

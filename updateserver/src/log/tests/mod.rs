@@ -7,5 +7,6 @@ mod fields;
 mod follower;
 mod fuzz;
 mod harness;
+mod repair;
 mod supersede;
 mod writer;

@@ -100,9 +100,11 @@ impl Members {
             return Err(Refusal::NodeUnknown { node });
         };
         // The number of a boot rises with every start, so an earlier one, or the same one in
-        // another process, means two disks with one number.
+        // another process, means two disks with one number. One that only repairs its log has not
+        // begun a boot of its own, so it comes with that of its last process.
         match member.seen {
             Some((boot, _)) if peer.boot < boot => Err(Refusal::NodeTwice { node }),
+            Some(_) if peer.is_repairing() => Ok(()),
             Some((boot, instance)) if peer.boot == boot && peer.instance != instance => {
                 Err(Refusal::NodeTwice { node })
             }
@@ -112,7 +114,9 @@ impl Members {
 
     pub fn connected(&mut self, peer: &Hello, now_nanos: u64) {
         let member = self.members.get_mut(&peer.node).expect("only members are let in");
-        member.seen = Some((peer.boot, peer.instance));
+        if !peer.is_repairing() {
+            member.seen = Some((peer.boot, peer.instance));
+        }
         member.connected_nanos = Some(now_nanos);
         member.tried_nanos = None;
     }
@@ -230,6 +234,23 @@ mod tests {
         assert_eq!(made.admit(&hello(1, 5, 51)), twice, "another process");
         assert_eq!(made.admit(&hello(1, 4, 40)), twice, "an old copy of the disk");
         assert_eq!(made.admit(&hello(1, 6, 60)), Ok(()), "the next start");
+    }
+
+    #[test]
+    fn a_node_that_repairs_its_log_comes_with_the_boot_of_its_last_process() {
+        let mut made = Members::new(NodeId(2), members(&[(1, "a")]), 0);
+        made.connected(&hello(1, 5, 50), 0);
+        let repairing = hello(1, 5, Hello::INSTANCE_REPAIRING);
+        assert_eq!(made.admit(&repairing), Ok(()));
+        made.connected(&repairing, 1);
+        let copy = Hello { boot: 4, ..repairing };
+        assert!(made.admit(&copy).is_err(), "an old copy of the disk");
+        assert!(made.admit(&hello(1, 5, 51)).is_err(), "another process of that boot");
+        assert_eq!(made.admit(&hello(1, 6, 60)), Ok(()), "repaired");
+        // A node that has heard of nobody yet remembers nothing of it.
+        let mut fresh = Members::new(NodeId(2), members(&[(1, "a")]), 0);
+        fresh.connected(&repairing, 0);
+        assert_eq!(fresh.admit(&hello(1, 1, 10)), Ok(()));
     }
 
     #[test]

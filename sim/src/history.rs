@@ -1,0 +1,151 @@
+//! What all nodes together have put into the log, and what of it is committed.
+//!
+//! Every entry that a node writes or sends is noted; when the first node says that the committed
+//! end has moved, the chain of checksums names the entries up to there. From then on they stay as
+//! they are, on every node: that is the promise that everything else stands on.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use spillway_net::ids::{Epoch, Lsn};
+use spillway_updateserver::log::{BodyView, Geometry};
+use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
+
+use crate::Failure;
+use crate::entry::Entry;
+use crate::model::Model;
+use crate::worker::Tables;
+
+/// See the module.
+#[derive(Debug)]
+pub struct History {
+    geometry: Geometry,
+    /// A lone node may repeat a term whose beginning a crash took back.
+    alone: bool,
+    /// By index and checksum.
+    proposed: BTreeMap<(u64, u64), Rc<Entry>>,
+    /// Checksum by index and term.
+    of_term: BTreeMap<(u64, u64), u64>,
+    committed: Vec<Rc<Entry>>,
+    /// What the committed entries make.
+    pub model: Model,
+    /// LSN of every committed outcome, by session and number.
+    pub lsn_of: BTreeMap<(u64, u64), Lsn>,
+    /// Running digest of every partition at the committed end.
+    pub digests: Vec<u128>,
+}
+
+impl History {
+    /// Of an empty log.
+    pub fn new(geometry: Geometry, alone: bool) -> Self {
+        Self {
+            geometry,
+            alone,
+            proposed: BTreeMap::new(),
+            of_term: BTreeMap::new(),
+            committed: Vec::new(),
+            model: Model::default(),
+            lsn_of: BTreeMap::new(),
+            digests: vec![0; usize::from(geometry.partitions)],
+        }
+    }
+
+    /// A node wrote or sent this body. Returns the entry if it is new.
+    pub fn propose(&mut self, body: &[u8]) -> Result<Option<Rc<Entry>>, Failure> {
+        let view = BodyView::new(&self.geometry, body)
+            .map_err(|fault| Failure::new(format!("the body of a frame: {fault}")))?;
+        let shared = view.shared;
+        if let Some(known) = self.proposed.get(&(shared.index.0, shared.checksum)) {
+            let same = known.body == body;
+            return if same { Ok(None) } else { Err(changed(shared.index)) };
+        }
+        let Some(entry) = Entry::of(&self.geometry, body)? else { return Ok(None) };
+        let (lsn, term) = (entry.lsn.0, entry.term.0);
+        let before = self.of_term.insert((lsn, term), entry.checksum);
+        if before.is_some() && !self.alone {
+            return Err(Failure::new(format!("LSN {lsn} of term {term} exists twice")));
+        }
+        self.proposed.insert((lsn, entry.checksum), Rc::clone(&entry));
+        Ok(Some(entry))
+    }
+
+    /// Index of the last committed entry.
+    pub fn last(&self) -> Lsn {
+        Lsn(self.committed.len() as u64)
+    }
+
+    /// A committed entry.
+    pub fn at(&self, lsn: Lsn) -> Option<&Rc<Entry>> {
+        self.committed.get((lsn.0 as usize).checked_sub(1)?)
+    }
+
+    /// Whether this was ever proposed.
+    pub fn knows(&self, entry: &Entry) -> bool {
+        let known = self.proposed.get(&(entry.lsn.0, entry.checksum));
+        known.is_some_and(|known| known.body == entry.body)
+    }
+
+    /// A node says that everything up to the entry of this index and term is committed. Returns
+    /// what nobody had said before.
+    pub fn commit(
+        &mut self,
+        lsn: Lsn,
+        term: Epoch,
+        tables: &Tables,
+    ) -> Result<Vec<Rc<Entry>>, Failure> {
+        if let Some(known) = self.at(lsn) {
+            let same = known.term == term;
+            return if same { Ok(Vec::new()) } else { Err(replaced(lsn, known.term, term)) };
+        }
+        let unknown = || Failure::new(format!("LSN {lsn} of term {term} is committed, not known"));
+        let mut checksum = *self.of_term.get(&(lsn.0, term.0)).ok_or_else(unknown)?;
+        let mut new = Vec::new();
+        for at in (self.last().0 + 1..=lsn.0).rev() {
+            let entry = self.proposed.get(&(at, checksum)).ok_or_else(unknown)?;
+            checksum = entry.previous;
+            new.push(Rc::clone(entry));
+        }
+        if let Some(last) = self.committed.last()
+            && last.checksum != checksum
+        {
+            let first = new.last().expect("there is at least one");
+            return Err(replaced(last.lsn, last.term, first.term));
+        }
+        new.reverse();
+        for entry in &new {
+            self.apply(entry, tables)?;
+            self.committed.push(Rc::clone(entry));
+        }
+        Ok(new)
+    }
+
+    fn apply(&mut self, entry: &Entry, tables: &Tables) -> Result<(), Failure> {
+        if let Some(last) = self.committed.last()
+            && (entry.timestamp <= last.timestamp || entry.term < last.term)
+        {
+            return Err(Failure::new(format!("LSN {} goes back in time or term", entry.lsn)));
+        }
+        let lsn = entry.lsn;
+        for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
+            self.model.redo(lsn, section.partition, &section.bytes, tables)?;
+            self.digests[usize::from(section.partition)] = section.digest;
+            let reader = FragmentReader::new(&section.bytes)
+                .map_err(|error| Failure::new(format!("a shard handed over no redo: {error}")))?;
+            for outcome in reader.outcomes() {
+                self.lsn_of.insert((outcome.session, outcome.number), lsn);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn changed(lsn: Lsn) -> Failure {
+    Failure::new(format!("LSN {lsn} is not what was appended"))
+}
+
+fn replaced(lsn: Lsn, before: Epoch, now: Epoch) -> Failure {
+    Failure::new(format!(
+        "LSN {lsn} of term {before} was committed, and what was committed now, of term {now}, \
+         does not continue it: something acknowledged is lost"
+    ))
+}

@@ -1,0 +1,71 @@
+//! The links between the nodes.
+//!
+//! Fault model: a link is made again and again until it stands; each side hears of it, and of its
+//! end, at a time of its own. What is sent over a link arrives in order, late, whole. A link may
+//! end at any moment, with everything on its way; it ends when a message is lost. One direction
+//! may be cut for a while without anybody being told: what is sent meanwhile arrives afterwards, if
+//! the link still stands.
+//!
+//! Beyond what TCP does, if a run is `lossy`: single messages are lost, or arrive twice, and what
+//! meets a cut is gone.
+
+use std::collections::BTreeMap;
+
+/// Two nodes, counted from 0, the lower one first.
+pub type Pair = (u16, u16);
+
+/// One link. Sides and the directions from them are 0 and 1.
+#[derive(Clone, Debug, Default)]
+pub struct Link {
+    /// Whether it stands.
+    pub is_up: bool,
+    /// Rises whenever it comes up or ends: what belongs to an earlier one is void.
+    pub generation: u64,
+    /// Whether a side knows that it stands.
+    pub told: [bool; 2],
+    /// Whether an attempt to connect is under way.
+    pub is_tried: bool,
+    /// What is sent in a direction is lost until this time.
+    pub cut_until: [u64; 2],
+    /// Time of the last arrival at each side.
+    pub last_at: [u64; 2],
+    /// Bytes on their way from each side.
+    pub outgoing: [usize; 2],
+}
+
+impl Link {
+    /// A time of arrival at a side that keeps the order.
+    pub fn arrival(&mut self, side: usize, at: u64) -> u64 {
+        let last = &mut self.last_at[side];
+        *last = at.max(*last + 1);
+        *last
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug)]
+pub struct Links(BTreeMap<Pair, Link>);
+
+/// The pair of two nodes, and the side of the first.
+pub fn pair_of(node: u16, other: u16) -> (Pair, usize) {
+    assert!(node != other, "a link has two ends");
+    if node < other { ((node, other), 0) } else { ((other, node), 1) }
+}
+
+impl Links {
+    /// Between so many nodes.
+    pub fn new(nodes: u16) -> Self {
+        let pairs = (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b)));
+        Self(pairs.map(|pair| (pair, Link::default())).collect())
+    }
+
+    /// One of them.
+    pub fn get_mut(&mut self, pair: Pair) -> &mut Link {
+        self.0.get_mut(&pair).expect("all pairs have a link")
+    }
+
+    /// All pairs.
+    pub fn pairs(&self) -> Vec<Pair> {
+        self.0.keys().copied().collect()
+    }
+}

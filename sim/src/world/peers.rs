@@ -1,0 +1,203 @@
+//! What happens between the nodes.
+
+use std::collections::BTreeSet;
+
+use spillway_net::ids::NodeId;
+
+use super::{Event, TRANSFER_NANOS, World};
+use crate::links::{Pair, pair_of};
+use crate::node::{PeerEvent, PeerMessage, Seat};
+
+/// A link that is silent for longer is given up.
+const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
+/// Time between two attempts to connect.
+const TRY_NANOS: u64 = 10_000_000;
+
+impl World {
+    /// Before the first event.
+    pub(super) fn links_begin(&mut self) {
+        for pair in self.links.pairs() {
+            self.link_retry(pair);
+        }
+        if self.sizes.nodes > 1 {
+            self.after_about(self.sizes.cut_nanos, Event::Cut);
+            self.after_about(TRANSFER_NANOS, Event::Transfer);
+        }
+    }
+
+    fn link_retry(&mut self, pair: Pair) {
+        if !std::mem::replace(&mut self.links.get_mut(pair).is_tried, true) {
+            self.after_about(TRY_NANOS, Event::LinkTry(pair));
+        }
+    }
+
+    /// Two nodes connect, if they can.
+    pub(super) fn link_try(&mut self, pair: Pair) {
+        let cuts = self.has_faults();
+        let up = |node: u16| self.machines[usize::from(node)].node.is_some();
+        let both_up = up(pair.0) && up(pair.1);
+        let now = self.now;
+        let link = self.links.get_mut(pair);
+        link.is_tried = false;
+        if link.is_up {
+            return;
+        }
+        if !both_up || (cuts && link.cut_until.iter().any(|until| *until > now)) {
+            self.link_retry(pair);
+            return;
+        }
+        link.is_up = true;
+        link.generation += 1;
+        let up = Some(link.generation);
+        self.link_tell(pair, up);
+    }
+
+    fn link_tell(&mut self, pair: Pair, up: Option<u64>) {
+        for side in [0, 1] {
+            let at = self.now + self.draw.nanos(self.sizes.peer_nanos);
+            let at = self.links.get_mut(pair).arrival(side, at);
+            self.at(at, Event::LinkTold { pair, side, up });
+        }
+    }
+
+    /// A side hears that a link stands or is gone.
+    pub(super) fn link_told(&mut self, pair: Pair, side: usize, up: Option<u64>) {
+        let link = self.links.get_mut(pair);
+        let is_void = up.is_some_and(|generation| link.generation != generation);
+        if is_void || link.told[side] == up.is_some() {
+            return;
+        }
+        link.told[side] = up.is_some();
+        let (node, other) = if side == 0 { pair } else { (pair.1, pair.0) };
+        let event = if up.is_some() { PeerEvent::Connected } else { PeerEvent::Lost };
+        self.trace.note("link", self.now, node.into(), other.into());
+        self.peer_event(node, other, event);
+    }
+
+    fn peer_event(&mut self, to: u16, from: u16, event: PeerEvent) {
+        let machine = &mut self.machines[usize::from(to)];
+        let Some(node) = &mut machine.node else { return };
+        node.peer_event(NodeId(from + 1), event);
+        self.turns_schedule(to, BTreeSet::from([Seat::Log]));
+    }
+
+    /// A link ends, with everything on its way.
+    pub(super) fn link_down(&mut self, node: u16, other: u16) {
+        let (pair, _) = pair_of(node, other);
+        let link = self.links.get_mut(pair);
+        if !link.is_up {
+            return;
+        }
+        link.is_up = false;
+        link.generation += 1;
+        link.outgoing = [0; 2];
+        self.outgoing_tell(pair.0, pair.1, 0);
+        self.outgoing_tell(pair.1, pair.0, 0);
+        self.link_tell(pair, None);
+        self.link_retry(pair);
+    }
+
+    fn outgoing_tell(&mut self, node: u16, other: u16, bytes: usize) {
+        if let Some(node) = &mut self.machines[usize::from(node)].node {
+            node.outgoing_set(NodeId(other + 1), bytes);
+        }
+    }
+
+    /// A node is gone, and its links with it.
+    pub(super) fn links_down_of(&mut self, node: u16) {
+        for other in (0..self.sizes.nodes).filter(|other| *other != node) {
+            let (pair, side) = pair_of(node, other);
+            // What comes after it knows nothing of its links.
+            self.links.get_mut(pair).told[side] = false;
+            self.link_down(node, other);
+        }
+    }
+
+    /// A node sends a message.
+    pub(super) fn peer_send(&mut self, from: u16, to: u16, message: PeerMessage) {
+        let (faults, lossy) = (self.has_faults(), self.options.lossy);
+        let loss_in = if faults { self.sizes.peer_loss_in } else { 0 };
+        let (pair, side) = pair_of(from, to);
+        let link = self.links.get_mut(pair);
+        if !link.is_up || !link.told[side] {
+            return;
+        }
+        let cut_until = if faults { link.cut_until[side] } else { 0 };
+        let is_lost = loss_in > 0 && self.draw.once_in(loss_in);
+        if is_lost || (lossy && cut_until > self.now) {
+            self.oracle.counts.messages_lost += 1;
+            if !lossy {
+                self.link_down(from, to);
+            }
+            return;
+        }
+        let twice = lossy && loss_in > 0 && self.draw.once_in(loss_in);
+        let generation = link.generation;
+        let bytes = message.header.len() + message.body.as_ref().map_or(0, |body| body.len());
+        for _ in 0..if twice { 2 } else { 1 } {
+            // What a cut holds up is sent again behind it.
+            let end = cut_until.min(self.options.faults_nanos);
+            let at = self.now.max(end) + self.draw.nanos(self.sizes.peer_nanos);
+            let link = self.links.get_mut(pair);
+            link.outgoing[side] += bytes;
+            let at = link.arrival(1 - side, at);
+            let message = message.clone();
+            self.at(at, Event::PeerArrived { from, to, generation, bytes, message });
+        }
+        let outgoing = self.links.get_mut(pair).outgoing[side];
+        self.outgoing_tell(from, to, outgoing);
+    }
+
+    /// A message arrives.
+    pub(super) fn peer_arrived(
+        &mut self,
+        from: u16,
+        to: u16,
+        generation: u64,
+        bytes: usize,
+        message: PeerMessage,
+    ) {
+        let (pair, side) = pair_of(from, to);
+        let link = self.links.get_mut(pair);
+        if link.generation != generation {
+            return;
+        }
+        link.outgoing[side] -= bytes;
+        let outgoing = link.outgoing[side];
+        assert!(link.told[1 - side], "messages come after their link");
+        self.outgoing_tell(from, to, outgoing);
+        self.oracle.counts.messages += 1;
+        self.oracle.counts.messages_entries += u64::from(message.body.is_some());
+        self.trace.bytes(&message.header);
+        self.peer_event(to, from, PeerEvent::Message(message));
+    }
+
+    /// Something comes between nodes: in one direction or both, for one link or all of a node.
+    pub(super) fn cut(&mut self) {
+        if !self.has_faults() {
+            return;
+        }
+        let nodes = u64::from(self.sizes.nodes);
+        let node = self.draw.below(nodes) as u16;
+        let one = (node + 1 + self.draw.below(nodes - 1) as u16) % self.sizes.nodes;
+        let all = self.draw.once_in(2);
+        let (out, into) = self.draw.pick(&[(true, false), (false, true), (true, true)]);
+        let until = self.now + self.draw.nanos(self.sizes.cut_nanos);
+        let noticed = self.draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
+        self.trace.note("cut", self.now, node.into(), until);
+        for other in (0..self.sizes.nodes).filter(|other| *other != node && (all || *other == one))
+        {
+            let (pair, side) = pair_of(node, other);
+            let link = self.links.get_mut(pair);
+            for (direction, cut) in [(side, out), (1 - side, into)] {
+                if cut {
+                    link.cut_until[direction] = until;
+                }
+            }
+            if noticed {
+                self.link_down(node, other);
+            }
+        }
+        self.after_about(2 * self.sizes.cut_nanos, Event::Cut);
+    }
+}

@@ -1,0 +1,136 @@
+//! Who is a member, who leads, and who serves which reads.
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::{Clique, Different};
+use common::spillway;
+use spillway_net::client::{Client, ClientOptions, Follow, Freshness, TableHandle, Transaction};
+use spillway_net::schema::TableDefinition;
+use spillway_net::value::Value;
+
+/// A client of a table of numbers, made at the node that leads.
+fn table_of(clique: &Clique, leader: usize) -> (Client, TableHandle) {
+    let mut client = clique.client(leader);
+    let text = "numbers(id int8, value int8, primary key (id))";
+    let definition = TableDefinition::parse(text).expect("a valid definition");
+    let table = client.create_table(&definition).expect("created");
+    (client, table)
+}
+
+fn insert(client: &mut Client, table: &TableHandle, id: i64) {
+    let mut transaction = Transaction::new();
+    transaction.insert(table, &[Value::Int8(id), Value::Int8(id * id)]).expect("fits");
+    assert!(client.execute(&mut transaction).expect("answered").is_committed(), "row {id}");
+}
+
+fn admin(clique: &Clique, node: usize, arguments: &[&str]) {
+    let address = clique.address(node).to_string();
+    let output = spillway(&[&["admin"], arguments, &["--node", &address]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A client that stays with the node it was given.
+fn reader(clique: &Clique, node: usize) -> Client {
+    let mut options = ClientOptions::new(clique.address(node));
+    options.follow = Follow::Any;
+    options.behind_ms = 300;
+    Client::connect_with(options).expect("connected")
+}
+
+#[test]
+fn a_new_node_takes_the_place_of_one_that_lost_its_disk() {
+    let mut clique = Clique::new("replace", 4);
+    let founders = Different { founders: Some(3), ..Different::default() };
+    for node in 0..4 {
+        clique.configure(node, founders);
+    }
+    clique.start_all();
+    let leader = clique.leader(&[0, 1, 2]);
+    let (mut client, table) = table_of(&clique, leader);
+    (0..100).for_each(|id| insert(&mut client, &table, id));
+    let lost = (leader + 1) % 3;
+    clique.kill(lost);
+    let (old, peer, address) =
+        ((lost + 1).to_string(), clique.peer_address(3).to_string(), clique.address(3).to_string());
+    let new = ["--new", "4", "--peer-address", &peer, "--address", &address];
+    admin(&clique, leader, &[&["replace-node", "--old", &old][..], &new[..]].concat());
+    clique.wait("a voter that has everything", |clique| {
+        let report = clique.report(leader)?;
+        let member = report.members.iter().find(|member| member.node == 4)?;
+        let gone = report.members.iter().all(|member| usize::from(member.node) != lost + 1);
+        (gone && member.kind == "voter" && member.matched >= report.vdl).then_some(())
+    });
+    (100..200).for_each(|id| insert(&mut client, &table, id));
+    // Of the first members only one is left: without the new node's vote nobody could lead.
+    let other = (0..3).find(|node| *node != leader && *node != lost).expect("three nodes");
+    clique.kill(leader);
+    let now = clique.leader(&[other, 3]);
+    let mut client = clique.client(now);
+    let table = client.table("numbers").expect("known");
+    for id in 0..200 {
+        let row = client.get(&table, &[Value::Int8(id)]).expect("answered");
+        assert!(row.is_some(), "row {id} is there after the replacement");
+    }
+    insert(&mut client, &table, 200);
+}
+
+#[test]
+fn a_follower_serves_reads_that_need_not_be_strong() {
+    let mut clique = Clique::new("reads", 3);
+    clique.start_all();
+    let leader = clique.leader(&[0, 1, 2]);
+    let (mut client, table) = table_of(&clique, leader);
+    insert(&mut client, &table, 7);
+    let written = client.lsn();
+    let follower = (leader + 1) % 3;
+    let mut reader = reader(&clique, follower);
+    let table = clique.wait("the table on the follower", |_| reader.table("numbers").ok());
+    let key = [Value::Int8(7)];
+    for freshness in [Freshness::AtLsn(written), Freshness::Stale(Duration::from_secs(5))] {
+        let row = reader.get_at(&table, &key, freshness).expect("served by a follower");
+        assert!(row.is_some(), "{freshness:?}");
+    }
+    // No follower is as fresh as that: the client goes on to the leader.
+    let row = reader.get_at(&table, &key, Freshness::Stale(Duration::ZERO)).expect("served");
+    assert!(row.is_some());
+}
+
+#[test]
+fn a_drained_node_neither_leads_nor_serves_reads_until_it_is_undrained() {
+    let mut clique = Clique::new("drain", 3);
+    clique.start_all();
+    let leader = clique.leader(&[0, 1, 2]);
+    let (mut client, table) = table_of(&clique, leader);
+    insert(&mut client, &table, 1);
+    let written = client.lsn();
+    let name = (leader + 1).to_string();
+    // The leader writes the members into the log first.
+    clique.wait("the drain", |clique| {
+        let address = clique.address(leader).to_string();
+        spillway(&["admin", "drain", &name, "--node", &address]).status.success().then_some(())
+    });
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    let next = clique.leader(&others);
+    assert_ne!(next, leader);
+    clique.wait("what is drained to be known to all", |clique| {
+        let shows = |node: usize| {
+            let report = clique.report(node)?;
+            let member = report.members.iter().find(|m| usize::from(m.node) == leader + 1)?;
+            member.drained.then_some(())
+        };
+        (0..3).map(shows).collect::<Option<Vec<()>>>()
+    });
+    insert(&mut client, &table, 2);
+    clique.kill(others.into_iter().find(|node| *node != next).expect("three nodes"));
+    // It goes on voting: with it there is still a majority.
+    insert(&mut client, &table, 3);
+    admin(&clique, next, &["undrain", &name]);
+    let mut reader = reader(&clique, leader);
+    let table = reader.table("numbers").expect("known");
+    clique.wait("reads to be served again", |_| {
+        let row = reader.get_at(&table, &[Value::Int8(1)], Freshness::AtLsn(written));
+        row.ok().flatten()
+    });
+}
