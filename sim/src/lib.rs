@@ -2,9 +2,9 @@
 //!
 //! What runs are the cores that run in production - `Shard`, `Root`, `Replica` with its log,
 //! `LogScanner`, `ClientCore` -; what is simulated is the world: [`disk`], [`network`] and
-//! [`links`] say at their head which faults they produce. A node, or all of them, lose power at any moment,
-//! read their logs back through the real recovery, and go on, many times per seed. Leaders change
-//! by that, by cuts between nodes, and by the operator's wish.
+//! [`links`] say at their head which faults they produce. A node, or all of them, lose power at any
+//! moment, read their logs back through the real recovery, and go on, many times per seed. Leaders
+//! change by that, by cuts between nodes, and by the operator's wish.
 //!
 //! ```text
 //! cargo xtask sim --seeds 1000            # seeds 0 to 999, a node of its own
