@@ -1,10 +1,10 @@
 //! The simulator: whole nodes and their clients in one thread, from one seed, in virtual time.
 //!
-//! What runs are the cores that run in production - `Shard`, `Root`, `Replica` with its log, and
-//! `LogScanner`, `ClientCore` -; what is simulated is the world: [`disk`], [`network`] and [`links`]
-//! say at their head which faults they produce. A node, or all of them, lose power at any moment,
-//! read their logs back through the real recovery, and go on, many times per seed. Leaders change
-//! by that, by cuts between nodes, and by the operator's wish.
+//! What runs are the cores that run in production - `Shard`, `Root`, `Replica` with its log,
+//! `LogScanner`, `ClientCore` -; what is simulated is the world: [`disk`], [`network`] and
+//! [`links`] say at their head which faults they produce. A node, or all of them, lose power at any
+//! moment, read their logs back through the real recovery, and go on, many times per seed. Leaders
+//! change by that, by cuts between nodes, and by the operator's wish.
 //!
 //! ```text
 //! cargo xtask sim --seeds 1000            # seeds 0 to 999, a node of its own
@@ -23,7 +23,8 @@
 //!
 //! - [`history`]: there is one log. Nothing committed is ever replaced; what a follower applies and
 //!   what a restart finds is, byte for byte, what was appended; LSN, terms and timestamps rise. A
-//!   term has one leader, and a new one has everything that is committed.
+//!   term has one leader, and a new one has everything that is committed. Over all its starts a
+//!   node votes once in a term, and its term never falls.
 //! - [`model`] executes every transaction again on a plain map, in the order in which the shard
 //!   executed it, and every answer - outcome, rows, versions, scan page - must be equal. An answer
 //!   leaves when it is committed, and nobody answers who was replaced before the request came.

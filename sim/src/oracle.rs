@@ -14,6 +14,7 @@ use spillway_net::message::{
     self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
 };
 use spillway_updateserver::log::Geometry;
+use spillway_updateserver::quorum::{PeerHeader, PeerMessage};
 use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 use spillway_updateserver::shard::Shard;
 
@@ -131,6 +132,10 @@ pub struct Oracle {
     leaderships: BTreeMap<u64, Leadership>,
     /// The newest leadership that has answered anybody.
     answered_epoch: u64,
+    /// The newest term in which each node has said something that binds it.
+    terms: BTreeMap<u16, u64>,
+    /// For whom each node has voted, by node and term.
+    votes: BTreeMap<(u16, u64), u16>,
     /// Writers that a shard answered as committed.
     acknowledged: BTreeSet<(u64, u64)>,
     /// Writers whose end without effect a client was told.
@@ -151,6 +156,8 @@ impl Oracle {
             places: (0..nodes).map(|_| places()).collect(),
             leaderships: BTreeMap::new(),
             answered_epoch: 0,
+            terms: BTreeMap::new(),
+            votes: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
             counts: Counts::default(),
@@ -258,6 +265,34 @@ impl Oracle {
             self.stepped_down((node, shard));
             self.place((node, shard)).attempts.clear();
         }
+    }
+
+    /// A node sends a message. Over all its starts its term never falls, and it votes once in each.
+    pub fn sent(&mut self, header: &PeerHeader) -> Result<(), Failure> {
+        let (node, term) = (header.from.0, header.term.0);
+        let vote = match header.message {
+            PeerMessage::Append { .. }
+            | PeerMessage::AppendReply { .. }
+            | PeerMessage::Heartbeat { .. }
+            | PeerMessage::HeartbeatReply { .. }
+            | PeerMessage::VoteReply { pre: false, reject: true, .. } => None,
+            PeerMessage::Vote { pre: false, .. } => Some(node),
+            PeerMessage::VoteReply { pre: false, reject: false, .. } => Some(header.to.0),
+            _ => return Ok(()),
+        };
+        let last = self.terms.entry(node).or_default();
+        if term < *last {
+            return Err(Failure::new(format!("node {node} speaks in term {term} after {last}")));
+        }
+        *last = term;
+        let Some(vote) = vote else { return Ok(()) };
+        let before = *self.votes.entry((node, term)).or_insert(vote);
+        if before != vote {
+            return Err(Failure::new(format!(
+                "node {node} votes for {vote} in term {term}, and has voted for {before}"
+            )));
+        }
+        Ok(())
     }
 
     /// A node says that everything up to an entry is committed.

@@ -434,7 +434,9 @@ impl Node {
         if effects.role.is_some() || effects.round.is_some() {
             self.publish(scene);
         }
+        let committed = Lsn(self.log.published.lsn);
         for PeerSend { to, header, body } in effects.sends.drain(..) {
+            let header = PeerHeader { committed, ..header };
             scene.actions.sends.push((to, PeerMessage { header: header.encode(), body }));
         }
         scene.actions.resets.append(&mut effects.resets);
@@ -469,6 +471,9 @@ impl Node {
 
     /// Tells the judge what went into the log, and what is committed.
     fn judge(&mut self, effects: &ReplicaEffects, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        for send in &effects.sends {
+            scene.oracle.sent(&send.header)?;
+        }
         let block = self.log.geometry.block();
         let sent = effects.sends.iter().filter_map(|send| send.body.as_deref());
         let written = effects.writes.iter().map(|write| &write.slot[block..]);
