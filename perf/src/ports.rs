@@ -4,9 +4,11 @@
 //! connection could take the port of a node that is down for the moment, and an attempt to reach
 //! such a node could even connect to itself.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use spillway_runtime::{file, thread};
@@ -19,7 +21,12 @@ const PORT_MIN: u16 = 10_000;
 /// Where outgoing connections begin if the kernel does not tell.
 const OUTGOING_MIN: u16 = 32_768;
 
-/// `count` free ports in a row on `ip`, `blocks` times. Nothing reserves them: they are free now.
+/// What this process was given before: two clusters that are made in the same moment must not get
+/// the same ports.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// `count` free ports in a row on `ip`, `blocks` times. They are free now, and not given out again
+/// by this process; nothing else reserves them.
 pub fn free_blocks(
     ip: IpAddr,
     count: u16,
@@ -30,14 +37,17 @@ pub fn free_blocks(
     let end = outgoing_min().max(PORT_MIN + 1000);
     let mut draw = Draw::new(seed ^ u64::from(std::process::id()), 0x9027);
     let mut found: Vec<u16> = Vec::new();
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..ATTEMPTS {
         if found.len() == blocks {
             break;
         }
         let first = PORT_MIN + draw.below(u64::from(end - PORT_MIN - count)) as u16;
         let overlaps = |other: &u16| first < other + count && *other < first + count;
-        if !found.iter().any(overlaps) && (first..first + count).all(|port| is_free(ip, port)) {
+        let is_new = |port: u16| !given.contains(&port) && is_free(ip, port);
+        if !found.iter().any(overlaps) && (first..first + count).all(is_new) {
             found.push(first);
+            given.extend(first..first + count);
         }
     }
     if found.len() < blocks {

@@ -27,6 +27,8 @@ struct Content {
     drained: Vec<NodeId>,
     status: Option<ReplicaStatus>,
     commands: VecDeque<ReplicaCommand>,
+    /// Nodes that are members no more, to be forgotten by the root service.
+    gone: Vec<NodeId>,
 }
 
 /// Commands that may wait for the log core.
@@ -58,8 +60,9 @@ impl Board {
     }
 
     /// Takes over what the root service knows: addresses replace configured ones.
-    pub fn members_merge(&self, members: &[Member], drained: &[NodeId]) {
+    pub fn members_merge(&self, members: &[Member], removed: &[NodeId], drained: &[NodeId]) {
         let mut content = self.lock();
+        content.members.retain(|known| !removed.contains(&known.node));
         for member in members {
             content.members.retain(|known| known.node != member.node);
             content.members.push(member.clone());
@@ -68,6 +71,17 @@ impl Board {
         content.drained = drained.to_vec();
         drop(content);
         self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Nodes that a change of members has left out.
+    pub fn gone_note(&self, nodes: impl Iterator<Item = NodeId>) {
+        let mut content = self.lock();
+        content.gone.extend(nodes);
+    }
+
+    /// The same, for the root service of the leader.
+    pub fn gone_take(&self) -> Option<NodeId> {
+        self.lock().gone.pop()
     }
 
     pub fn members(&self) -> Vec<Member> {

@@ -106,6 +106,8 @@ pub(super) struct LogShell {
     board_version: u64,
     peers: Option<PeerLinks>,
     peer_events: Vec<PeerEvent>,
+    /// The members as the quorum last told them.
+    members: Vec<NodeId>,
     /// What each peer's connection had not taken when the replica was last told.
     outgoing: Vec<(NodeId, usize)>,
     /// What a message of the leader said: its committed end, and its time.
@@ -174,6 +176,7 @@ impl LogShell {
             board_version: u64::MAX,
             peers,
             peer_events: Vec::new(),
+            members: Vec::new(),
             outgoing: Vec::new(),
             fresh_next: None,
             proof: WallMicros(0),
@@ -267,8 +270,8 @@ impl LogShell {
         self.peer_events = events;
     }
 
-    /// One message of a peer. What does not stand up to its checksums is dropped: the peer sends
-    /// it again, or the link ends.
+    /// One message of a peer. What does not stand up to its checksums is dropped, and the link
+    /// with it.
     fn message(
         &mut self,
         ring: &mut TcpRing,
@@ -276,22 +279,29 @@ impl LogShell {
         header: &Message,
         body: Option<SlotMut>,
     ) {
-        let Ok(header) = PeerHeader::decode(&self.geometry, header) else { return };
-        if header.from != from || header.cluster != self.cluster {
-            return;
-        }
+        let header = PeerHeader::decode(&self.geometry, header).ok();
+        let header = header.filter(|header| header.from == from && header.cluster == self.cluster);
+        let Some(header) = header else { return self.message_lost(ring, from) };
         let frame = match body.map(|body| EntryFrame::verify(&self.geometry, self.cluster, body)) {
             None => None,
             Some(Ok(frame)) => Some(frame),
             Some(Err(fault)) => {
                 eprintln!("warning: node {from} sent an entry that is damaged ({fault}): dropped");
-                return;
+                return self.message_lost(ring, from);
             }
         };
         if !self.published.leading && self.published.leader == from.0 && self.fresh_next.is_none() {
             self.fresh_next = Some((header.committed, header.time));
         }
         self.step(ring, ReplicaInput::Peer { from, header, frame });
+    }
+
+    /// A link that stands has lost nothing, and the peer counts on that: it would wait for an
+    /// answer for ever.
+    fn message_lost(&mut self, ring: &mut TcpRing, from: NodeId) {
+        if let Some(peers) = &mut self.peers {
+            peers.reset(ring, from);
+        }
     }
 
     /// Once everything is applied that the leader knew to be committed when it sent a message,
@@ -523,6 +533,13 @@ impl LogShell {
         }
         for read in effects.reads.drain(..) {
             self.reader.read(&read);
+        }
+        if let Some(members) = effects.members.take() {
+            if self.published.leading {
+                let gone = self.members.iter().filter(|node| !members.contains(node));
+                self.board.gone_note(gone.copied());
+            }
+            self.members = members;
         }
         if let Some(leader) = effects.leader {
             self.published.leader = leader.map_or(0, |NodeId(node)| node);

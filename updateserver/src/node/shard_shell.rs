@@ -437,6 +437,17 @@ impl ShardShell {
         }
     }
 
+    /// A leader forgets the addresses of nodes that are members no more.
+    fn gone_propose(&mut self, now: u64) {
+        if !self.leading || matches!(self.options.root, RootPlace::There(_)) {
+            return;
+        }
+        if let Some(node) = self.options.board.gone_take() {
+            let command = RootCommand::MemberRemove { node };
+            self.root_step(now, RootInput::Internal(command));
+        }
+    }
+
     /// Applies committed entries of a leader elsewhere, in place.
     fn entries_apply(&mut self, ring: &mut TcpRing, now: u64) {
         for _ in 0..TURN_ENTRIES_MAX {
@@ -682,7 +693,10 @@ impl ShardShell {
             .collect();
         let drained: Vec<NodeId> = shell.root.drained().iter().copied().collect();
         if known != self.members_known || drained != self.options.board.drained() {
-            self.options.board.members_merge(&known, &drained);
+            let is_known = |node: NodeId| known.iter().any(|member| member.node == node);
+            let before = self.members_known.iter().map(|member| member.node);
+            let removed: Vec<NodeId> = before.filter(|node| !is_known(*node)).collect();
+            self.options.board.members_merge(&known, &removed, &drained);
             self.members_known = known;
         }
     }
@@ -763,6 +777,7 @@ impl ShardShell {
             }
         }
         self.members_publish();
+        self.gone_propose(now);
         let log_takes = self.leading && !self.seen.full && !self.seen.failed;
         self.root_step(now, RootInput::Tick { log_takes });
         self.apply(ring, now);
