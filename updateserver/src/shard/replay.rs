@@ -212,6 +212,9 @@ impl Shard {
             for (_, hash, slice) in &group {
                 self.store.slice(*slice).prefetch_version(*hash);
             }
+            for (_, hash, slice) in &group {
+                self.store.slice(*slice).prefetch_older(*hash);
+            }
             for (record, hash, slice) in &group {
                 let row = self
                     .store
