@@ -535,11 +535,7 @@ impl LogShell {
             self.reader.read(&read);
         }
         if let Some(members) = effects.members.take() {
-            if self.published.leading {
-                let gone = self.members.iter().filter(|node| !members.contains(node));
-                self.board.gone_note(gone.copied());
-            }
-            self.members = members;
+            self.members_changed(members);
         }
         if let Some(leader) = effects.leader {
             self.published.leader = leader.map_or(0, |NodeId(node)| node);
@@ -557,6 +553,15 @@ impl LogShell {
             self.failure = Some(NodeError::Replica(failure));
         }
         self.deadline_nanos = effects.next_deadline_nanos;
+    }
+
+    /// A leader sees to it that addresses of former members are forgotten.
+    fn members_changed(&mut self, members: Vec<NodeId>) {
+        if self.published.leading {
+            let gone = self.members.iter().filter(|node| !members.contains(node));
+            self.board.gone_note(gone.copied());
+        }
+        self.members = members;
     }
 
     fn role_changed(&mut self, change: &RoleChange) {
