@@ -42,11 +42,10 @@ fn a_stranger_is_refused(name: &str, different: Different<'_>, words: &[&str]) {
     let mut insert = Transaction::new();
     insert.insert(&table, &[Value::Int8(1)]).expect("fits");
     assert!(client.execute(&mut insert).expect("answered").is_committed());
-    if clique.is_running(2) {
-        let stranger = clique.report(2).unwrap_or_default();
-        assert_ne!(stranger.role, "leader");
-        assert_eq!(stranger.vdl, 0, "nothing of the cluster came to it");
-    }
+    assert!(clique.is_running(2), "a stranger waits until it is mended");
+    let stranger = clique.wait("what the stranger says", |clique| clique.report(2));
+    assert_ne!(stranger.role, "leader");
+    assert_eq!(stranger.vdl, 0, "nothing of the cluster came to it");
 }
 
 #[test]
@@ -159,6 +158,7 @@ fn a_cluster_survives_the_kill_of_all_nodes() {
         }
         Ok(())
     });
+    assert_eq!(report.events.len(), 3);
     assert!(report.events.iter().all(|event| event.kind == ALL_KILLED));
 }
 

@@ -5,10 +5,14 @@ mod common;
 use std::time::Duration;
 
 use common::cluster::{Clique, Different};
+use common::raw::{Raw, frame_of, submit_of};
 use common::spillway;
 use spillway_net::client::{Client, ClientOptions, Follow, Freshness, TableHandle, Transaction};
+use spillway_net::frame::FrameKind;
+use spillway_net::message::{OperationKind, ReadMode, RefusalCode};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
+use spillway_perf::probe;
 
 /// A client of a table of numbers, made at the node that leads.
 fn table_of(clique: &Clique, leader: usize) -> (Client, TableHandle) {
@@ -76,6 +80,21 @@ fn a_new_node_takes_the_place_of_one_that_lost_its_disk() {
     insert(&mut client, &table, 200);
 }
 
+/// Transactions that a node itself has served, reads included.
+fn served(clique: &Clique, node: usize) -> u64 {
+    probe::status(clique.address(node)).expect("it answers")["transactions_committed"]
+}
+
+/// What a node says to a read that need not be strong.
+fn read_refused(clique: &Clique, node: usize) -> Option<RefusalCode> {
+    let mut raw = Raw::greeted(clique.address(node), 0);
+    let mut submit = submit_of(1, &[(OperationKind::Get, 1, 0, &[0; 8], &[])]);
+    submit.read_mode = ReadMode::AtLsn as u8;
+    raw.send(&frame_of(FrameKind::Submit, 2, &submit));
+    let answer = raw.answer();
+    (answer.kind == FrameKind::Refusal).then(|| answer.refusal().0)
+}
+
 #[test]
 fn a_follower_serves_reads_that_need_not_be_strong() {
     let mut clique = Clique::new("reads", 3);
@@ -88,10 +107,12 @@ fn a_follower_serves_reads_that_need_not_be_strong() {
     let mut reader = reader(&clique, follower);
     let table = clique.wait("the table on the follower", |_| reader.table("numbers").ok());
     let key = [Value::Int8(7)];
+    let before = served(&clique, follower);
     for freshness in [Freshness::AtLsn(written), Freshness::Stale(Duration::from_secs(5))] {
         let row = reader.get_at(&table, &key, freshness).expect("served by a follower");
         assert!(row.is_some(), "{freshness:?}");
     }
+    assert_eq!(served(&clique, follower), before + 2, "the follower itself served both");
     // No follower is as fresh as that: the client goes on to the leader.
     let row = reader.get_at(&table, &key, Freshness::Stale(Duration::ZERO)).expect("served");
     assert!(row.is_some());
@@ -113,7 +134,6 @@ fn a_drained_node_neither_leads_nor_serves_reads_until_it_is_undrained() {
     });
     let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
     let next = clique.leader(&others);
-    assert_ne!(next, leader);
     clique.wait("what is drained to be known to all", |clique| {
         let shows = |node: usize| {
             let report = clique.report(node)?;
@@ -122,15 +142,20 @@ fn a_drained_node_neither_leads_nor_serves_reads_until_it_is_undrained() {
         };
         (0..3).map(shows).collect::<Option<Vec<()>>>()
     });
+    assert_eq!(read_refused(&clique, leader), Some(RefusalCode::Drained));
+    assert_eq!(read_refused(&clique, next), None, "the others go on serving");
+    assert_ne!(clique.report(leader).expect("it answers").role, "leader");
     insert(&mut client, &table, 2);
     clique.kill(others.into_iter().find(|node| *node != next).expect("three nodes"));
     // It goes on voting: with it there is still a majority.
     insert(&mut client, &table, 3);
     admin(&clique, next, &["undrain", &name]);
+    let again = |clique: &Clique| read_refused(clique, leader).is_none().then_some(());
+    clique.wait("the end of the drain", again);
     let mut reader = reader(&clique, leader);
     let table = reader.table("numbers").expect("known");
-    clique.wait("reads to be served again", |_| {
-        let row = reader.get_at(&table, &[Value::Int8(1)], Freshness::AtLsn(written));
-        row.ok().flatten()
-    });
+    let before = served(&clique, leader);
+    let row = reader.get_at(&table, &[Value::Int8(1)], Freshness::AtLsn(written));
+    assert!(row.expect("served").is_some());
+    assert!(served(&clique, leader) > before, "it serves reads again itself");
 }

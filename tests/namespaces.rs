@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -120,8 +121,9 @@ fn network(test: &str) -> Option<Network> {
     match Network::new() {
         Ok(network) => Some(network),
         Err(reason) => {
-            println!("skipped {test}: {reason}");
-            eprintln!("skipped {test}: {reason}");
+            // Past the test harness, which keeps the output of a test that passes to itself.
+            let line = format!("skipped {test}: {reason}\n");
+            drop(std::io::stderr().write_all(line.as_bytes()));
             None
         }
     }

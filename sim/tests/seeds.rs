@@ -97,6 +97,9 @@ fn all_are_found(options: Options, bugs: &[Bug]) {
     for bug in bugs {
         let found = found_within(options, *bug, 200);
         let (seed, failure) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        // The bug was found, not something else that this seed meets without it.
+        let without = caught(Options { seed, bug: None, ..options });
+        assert!(without.is_ok(), "seed {seed} fails without {bug:?}: {without:?}");
         let failure: String = failure.chars().take(160).collect();
         println!("{bug:?}: seed {seed}: {failure}");
     }

@@ -134,7 +134,9 @@ impl CoreLoop {
         };
         let Some(event) = event else { return };
         match (event, &mut self.shard) {
-            (TcpEvent::Accepted { connection, .. }, Some(shard)) => shard.accepted(connection),
+            (TcpEvent::Accepted { connection, .. }, Some(shard)) => {
+                shard.accepted(&mut self.ring, connection)
+            }
             (TcpEvent::Received { connection, buffer }, Some(shard)) => {
                 shard.received(&mut self.ring, connection, buffer);
             }

@@ -355,8 +355,8 @@ impl LogShell {
             let result = completion.result.map_err(|Errno(errno)| errno);
             if completion.token & TOKEN_RAW != 0 {
                 let id = (completion.token & !TOKEN_RAW) as u32;
-                self.raw_next();
                 self.step(ring, ReplicaInput::RawCompleted { id, result });
+                self.raw_next();
                 continue;
             }
             let sequence = completion.token;
@@ -585,6 +585,10 @@ impl LogShell {
     /// The raw write in front has completed.
     fn raw_next(&mut self) {
         self.raw_waiting.pop_front().expect("a raw write was in flight");
+        if self.published.failed {
+            // Rounds behind one that failed must not be written.
+            self.raw_waiting.clear();
+        }
         self.raw_submit();
     }
 
@@ -635,6 +639,7 @@ impl LogShell {
 
     fn publish(&mut self) -> bool {
         let space = self.replica.space();
+        self.published.limited = self.replica.is_held_up();
         self.published.full = space.used_bytes + self.margin_bytes >= space.total_bytes;
         let words = self.published.words();
         if self.published_words == words {

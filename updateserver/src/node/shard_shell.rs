@@ -111,6 +111,7 @@ pub(super) struct ShardShell {
     effects: ShardEffects,
     inbound: Inbound,
     clients: Vec<Option<Client>>,
+    clients_count: u32,
     partial_bytes: usize,
     paused: Vec<ConnectionId>,
     unfinished_count: u64,
@@ -127,6 +128,7 @@ pub(super) struct ShardShell {
     leading: bool,
     role_acted: u64,
     word: ShardWord,
+    word_told: ShardWord,
     board_version: u64,
     members_known: Vec<Member>,
     diverged: Option<ReplayError>,
@@ -141,6 +143,7 @@ impl ShardShell {
             effects: ShardEffects::default(),
             inbound: Inbound::default(),
             clients: Vec::new(),
+            clients_count: 0,
             partial_bytes: 0,
             paused: Vec::new(),
             unfinished_count: 0,
@@ -154,6 +157,7 @@ impl ShardShell {
             leading: false,
             role_acted: 0,
             word: ShardWord::default(),
+            word_told: ShardWord::default(),
             board_version: u64::MAX,
             members_known: Vec::new(),
             diverged: None,
@@ -200,7 +204,13 @@ impl ShardShell {
         self.diverged.take()
     }
 
-    pub fn accepted(&mut self, connection: ConnectionId) {
+    pub fn accepted(&mut self, ring: &mut TcpRing, connection: ConnectionId) {
+        if self.clients_count >= self.options.network.connections_max {
+            // The places beyond are for peers: clients must not be able to cut a node off.
+            ring.close(connection);
+            return;
+        }
+        self.clients_count += 1;
         let at = connection.index as usize;
         if self.clients.len() <= at {
             self.clients.resize_with(at + 1, || None);
@@ -223,6 +233,7 @@ impl ShardShell {
         let at = connection.index as usize;
         let Some(client) = self.clients.get_mut(at).and_then(Option::take) else { return };
         assert_eq!(client.id, connection, "a slot is told closed before it is used again");
+        self.clients_count -= 1;
         self.partial_bytes -= client.assembler.held_bytes();
         let now = clock::monotonic_now().0;
         let closed = ShardInput::Closed(number_of(connection));
@@ -484,11 +495,11 @@ impl ShardShell {
             self.word.role_number = self.role_acted;
         }
         self.word.applied = self.options.shard.applied_lsn().0;
-        let words = self.word.words();
-        if words == self.options.word.reader().read() {
+        if self.word == self.word_told {
             return false;
         }
-        self.options.word.publish(words);
+        self.word_told = self.word;
+        self.options.word.publish(self.word.words());
         true
     }
 

@@ -9,15 +9,33 @@ use super::effects::{Now, PeerSend, ReplicaEffects, Room};
 use super::membership::{ConfigChange, ConfigEntry};
 use super::replica::Replica;
 use super::wire::{PeerHeader, PeerMessage};
-use crate::log::{AssemblerRoom, RESERVE_SEGMENTS, Section, sections_bytes};
+use crate::log::{AssemblerRoom, Section, sections_bytes};
 
 /// Tries to find room by letting go of old entries.
 const EVICTIONS_MAX: usize = 4;
 
 impl Replica {
     /// Whether an item of this many sections and payload bytes (each section rounded up to 16) can
-    /// be appended now.
+    /// be appended now. To be asked again while it says [`Room::Later`]: how long it does decides
+    /// [`Self::is_held_up`].
     pub fn room(&mut self, sections: usize, bytes: usize, slots: &mut SlotRing) -> Room {
+        let room = self.room_now(sections, bytes, slots);
+        match room {
+            Room::Later => drop(self.held_up_since.get_or_insert(self.ticks)),
+            _ => self.held_up_since = None,
+        }
+        room
+    }
+
+    /// Whether items have found no room for the least time of an election: nothing is committed,
+    /// or the log cannot keep up. New work is to be refused, not queued.
+    pub fn is_held_up(&self) -> bool {
+        let ticks = self.options.election_ticks_min as u64;
+        let waits = |since: u64| self.ticks - since >= ticks;
+        self.roles.epoch().is_some() && self.held_up_since.is_some_and(waits)
+    }
+
+    fn room_now(&mut self, sections: usize, bytes: usize, slots: &mut SlotRing) -> Room {
         if self.writer.poisoned().is_some() {
             return Room::Poisoned;
         }
@@ -31,8 +49,10 @@ impl Replica {
         if tail > self.options.tail_bytes_max {
             return Room::Later;
         }
+        // The shards refuse new work long before. What they handed over until they knew may use
+        // the reserve: it could never be answered otherwise, nor could the node stop in order.
         let frames = self.assembler.frames_with(sections, bytes);
-        if !self.writer.has_room(frames, RESERVE_SEGMENTS) {
+        if !self.writer.has_room(frames, 0) {
             return Room::LogFull(self.writer.space());
         }
         for _ in 0..EVICTIONS_MAX {

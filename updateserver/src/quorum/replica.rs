@@ -71,6 +71,8 @@ pub struct Replica {
     tick_next_nanos: Option<u64>,
     pub(super) ticks: u64,
     pub(super) handover: Handover,
+    /// The tick since which items have found no room.
+    pub(super) held_up_since: Option<u64>,
     /// The followers were told of the committed end up to here.
     pub(super) commit_sent: Lsn,
     /// Term, state and reluctance for which the election timeout was computed, and the timeout.
@@ -225,6 +227,7 @@ impl Replica {
             tick_next_nanos: None,
             ticks: 0,
             handover: Handover::default(),
+            held_up_since: None,
             commit_sent: applied,
             timeout: (Epoch(0), StateRole::Leader, false, options.election_ticks_min),
             stopping: false,
@@ -465,6 +468,7 @@ impl Replica {
         if let Some(change) = self.roles.step_down(self.leading(), self.published) {
             assert!(self.published.lsn >= self.applied, "the barrier is behind what is applied");
             self.assembler.abandon();
+            self.held_up_since = None;
             self.tail.tickets_forget();
             self.rounds.end();
             self.taken = change.barrier.lsn;

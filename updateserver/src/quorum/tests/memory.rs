@@ -4,8 +4,8 @@ use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 use spillway_runtime::slot_ring::Slot;
 
 use super::world::{MILLI, World, geometry};
+use crate::log::EntryFrame;
 use crate::log::testing::CLUSTER;
-use crate::log::{EntryFrame, FrameKind};
 use crate::quorum::{PeerHeader, PeerMessage, ReplicaEffects, ReplicaFailure, ReplicaInput, Room};
 
 fn leader_of(world: &mut World) -> u16 {
@@ -317,6 +317,38 @@ fn the_tail_has_a_limit() {
     let report = up.replica.status(crate::quorum::Now::default());
     assert!(report.tail_bytes <= report.lal_bytes + (16 << 10), "{report:?}");
     assert!(report.tail_bytes + (32 << 10) >= report.lal_bytes, "{report:?}");
+    assert!(!up.replica.is_held_up(), "not at once");
+    let mut told = false;
+    for _ in 0..200 {
+        world.run(5 * MILLI);
+        let up = world.up(leader);
+        if up.replica.room(1, 8_000, &mut up.slots) != Room::Later {
+            break;
+        }
+        told |= up.replica.is_held_up();
+    }
+    assert!(told, "new work is refused before the leader gives up");
+    assert!(!world.up(leader).replica.is_held_up(), "who does not lead holds nobody up");
+}
+
+/// What waited for room goes on when there is some.
+#[test]
+fn the_tail_goes_on_after_a_cut() {
+    let mut world = World::formatted(341, 3);
+    for node in world.nodes.values_mut() {
+        node.tune = |options| options.tail_bytes_max = 40 << 10;
+    }
+    for id in 1..=3 {
+        world.start(id);
+    }
+    let leader = leader_of(&mut world);
+    (1..=3).filter(|id| *id != leader).for_each(|id| world.cut(leader, id));
+    let mut item = 2_000_000;
+    while world.up(leader).append(item, 8_000) {
+        item += 1;
+        world.step(leader, ReplicaInput::TurnEnd);
+        assert!(item < 2_001_000, "no limit");
+    }
     world.net.cut.clear();
     world.run(200 * MILLI);
     let up = world.up(leader);
@@ -329,5 +361,4 @@ fn a_replica_can_be_sent() {
     fn is_send<T: Send>() {}
     is_send::<crate::quorum::Replica>();
     is_send::<ReplicaEffects>();
-    assert_ne!(FrameKind::NoOp, FrameKind::Data);
 }

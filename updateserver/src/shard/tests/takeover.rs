@@ -91,6 +91,9 @@ struct Cluster {
     request: u64,
     answered: usize,
     taken_back: usize,
+    /// Committed transactions that were sent again and found, lost ones that were executed anew.
+    repeated: usize,
+    executed_anew: usize,
 }
 
 impl Cluster {
@@ -119,6 +122,8 @@ impl Cluster {
             request: 0,
             answered: 0,
             taken_back: 0,
+            repeated: 0,
+            executed_anew: 0,
         };
         cluster.lead(0);
         cluster
@@ -351,6 +356,7 @@ impl Cluster {
             let request = self.request_of(1, number, 0, &[operations], expected);
             self.leading().frames(&[request]);
             assert!(self.leading().shard.store.open.is_empty(), "it was not executed again");
+            self.repeated += 1;
         }
         for (at, lost) in lost.iter().enumerate() {
             if again >> (at % 64) & 1 == 1 {
@@ -358,6 +364,7 @@ impl Cluster {
                     vec![(at as i64 % KEYS, super::model::Step::Get), upsert_again(at)];
                 let request = self.frame_from(lost.connection, lost.number, 0, &[transaction]);
                 self.leading().frames(&[request]);
+                self.executed_anew += 1;
             }
         }
     }
@@ -433,6 +440,7 @@ fn random_runs_take_transactions_back_and_bring_some_again() {
     let mut runner = TestRunner::deterministic();
     let strategy = prop::collection::vec(action(), 50..60);
     let (mut taken_back, mut answered, mut applied) = (0, 0, 0);
+    let (mut repeated, mut executed_anew) = (0, 0);
     for _ in 0..16 {
         let actions = strategy.new_tree(&mut runner).expect("it generates").current();
         let mut cluster = Cluster::new();
@@ -442,7 +450,11 @@ fn random_runs_take_transactions_back_and_bring_some_again() {
         cluster.end();
         taken_back += cluster.taken_back;
         answered += cluster.answered;
+        repeated += cluster.repeated;
+        executed_anew += cluster.executed_anew;
         applied += cluster.nodes[0].shard.counters().records_applied;
     }
-    assert!(taken_back > 100 && answered > 100 && applied > 100, "{taken_back} {answered}");
+    let counts = [taken_back as u64, answered as u64, applied];
+    assert!(counts.iter().all(|count| *count > 100), "{counts:?}");
+    assert!(repeated > 10 && executed_anew > 10, "{repeated} {executed_anew}");
 }
