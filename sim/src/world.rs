@@ -438,6 +438,7 @@ impl World {
             }
             machine.disk.superblock_round(round, None);
         }
+        self.oracle.started(node, &started.log.recovered.entries);
         machine.node = Some(Node::new(started, &self.sizes));
         machine.turns.clear();
         machine.log_tick_at = None;
@@ -580,6 +581,9 @@ impl World {
             return Ok(());
         };
         self.trace.note("landed", self.now, id, landing as u64);
+        if let (Landing::Whole, Token::Frame(sequence, _)) = (landing, &token) {
+            self.oracle.landed(node, *sequence);
+        }
         let length = bytes.len() as u32;
         let result = match landing {
             Landing::Error if self.options.bug != Some(Bug::WriteErrorIgnored) => Err(EIO),
