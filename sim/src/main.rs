@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Mode, Options, Report, run};
+use spillway_sim::{Bug, Mode, Options, Report, run};
 
 /// Runs seeds of the simulated node.
 #[derive(Parser)]
@@ -28,28 +28,8 @@ struct Arguments {
     #[arg(long, conflicts_with = "nodes")]
     beyond: bool,
     /// Plant a bug.
-    #[arg(long, value_parser = bug_of)]
+    #[arg(long, value_parser = Bug::parse)]
     bug: Option<Bug>,
-}
-
-/// `OrderLost` as `order-lost`.
-fn kebab(name: &str) -> String {
-    let mut out = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !out.is_empty() {
-            out.push('-');
-        }
-        out.push(letter.to_ascii_lowercase());
-    }
-    out
-}
-
-fn bug_of(name: &str) -> Result<Bug, String> {
-    let named = |bug: &Bug| kebab(&format!("{bug:?}"));
-    let bugs: Vec<Bug> = BUGS.into_iter().chain(BUGS_CLUSTER).collect();
-    let names: Vec<_> = bugs.iter().map(named).collect();
-    let known = bugs.into_iter().find(|bug| named(bug) == name);
-    known.ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 fn main() -> ExitCode {
@@ -77,7 +57,7 @@ fn main() -> ExitCode {
         line.push_str(if arguments.lossy { " --lossy" } else { "" });
         line.push_str(if arguments.beyond { " --beyond" } else { "" });
         if let Some(bug) = options.bug {
-            line.push_str(&format!(" --bug {}", kebab(&format!("{bug:?}"))));
+            line.push_str(&format!(" --bug {}", bug.name()));
         }
         let repeat = line.clone();
         std::panic::set_hook(Box::new(move |panic| {
