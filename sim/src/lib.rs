@@ -52,6 +52,7 @@ pub mod network;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod plan;
 pub mod start;
 pub mod worker;
 pub mod world;
@@ -60,6 +61,7 @@ use std::fmt;
 
 pub use bug::{BUGS, BUGS_CLUSTER, Bug};
 pub use options::{Mode, Options};
+pub use plan::{Fault, FaultKind, FaultKinds};
 pub use world::{Report, World};
 
 /// What must not happen, and did.

@@ -1,9 +1,12 @@
 //! What a run is made of, drawn from its seed.
 
+use std::collections::BTreeSet;
+
 use spillway_updateserver::log::Geometry;
 
 pub use crate::bug::Bug;
 use crate::draw::Draw;
+use crate::plan::FaultKinds;
 
 /// One second of virtual time.
 pub const SECOND: u64 = 1_000_000_000;
@@ -18,7 +21,7 @@ pub enum Mode {
 }
 
 /// A run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Everything else follows from it.
     pub seed: u64,
@@ -32,6 +35,13 @@ pub struct Options {
     pub bug: Option<Bug>,
     /// Virtual time with faults; after it they stop, and everything must come to rest.
     pub faults_nanos: u64,
+    /// Kinds of faults instead of those that the seed draws.
+    pub kinds: Option<FaultKinds>,
+    /// Kinds of faults that are left out; all others stay where they are.
+    pub kinds_off: FaultKinds,
+    /// Faults that are left out, by their number in [`crate::plan::plan`]; all others stay where
+    /// they are.
+    pub faults_skipped: BTreeSet<u64>,
 }
 
 impl Options {
@@ -44,6 +54,9 @@ impl Options {
             lossy: false,
             bug: None,
             faults_nanos: 3 * SECOND,
+            kinds: None,
+            kinds_off: FaultKinds::NONE,
+            faults_skipped: BTreeSet::new(),
         }
     }
 
@@ -51,6 +64,13 @@ impl Options {
     pub fn cluster(seed: u64, nodes: u16) -> Self {
         assert!(nodes > 1, "a cluster has nodes");
         Self { nodes, faults_nanos: 5 * SECOND, ..Self::new(seed) }
+    }
+
+    /// The same run over so many seconds of virtual time.
+    #[must_use]
+    pub fn seconds(self, seconds: u64) -> Self {
+        assert!((1..=60).contains(&seconds), "sizes are drawn for 1 to 60 seconds");
+        Self { faults_nanos: seconds * SECOND, ..self }
     }
 }
 
@@ -89,12 +109,6 @@ pub struct Sizes {
     pub network_nanos: u64,
     /// Typical time between two frames of a client.
     pub think_nanos: u64,
-    /// Typical time between power losses.
-    pub crash_nanos: u64,
-    /// Typical time between lost connections.
-    pub reset_nanos: u64,
-    /// One write in so many fails; 0: none.
-    pub write_error_in: u64,
     /// Memory for entries in flight.
     pub slots_bytes: usize,
     /// Length of the state machine's tick.
@@ -103,16 +117,12 @@ pub struct Sizes {
     pub skews_micros: Vec<u64>,
     /// Typical latency between nodes.
     pub peer_nanos: u64,
-    /// One message between nodes in so many is lost, and its link with it, or if links are lossy
-    /// that message alone, and one in so many doubled; 0: none.
-    pub peer_loss_in: u64,
-    /// Typical time between two cuts between nodes, and of a cut.
-    pub cut_nanos: u64,
 }
 
 impl Sizes {
     /// Draws them.
-    pub fn draw(draw: &mut Draw, nodes: u16) -> Self {
+    pub fn draw(draw: &mut Draw, options: &Options) -> Self {
+        let nodes = options.nodes;
         let alone = nodes == 1;
         // Nothing raises the floor yet: a small log fills, and is full from then on.
         let log_small = draw.once_in(4);
@@ -142,16 +152,10 @@ impl Sizes {
             disk_nanos: draw.pick(&latencies),
             network_nanos: draw.pick(&latencies),
             think_nanos: draw.pick(&[200_000, 2_000_000, 10_000_000]),
-            crash_nanos: draw.pick(&[100_000_000, 300_000_000, 900_000_000])
-                * if alone { 1 } else { 2 },
-            reset_nanos: draw.pick(&[20_000_000, 100_000_000, 500_000_000]),
-            write_error_in: draw.pick(&[0, 0, 200, 1000]),
             slots_bytes: draw.pick(&[1 << 20, 3 << 19]),
             tick_nanos: if alone { 10_000_000 } else { draw.pick(&[1_000_000, 2_000_000]) },
             skews_micros: (0..nodes).map(|node| u64::from(node) * draw.below(100_000)).collect(),
             peer_nanos: draw.pick(&[20_000, 100_000, 500_000]),
-            peer_loss_in: draw.pick(&[0, 0, 50, 500]),
-            cut_nanos: draw.pick(&[50_000_000, 200_000_000, 600_000_000]),
         }
     }
 }

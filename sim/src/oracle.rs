@@ -21,6 +21,7 @@ use spillway_updateserver::shard::Shard;
 use crate::Failure;
 use crate::history::History;
 use crate::model::{Model, Transaction, transactions};
+use crate::plan::FaultCounts;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub struct Counts {
     pub gave_up: u64,
     /// Events.
     pub events: u64,
+    /// Faults that struck, by kind.
+    pub faults: FaultCounts,
 }
 
 /// What the judge knows of a shard of a node.

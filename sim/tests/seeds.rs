@@ -88,17 +88,17 @@ fn the_same_seed_gives_the_same_cluster() {
 
 fn found_within(options: Options, bug: Bug, seeds: u64) -> Option<(u64, String)> {
     (0..seeds).find_map(|seed| {
-        let options = Options { seed, bug: Some(bug), ..options };
+        let options = Options { seed, bug: Some(bug), ..options.clone() };
         caught(options).err().map(|failure| (seed, failure))
     })
 }
 
 fn all_are_found(options: Options, bugs: &[Bug]) {
     for bug in bugs {
-        let found = found_within(options, *bug, 200);
+        let found = found_within(options.clone(), *bug, 200);
         let (seed, failure) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
         // The bug was found, not something else that this seed meets without it.
-        let without = caught(Options { seed, bug: None, ..options });
+        let without = caught(Options { seed, bug: None, ..options.clone() });
         assert!(without.is_ok(), "seed {seed} fails without {bug:?}: {without:?}");
         let failure: String = failure.chars().take(160).collect();
         println!("{bug:?}: seed {seed}: {failure}");
