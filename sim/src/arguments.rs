@@ -257,7 +257,9 @@ mod tests {
 
     #[test]
     fn seconds_are_exact() {
-        for (text, nanos) in [("60", 60_000_000_000), ("0.4", 400_000_000), ("1.000000001", 1_000_000_001)] {
+        for (text, nanos) in
+            [("60", 60_000_000_000), ("0.4", 400_000_000), ("1.000000001", 1_000_000_001)]
+        {
             assert_eq!(nanos_of(text), Ok(nanos));
             assert_eq!(seconds(nanos), text);
         }

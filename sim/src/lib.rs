@@ -61,6 +61,7 @@ pub mod network;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod plan;
 pub mod replicas;
 pub mod runner;
 pub mod shrink;
@@ -72,6 +73,7 @@ use std::fmt;
 
 pub use bug::{BUGS, BUGS_CLUSTER, Bug};
 pub use options::{Mode, Options};
+pub use plan::{Fault, FaultKind, FaultKinds};
 pub use world::{Report, World};
 
 /// Words of a failure that tell its kind.

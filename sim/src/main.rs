@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
+use spillway_sim::counts::Counted;
 use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
 use spillway_sim::shrink::{faults_of, shrink};
 use spillway_sim::{Failure, Options, Report};
@@ -129,7 +130,7 @@ fn print_shrunk(found: &Found) {
 }
 
 fn print_summary(plan: &Plan, summary: &Summary, took: f64) {
-    for counter in summary.counters() {
+    for counter in summary.counts.counters() {
         println!("{:>14} {}", counter.count, counter.name);
     }
     println!(

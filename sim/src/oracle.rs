@@ -24,6 +24,7 @@ use crate::counts::counted;
 use crate::entry::Entry;
 use crate::history::{History, Proposed};
 use crate::model::{Model, Transaction, transactions};
+use crate::plan::FaultCounts;
 use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
@@ -98,6 +99,8 @@ pub struct Counts {
     pub gave_up: u64,
     /// Events.
     pub events: u64,
+    /// Faults that struck, by kind.
+    pub faults: FaultCounts,
 }
 }
 

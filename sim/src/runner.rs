@@ -14,8 +14,9 @@ use std::sync::{Arc, Once};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::counts::Counter;
+use crate::counts::{Counted, Counter, fault_name};
 use crate::oracle::Counts;
+use crate::plan::FAULT_KINDS;
 use crate::{Failure, Mode, Options, Report, run};
 
 thread_local! {
@@ -39,7 +40,7 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     PANIC.set(Some(text));
 }
 
-fn text_of<'a>(payload: &'a (dyn Any + Send)) -> Option<&'a str> {
+fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())
 }
@@ -138,16 +139,10 @@ impl Summary {
 }
 
 impl Summary {
-    /// All counters.
-    pub fn counters(&self) -> Vec<Counter> {
-        self.counts.each()
-    }
-
     /// What runs of these options may meet, and none has met.
-    pub fn never_met(&self, options: &Options) -> Vec<&'static str> {
-        let counters = self.counters().into_iter();
-        let missing = counters.filter(|counter| counter.count == 0);
-        missing.map(|counter| counter.name).filter(|name| may_meet(name, options)).collect()
+    pub fn never_met(&self, options: &Options) -> Vec<String> {
+        let missing = self.counts.counters().into_iter().filter(|counter| counter.count == 0);
+        missing.map(|Counter { name, .. }| name).filter(|name| may_meet(name, options)).collect()
     }
 }
 
@@ -155,8 +150,10 @@ type Outcome = (u64, Options, Result<Report, Failure>);
 
 /// Runs a plan; tells of every run, in the order of the seeds, and how many are behind it.
 /// Without `keep_going` the lowest seed that fails is the last one told of.
-pub fn run_seeds(plan: &Plan, mut told: impl FnMut(u64, &Options, &Result<Report, Failure>))
--> Summary {
+pub fn run_seeds(
+    plan: &Plan,
+    mut told: impl FnMut(u64, &Options, &Result<Report, Failure>),
+) -> Summary {
     assert!(plan.jobs > 0, "a plan needs a thread");
     let next = Arc::new(AtomicU64::new(0));
     let stopped = Arc::new(AtomicBool::new(false));
@@ -207,6 +204,9 @@ pub fn run_seeds(plan: &Plan, mut told: impl FnMut(u64, &Options, &Result<Report
 /// Whether runs of these options can count something of this name.
 fn may_meet(name: &str, options: &Options) -> bool {
     let alone = options.nodes == 1;
+    if let Some(kind) = FAULT_KINDS.into_iter().find(|kind| fault_name(*kind) == name) {
+        return kind.is_possible(options);
+    }
     match name {
         "refused_starts" => options.mode == Mode::Beyond,
         "transfers" | "held_back" | "read_back" | "messages" | "messages_entries"

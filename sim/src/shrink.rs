@@ -195,6 +195,8 @@ mod tests {
         });
         let shrunk = shrunk.expect("it fails");
         assert_eq!(shrunk.failure.to_string(), "one");
-        assert!(shrunk.options.until_nanos.is_none() && shrunk.options.kinds_off.iter().count() == 0);
+        assert!(
+            shrunk.options.until_nanos.is_none() && shrunk.options.kinds_off.iter().count() == 0
+        );
     }
 }

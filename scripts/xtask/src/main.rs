@@ -167,11 +167,7 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 }
 
 /// The same with variables of the environment.
-fn run_with(
-    program: &str,
-    arguments: &[&str],
-    variables: &[(&str, &str)],
-) -> Result<(), String> {
+fn run_with(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), String> {
     println!("+ {program} {}", arguments.join(" "));
     let root: &Path = &tree::root();
     let status = Command::new(program)
