@@ -42,6 +42,7 @@
 //! found.
 
 pub mod bug;
+pub mod clock;
 pub mod disk;
 pub mod draw;
 pub mod entry;
