@@ -72,12 +72,22 @@ pub struct Disk {
 impl Disk {
     /// A freshly formatted disk of a node of a cluster of so many.
     pub fn format(geometry: Geometry, node: NodeId, nodes: u16) -> Self {
-        let members = Members::of_voters((1..=nodes).map(NodeId));
+        Self::format_as(geometry, node, Members::of_voters((1..=nodes).map(NodeId)))
+    }
+
+    /// A freshly formatted disk of a node that is to join a cluster.
+    pub fn format_joining(geometry: Geometry, node: NodeId) -> Self {
+        Self::format_as(geometry, node, Members::default())
+    }
+
+    fn format_as(geometry: Geometry, node: NodeId, members: Members) -> Self {
         let plan = FormatPlan::new(CLUSTER, node, geometry, DurableWrite::SyncedWrite, members)
             .expect("drawn geometries hold");
         let segment = |number| {
-            let mut bytes = plan.segment_start(number);
-            bytes.resize(geometry.segment_bytes as usize, 0);
+            // Memory that nobody has touched costs nothing.
+            let mut bytes = vec![0; geometry.segment_bytes as usize];
+            let start = plan.segment_start(number);
+            bytes[..start.len()].copy_from_slice(&start);
             bytes
         };
         let mut disk = Self {

@@ -91,9 +91,17 @@ pub fn pair_of(node: u16, other: u16) -> (Pair, usize) {
 impl Links {
     /// Between so many nodes of a seed.
     pub fn new(seed: u64, nodes: u16) -> Self {
-        let pairs = (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b)));
-        let link = |pair| Link::new(Draw::stream(seed, &format!("link {pair:?}")));
-        Self(pairs.map(|pair| (pair, link(pair))).collect())
+        let mut links = Self(BTreeMap::new());
+        (1..nodes).for_each(|node| links.add(seed, node));
+        links
+    }
+
+    /// A node is new: links to all that come before it.
+    pub fn add(&mut self, seed: u64, node: u16) {
+        for pair in (0..node).map(|other| (other, node)) {
+            let draw = Draw::stream(seed, &format!("link {pair:?}"));
+            self.0.insert(pair, Link::new(draw));
+        }
     }
 
     /// One of them.

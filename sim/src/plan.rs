@@ -62,6 +62,12 @@ pub enum FaultKind {
     ConnectionDribble,
     /// A client goes away in the middle of its requests and never returns.
     ClientGone,
+    /// A node is kept from leading and from serving reads for a while.
+    Drain,
+    /// A node is replaced by a new one while it is well.
+    Replace,
+    /// A node loses its disk and is replaced by a new one: always the same few, a minority.
+    DiskLost,
 }
 
 /// All of them.
@@ -89,10 +95,13 @@ pub const FAULT_KINDS: [FaultKind; FAULT_KINDS_COUNT] = [
     FaultKind::ConnectionClog,
     FaultKind::ConnectionDribble,
     FaultKind::ClientGone,
+    FaultKind::Drain,
+    FaultKind::Replace,
+    FaultKind::DiskLost,
 ];
 
 /// How many there are.
-pub const FAULT_KINDS_COUNT: usize = 23;
+pub const FAULT_KINDS_COUNT: usize = 26;
 
 const MILLI: u64 = 1_000_000;
 
@@ -138,8 +147,10 @@ impl FaultKind {
             | Self::Clog
             | Self::Swizzle
             | Self::LinkReset
-            | Self::LinkSlow => cluster,
-            Self::Bridge => options.nodes > 2,
+            | Self::LinkSlow
+            | Self::Drain
+            | Self::Replace => cluster,
+            Self::Bridge | Self::DiskLost => options.nodes > 2,
             Self::MessageTwice => cluster && options.lossy,
         }
     }
@@ -173,6 +184,9 @@ impl FaultKind {
             Self::ConnectionClog => [30, 150, 600],
             Self::ConnectionDribble => [30, 150, 600],
             Self::ClientGone => [200, 600, 1500],
+            Self::Drain => [200, 600, 1500],
+            Self::Replace => [1000, 2000, 3000],
+            Self::DiskLost => [1000, 2000, 3000],
         };
         millis.map(|millis| millis * MILLI)
     }

@@ -2,6 +2,7 @@
 //! wrong.
 
 mod faults;
+mod operator;
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,7 @@ use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
+use operator::Operator;
 
 /// After the faults, everything must come to rest within this virtual time.
 const REST_NANOS_MAX: u64 = 120 * SECOND;
@@ -69,6 +71,10 @@ enum Event {
     Operator(u16, u64),
     /// The power of a node is back.
     Start(u16),
+    /// The operator looks after the members.
+    Operate,
+    /// Nobody keeps a node from leading any more.
+    Undrain(u16),
     /// Two nodes try to connect.
     LinkTry(Pair),
     /// A node hears that a link stands, in this generation, or that it is gone.
@@ -101,6 +107,10 @@ pub struct Report {
 /// A place for a node: what outlives it, and what the world notes of it.
 struct Machine {
     disk: Disk,
+    /// The nodes that it is configured with, counted from 0.
+    configured: Vec<u16>,
+    /// For good: it never starts again.
+    is_gone: bool,
     node: Option<Node>,
     /// Starts so far: events of an earlier one are void.
     starts: u64,
@@ -128,9 +138,11 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(disk: Disk, clock: Clock, draw: Draw) -> Self {
+    fn new(disk: Disk, clock: Clock, configured: Vec<u16>, draw: Draw) -> Self {
         Self {
             disk,
+            configured,
+            is_gone: false,
             node: None,
             starts: 0,
             turns: BTreeSet::new(),
@@ -160,6 +172,9 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     events_count: u64,
     machines: Vec<Machine>,
+    /// Which machine is each of the members now.
+    slots: Vec<u16>,
+    operator: Operator,
     links: Links,
     /// What waits in clogged directions of links, by the side that sent it.
     link_clogs: BTreeMap<(Pair, usize), Vec<Event>>,
@@ -186,7 +201,8 @@ impl World {
         let machine = |node| {
             let disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
             let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
-            Machine::new(disk, clock, Draw::stream(seed, &format!("machine {node}")))
+            let all = (0..nodes).collect();
+            Machine::new(disk, clock, all, Draw::stream(seed, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
@@ -200,6 +216,8 @@ impl World {
             events: BTreeMap::new(),
             events_count: 0,
             machines,
+            slots: (0..nodes).collect(),
+            operator: Operator::new(seed),
             links: Links::new(seed, nodes),
             link_clogs: BTreeMap::new(),
             network: Network::default(),
@@ -263,14 +281,16 @@ impl World {
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
         self.oracle.settled()?;
-        let nodes = 0..self.sizes.nodes;
-        for machine in &self.machines {
+        let mut nodes = self.slots.clone();
+        nodes.retain(|node| !self.operator.is_joining(*node));
+        for node in &nodes {
+            let machine = &self.machines[usize::from(*node)];
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
             node.check_complete(&self.oracle)?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
         let mut draw = self.draw.fork();
-        nodes.clone().for_each(|node| self.power_loss(node, &mut draw));
+        nodes.iter().for_each(|node| self.power_loss(*node, &mut draw));
         self.now += 1;
         let last = self.oracle.history.last();
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
@@ -311,9 +331,11 @@ impl World {
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
-        let nodes = || self.machines.iter().map(|machine| machine.node.as_ref());
+        let members = || self.slots.iter().filter(|node| !self.operator.is_joining(**node));
+        let nodes = || members().map(|node| self.machines[usize::from(*node)].node.as_ref());
         let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
+            && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
@@ -326,6 +348,7 @@ impl World {
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
+            None if machine.is_gone => "gone".to_owned(),
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
             Some(node) => {
@@ -335,11 +358,12 @@ impl World {
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}): {}",
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
             self.now.saturating_sub(self.options.faults_nanos) / SECOND,
             self.events_count,
             self.oracle.history.last(),
             nodes.join("; "),
+            self.operator,
             busy.join(", ")
         )
     }
@@ -380,6 +404,7 @@ impl World {
             }
             Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
             Event::Turn(..) | Event::Tick(..) | Event::Operator(..) | Event::Resume(..) => {}
+            Event::Start(node) if self.machines[usize::from(node)].is_gone => {}
             Event::Start(node) => {
                 if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
                     let machine = &mut self.machines[0];
@@ -388,6 +413,8 @@ impl World {
                 }
                 return self.start(node);
             }
+            Event::Operate => self.operate()?,
+            Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
             Event::LinkTold { pair, side, up } => self.link_told(pair, side, up),
             Event::PeerArrived { from, to, generation, bytes, message } => {
@@ -501,7 +528,7 @@ impl World {
             }
             machine.disk.superblock_round(round, None);
         }
-        machine.node = Some(Node::new(started, &self.sizes));
+        machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
         machine.turns.clear();
         machine.log_tick_at = None;
         machine.operator_called = false;
@@ -529,6 +556,9 @@ impl World {
             actions: &mut actions,
         };
         step(node, &mut scene)?;
+        if let Some(failure) = node.failure() {
+            return Err(Failure::new(format!("node {}: {failure}", number + 1)));
+        }
         let (deadline, failed, diverged) =
             (node.log_deadline(), node.failed(), node.diverged_take());
         let (starts, now) = (machine.starts, self.now);

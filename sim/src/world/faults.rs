@@ -26,7 +26,8 @@ impl World {
     pub(super) fn strike(&mut self, fault: &Fault) -> Result<(), Failure> {
         self.trace.note("fault", self.now, fault.ordinal, fault.kind as u64);
         let mut draw = fault.draw();
-        let node = draw.below(self.sizes.nodes.into()) as u16;
+        let slot = draw.below(self.sizes.nodes.into()) as usize;
+        let node = self.slots[slot];
         let struck = match fault.kind {
             FaultKind::PowerLoss
             | FaultKind::PowerLossAll
@@ -51,6 +52,16 @@ impl World {
             | FaultKind::ConnectionClog
             | FaultKind::ConnectionDribble
             | FaultKind::ClientGone => self.strike_clients(fault.kind, &mut draw),
+            FaultKind::Drain => {
+                self.drain(node, true);
+                self.after(draw.nanos(200 * MILLI), Event::Undrain(node));
+                true
+            }
+            FaultKind::Replace => self.replace(slot, false, &mut draw),
+            FaultKind::DiskLost => {
+                let slot = self.victim(&mut draw);
+                self.replace(slot, true, &mut draw)
+            }
         };
         if struck {
             self.oracle.counts.faults.note(fault.kind);
@@ -64,8 +75,7 @@ impl World {
         match kind {
             FaultKind::PowerLoss => return Ok(self.power_loss_of(&[node], &mut draw)),
             FaultKind::PowerLossAll => {
-                let all: Vec<u16> = (0..self.sizes.nodes).collect();
-                return Ok(self.power_loss_of(&all, &mut draw));
+                return Ok(self.power_loss_of(&self.slots.clone(), &mut draw));
             }
             FaultKind::PowerLossInStart => {
                 let round = draw.below(2) as usize;
@@ -126,7 +136,7 @@ impl World {
         let now = self.now;
         let link = self.links.get_mut(pair);
         match kind {
-            FaultKind::Cut => self.cut(draw),
+            FaultKind::Cut => self.cut(node, other, draw),
             FaultKind::MessageLost => {
                 link.lose_next[side] += 1;
                 return false;
@@ -205,6 +215,7 @@ impl World {
             (link.lose_next, link.twice_next, link.cut_until) = ([0; 2], [0; 2], [0; 2]);
             link.slow_until = 0;
         }
+        self.undrain_all();
         let mut ended = false;
         for node in 0..self.machines.len() as u16 {
             ended |= self.resume(node)?;
@@ -328,21 +339,14 @@ impl World {
 
     /// Two halves see of each other only this node.
     fn bridge(&mut self, middle: u16, draw: &mut Draw) {
-        let halves: Vec<bool> = (0..self.sizes.nodes).map(|_| draw.once_in(2)).collect();
-        // With three nodes, and else now and then: the two others.
-        let one = self.other(middle, draw);
+        let others: Vec<u16> = self.slots.iter().copied().filter(|node| *node != middle).collect();
+        // One side has one node at least, the other one too.
+        let cut = draw.range(1, others.len() as u64) as usize;
         let until = self.now + draw_of(draw, &[100 * MILLI, 400 * MILLI]);
         let noticed = draw.once_in(2);
-        let half_of = |node: u16| match self.sizes.nodes {
-            3 => node == one,
-            _ => halves[usize::from(node)],
-        };
-        let apart: Vec<Pair> = self
-            .links
-            .pairs()
-            .into_iter()
-            .filter(|(a, b)| *a != middle && *b != middle && half_of(*a) != half_of(*b))
-            .collect();
+        let (left, right) = others.split_at(cut);
+        let apart = left.iter().flat_map(|a| right.iter().map(|b| pair_of(*a, *b).0));
+        let apart: Vec<Pair> = apart.collect();
         for pair in apart {
             self.links.get_mut(pair).cut_until = [until.min(self.options.faults_nanos); 2];
             if noticed || until > self.now + SILENCE_NANOS_MAX {
@@ -395,10 +399,18 @@ impl World {
         struck
     }
 
-    /// Another node.
+    /// Another member.
     fn other(&self, node: u16, draw: &mut Draw) -> u16 {
-        let step = draw.range(1, self.sizes.nodes.into()) as u16;
-        (node + step) % self.sizes.nodes
+        let others = self.slots.iter().copied().filter(|other| *other != node);
+        draw.pick(&others.collect::<Vec<_>>())
+    }
+
+    /// A member that may lose what is durable: the same few in the whole run, a minority.
+    fn victim(&self, draw: &mut Draw) -> usize {
+        let nodes = u64::from(self.sizes.nodes);
+        let first = Draw::stream(self.options.seed, "victims").below(nodes);
+        let victims = (nodes - 1) / 2;
+        ((first + draw.below(victims)) % nodes) as usize
     }
 }
 
