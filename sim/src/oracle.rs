@@ -175,6 +175,11 @@ impl Oracle {
         }
     }
 
+    /// There is one node more.
+    pub fn node_added(&mut self) {
+        self.places.push((0..self.shards).map(|_| Place::default()).collect());
+    }
+
     fn place(&mut self, at: At) -> &mut Place {
         &mut self.places[usize::from(at.0)][usize::from(at.1)]
     }

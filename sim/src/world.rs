@@ -2,6 +2,7 @@
 //! wrong.
 
 mod faults;
+mod operator;
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,6 +13,7 @@ use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
+use crate::clock::Clock;
 use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
@@ -22,6 +24,7 @@ use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
+use operator::Operator;
 
 /// After the faults, everything must come to rest within this virtual time.
 const REST_NANOS_MAX: u64 = 120 * SECOND;
@@ -54,10 +57,24 @@ enum Event {
     Fault(Fault),
     /// What went wrong is over.
     FaultsEnd,
+    /// A start of a node goes on after it stood still.
+    Resume(u16, u64),
+    /// A direction of a link, from this side, is clogged until then.
+    Clog(Pair, usize, u64),
+    /// It is free again.
+    Unclog(Pair, usize),
+    /// A link of this generation ends.
+    LinkEnd(Pair, u64),
+    /// What goes to a side of a connection gets through again.
+    ConnectionUnclog(u64, Side),
     /// The operator restarts a node of this start whose log failed.
     Operator(u16, u64),
     /// The power of a node is back.
     Start(u16),
+    /// The operator looks after the members.
+    Operate,
+    /// Nobody keeps a node from leading any more.
+    Undrain(u16),
     /// Two nodes try to connect.
     LinkTry(Pair),
     /// A node hears that a link stands, in this generation, or that it is gone.
@@ -90,6 +107,10 @@ pub struct Report {
 /// A place for a node: what outlives it, and what the world notes of it.
 struct Machine {
     disk: Disk,
+    /// The nodes that it is configured with, counted from 0.
+    configured: Vec<u16>,
+    /// For good: it never starts again.
+    is_gone: bool,
     node: Option<Node>,
     /// Starts so far: events of an earlier one are void.
     starts: u64,
@@ -103,14 +124,25 @@ struct Machine {
     landings_next: VecDeque<Landing>,
     /// In which round of its superblock the next start loses power, and how that tears.
     start_torn: Option<(usize, Draw)>,
+    /// What has happened to it while it stands still; none: it runs.
+    held: Option<Vec<Event>>,
+    clock: Clock,
+    /// Nothing of its disk completes until then.
+    stalled_until: u64,
+    /// Its disk is slow until then.
+    disk_slow_until: u64,
+    /// Who of it gets little CPU, and until when.
+    slow_seats: BTreeMap<Seat, u64>,
     /// Chance of its disk and of its threads.
     draw: Draw,
 }
 
 impl Machine {
-    fn new(disk: Disk, draw: Draw) -> Self {
+    fn new(disk: Disk, clock: Clock, configured: Vec<u16>, draw: Draw) -> Self {
         Self {
             disk,
+            configured,
+            is_gone: false,
             node: None,
             starts: 0,
             turns: BTreeSet::new(),
@@ -120,6 +152,11 @@ impl Machine {
             tokens: BTreeMap::new(),
             landings_next: VecDeque::new(),
             start_torn: None,
+            held: None,
+            clock,
+            stalled_until: 0,
+            disk_slow_until: 0,
+            slow_seats: BTreeMap::new(),
             draw,
         }
     }
@@ -135,9 +172,18 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     events_count: u64,
     machines: Vec<Machine>,
+    /// Which machine is each of the members now.
+    slots: Vec<u16>,
+    operator: Operator,
     links: Links,
+    /// What waits in clogged directions of links, by the side that sent it.
+    link_clogs: BTreeMap<(Pair, usize), Vec<Event>>,
     network: Network,
+    /// What waits in connections that let nothing through, by the side that it goes to.
+    connection_clogs: BTreeMap<(u64, Side), Vec<Event>>,
     workers: Vec<Worker>,
+    /// Workers that went away.
+    workers_gone: BTreeSet<usize>,
     /// Chance of each worker and of its connections.
     workers_draws: Vec<Draw>,
     sessions: usize,
@@ -154,7 +200,9 @@ impl World {
         let tables = Tables::new(&sizes);
         let machine = |node| {
             let disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
-            Machine::new(disk, Draw::stream(chance, &format!("machine {node}")))
+            let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
+            let all = (0..nodes).collect();
+            Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
@@ -168,9 +216,14 @@ impl World {
             events: BTreeMap::new(),
             events_count: 0,
             machines,
+            slots: (0..nodes).collect(),
+            operator: Operator::new(chance),
             links: Links::new(chance, nodes),
+            link_clogs: BTreeMap::new(),
             network: Network::default(),
+            connection_clogs: BTreeMap::new(),
             workers: Vec::new(),
+            workers_gone: BTreeSet::new(),
             workers_draws: Vec::new(),
             sessions: 0,
             oracle,
@@ -228,14 +281,16 @@ impl World {
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
         self.oracle.settled()?;
-        let nodes = 0..self.sizes.nodes;
-        for machine in &self.machines {
+        let mut nodes = self.slots.clone();
+        nodes.retain(|node| !self.operator.is_joining(*node));
+        for node in &nodes {
+            let machine = &self.machines[usize::from(*node)];
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
             node.check_complete(&self.oracle)?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
         let mut draw = self.draw.fork();
-        nodes.clone().for_each(|node| self.power_loss(node, &mut draw));
+        nodes.iter().for_each(|node| self.power_loss(*node, &mut draw));
         self.now += 1;
         let last = self.oracle.history.last();
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
@@ -276,8 +331,11 @@ impl World {
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
-        let nodes = || self.machines.iter().map(|machine| machine.node.as_ref());
-        self.workers.iter().all(idle)
+        let members = || self.slots.iter().filter(|node| !self.operator.is_joining(**node));
+        let nodes = || members().map(|node| self.machines[usize::from(*node)].node.as_ref());
+        let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
+        self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
+            && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
@@ -285,26 +343,33 @@ impl World {
     fn unrest(&self) -> String {
         let busy = |(at, worker): (usize, &Worker)| {
             let waits = worker.in_flight() > 0 || !worker.is_done();
+            let waits = waits && !self.workers_gone.contains(&at);
             waits.then(|| format!("client {at}: {} unanswered", worker.in_flight()))
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
+            None if machine.is_gone => "gone".to_owned(),
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
-            Some(node) => node.report(self.now),
+            Some(node) => {
+                let clock = &machine.clock;
+                node.report(clock.monotonic(self.now), clock.wall(self.now))
+            }
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}): {}",
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
             self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
             nodes.join("; "),
+            self.operator,
             busy.join(", ")
         )
     }
 
     fn event(&mut self, event: Event) -> Result<bool, Failure> {
+        let Some(event) = self.held_up(event) else { return Ok(false) };
         match event {
             Event::Landed { node, id, result } => self.landed(node, id, result)?,
             Event::ReadBack { node, start, lsn, request } => {
@@ -325,9 +390,21 @@ impl World {
                 }
             }
             Event::Fault(fault) => self.strike(&fault)?,
-            Event::FaultsEnd => self.faults_end(),
+            Event::FaultsEnd => return self.faults_end(),
+            Event::Resume(node, start) if self.is_now(node, start) => return self.resume(node),
+            Event::Clog(pair, side, until) => self.clog(pair, side, until),
+            Event::Unclog(pair, side) => return self.unclog(pair, side),
+            Event::LinkEnd(pair, generation) => {
+                if self.links.get_mut(pair).generation == generation {
+                    self.link_down(pair.0, pair.1);
+                }
+            }
+            Event::ConnectionUnclog(connection, side) => {
+                return self.connection_unclog(connection, side);
+            }
             Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
-            Event::Turn(..) | Event::Tick(..) | Event::Operator(..) => {}
+            Event::Turn(..) | Event::Tick(..) | Event::Operator(..) | Event::Resume(..) => {}
+            Event::Start(node) if self.machines[usize::from(node)].is_gone => {}
             Event::Start(node) => {
                 if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
                     let machine = &mut self.machines[0];
@@ -336,6 +413,8 @@ impl World {
                 }
                 return self.start(node);
             }
+            Event::Operate => self.operate()?,
+            Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
             Event::LinkTold { pair, side, up } => self.link_told(pair, side, up),
             Event::PeerArrived { from, to, generation, bytes, message } => {
@@ -367,7 +446,9 @@ impl World {
         self.trace.note("power", self.now, machine.starts, node.into());
         machine.disk.crash(draw);
         machine.node = None;
+        machine.held = None;
         machine.tokens.clear();
+        machine.clock.begin(self.now, draw.below(SECOND * 1_000_000));
         self.oracle.crashed(node);
         self.links_down_of(node);
         let connections = self.network.connections.iter();
@@ -393,7 +474,7 @@ impl World {
                 history: &self.oracle.history,
                 bug: self.options.bug,
                 draw: &mut machine.draw,
-                now: self.now,
+                now: machine.clock.monotonic(self.now),
             };
             match start(scene) {
                 Ok(started) => return Ok(Some(started)),
@@ -448,7 +529,7 @@ impl World {
             machine.disk.superblock_round(round, None);
         }
         self.oracle.started(node, &started.log.recovered.entries);
-        machine.node = Some(Node::new(started, &self.sizes));
+        machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
         machine.turns.clear();
         machine.log_tick_at = None;
         machine.operator_called = false;
@@ -467,7 +548,8 @@ impl World {
         let Some(node) = &mut machine.node else { return Ok(()) };
         let mut actions = Actions::default();
         let mut scene = Scene {
-            now: self.now,
+            now: machine.clock.monotonic(self.now),
+            wall: machine.clock.wall(self.now),
             sizes: &self.sizes,
             bug: self.options.bug,
             oracle: &mut self.oracle,
@@ -475,12 +557,15 @@ impl World {
             actions: &mut actions,
         };
         step(node, &mut scene)?;
+        if let Some(failure) = node.failure() {
+            return Err(Failure::new(format!("node {}: {failure}", number + 1)));
+        }
         let (deadline, failed, diverged) =
             (node.log_deadline(), node.failed(), node.diverged_take());
         let (starts, now) = (machine.starts, self.now);
         let mut call_operator = failed && !machine.operator_called;
         machine.operator_called |= failed;
-        if let Some(deadline) = deadline
+        if let Some(deadline) = deadline.map(|deadline| machine.clock.virtual_at(deadline))
             && machine.log_tick_at.is_none_or(|at| at > deadline || at <= now)
         {
             machine.log_tick_at = Some(deadline);
@@ -531,7 +616,7 @@ impl World {
         }
         for (lsn, request) in actions.reads {
             let event = Event::ReadBack { node, start, lsn, request };
-            self.after_about(node, self.sizes.disk_nanos, event);
+            self.after_about(node, self.disk_nanos(node), event);
         }
         let machine = &mut self.machines[usize::from(node)];
         if actions.memory_short && self.now >= machine.memory_retry_at {
@@ -548,6 +633,8 @@ impl World {
             if machine.turns.insert(seat) {
                 // Now and then a thread gets no CPU for a while.
                 let typical = if machine.draw.once_in(100) { 1_000_000 } else { 5_000 };
+                let slow = machine.slow_seats.get(&seat).is_some_and(|until| self.now < *until);
+                let typical = if slow { 100 * typical } else { typical };
                 self.after_about(node, typical, Event::Turn(node, starts, seat));
             }
         }
@@ -573,7 +660,13 @@ impl World {
             self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
             return;
         }
-        self.after_about(node, self.sizes.disk_nanos, Event::Landed { node, id, result });
+        self.after_about(node, self.disk_nanos(node), Event::Landed { node, id, result });
+    }
+
+    /// Typical latency of a disk now.
+    fn disk_nanos(&self, node: u16) -> u64 {
+        let slow = self.now < self.machines[usize::from(node)].disk_slow_until;
+        if slow { 100 * self.sizes.disk_nanos } else { self.sizes.disk_nanos }
     }
 
     fn landed(&mut self, node: u16, id: u64, landing: Landing) -> Result<(), Failure> {
@@ -628,13 +721,18 @@ impl World {
     fn send(&mut self, number: u64, to: Side, mut bytes: &[u8]) {
         let Some(connection) = self.network.connections.get(&number) else { return };
         let (worker, alive) = (connection.worker, !connection.broken);
+        let pieces_max = match connection.piece_bytes_max {
+            0 => usize::MAX,
+            // So small that frames come in many pieces, and so large that their number is bounded.
+            small => small.max(bytes.len() / 50),
+        };
         while alive && !bytes.is_empty() {
             let draw = &mut self.workers_draws[worker];
             let cut = match draw.below(4) {
                 0 => draw.below(bytes.len() as u64) as usize + 1,
                 _ => bytes.len(),
             };
-            let (piece, rest) = bytes.split_at(cut);
+            let (piece, rest) = bytes.split_at(cut.min(pieces_max));
             bytes = rest;
             let at = self.now + draw.nanos(self.sizes.network_nanos);
             let at = self.network.arrival(number, to, at);
@@ -698,6 +796,9 @@ impl World {
     }
 
     fn worker(&mut self, at: usize, input: ClientInput<'_>) -> Result<(), Failure> {
+        if self.workers_gone.contains(&at) {
+            return Ok(());
+        }
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];

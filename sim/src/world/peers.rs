@@ -11,7 +11,7 @@ use crate::node::{PeerEvent, PeerMessage, Seat};
 use crate::plan::FaultKind;
 
 /// A link that is silent for longer is given up.
-const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
+pub(super) const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
 /// Time between two attempts to connect.
 const TRY_NANOS: u64 = 10_000_000;
 
@@ -23,7 +23,7 @@ impl World {
         }
     }
 
-    fn link_retry(&mut self, pair: Pair) {
+    pub(super) fn link_retry(&mut self, pair: Pair) {
         let link = self.links.get_mut(pair);
         if !std::mem::replace(&mut link.is_tried, true) {
             let nanos = link.draw.nanos(TRY_NANOS);
@@ -33,8 +33,12 @@ impl World {
 
     /// Two nodes connect, if they can.
     pub(super) fn link_try(&mut self, pair: Pair) {
-        let up = |node: u16| self.machines[usize::from(node)].node.is_some();
-        let both_up = up(pair.0) && up(pair.1);
+        if [pair.0, pair.1].iter().any(|node| self.machines[usize::from(*node)].is_gone) {
+            return;
+        }
+        // The one with the lower number connects, where it knows the other one to be.
+        let node = |node: u16| self.machines[usize::from(node)].node.as_ref();
+        let both_up = node(pair.1).is_some() && node(pair.0).is_some_and(|n| n.knows(pair.1));
         let now = self.now;
         let link = self.links.get_mut(pair);
         link.is_tried = false;
@@ -54,7 +58,7 @@ impl World {
     fn link_tell(&mut self, pair: Pair, up: Option<u64>) {
         for side in [0, 1] {
             let link = self.links.get_mut(pair);
-            let at = self.now + link.draw.nanos(self.sizes.peer_nanos);
+            let at = self.now + link.latency(self.now, self.sizes.peer_nanos);
             let at = link.arrival(side, at);
             self.at(at, Event::LinkTold { pair, side, up });
         }
@@ -105,7 +109,7 @@ impl World {
 
     /// A node is gone, and its links with it.
     pub(super) fn links_down_of(&mut self, node: u16) {
-        for other in (0..self.sizes.nodes).filter(|other| *other != node) {
+        for other in (0..self.machines.len() as u16).filter(|other| *other != node) {
             let (pair, side) = pair_of(node, other);
             // What comes after it knows nothing of its links.
             self.links.get_mut(pair).told[side] = false;
@@ -143,7 +147,7 @@ impl World {
         for _ in 0..if twice { 2 } else { 1 } {
             // What a cut holds up is sent again behind it.
             let link = self.links.get_mut(pair);
-            let at = self.now.max(cut_until) + link.draw.nanos(self.sizes.peer_nanos);
+            let at = self.now.max(cut_until) + link.latency(self.now, self.sizes.peer_nanos);
             link.outgoing[side] += bytes;
             let at = link.arrival(1 - side, at);
             let message = message.clone();
@@ -178,17 +182,14 @@ impl World {
     }
 
     /// Something comes between nodes: in one direction or both, for one link or all of a node.
-    pub(super) fn cut(&mut self, draw: &mut Draw) {
-        let nodes = u64::from(self.sizes.nodes);
-        let node = draw.below(nodes) as u16;
-        let one = (node + 1 + draw.below(nodes - 1) as u16) % self.sizes.nodes;
+    pub(super) fn cut(&mut self, node: u16, one: u16, draw: &mut Draw) {
         let all = draw.once_in(2);
         let (out, into) = draw.pick(&[(true, false), (false, true), (true, true)]);
         let typical = draw.pick(&[50_000_000, 200_000_000, 600_000_000]);
         let until = (self.now + draw.nanos(typical)).min(self.options.faults_end());
         let noticed = draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
-        for other in (0..self.sizes.nodes).filter(|other| *other != node && (all || *other == one))
-        {
+        let others = self.slots.clone().into_iter().filter(|other| *other != node);
+        for other in others.filter(|other| all || *other == one) {
             let (pair, side) = pair_of(node, other);
             let link = self.links.get_mut(pair);
             for (direction, cut) in [(side, out), (1 - side, into)] {
