@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
+use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
 use spillway_sim::{Bug, Mode, Options, Report, run};
 
 /// Runs seeds of the simulated node.
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
@@ -32,8 +35,49 @@ struct Arguments {
     bug: Option<Bug>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Plant every bug and look for it.
+    Detect(DetectArguments),
+}
+
+#[derive(Args)]
+struct DetectArguments {
+    /// Only this bug.
+    #[arg(long, value_parser = Bug::parse)]
+    bug: Option<Bug>,
+    /// Seeds for each.
+    #[arg(long, default_value_t = SEEDS_MAX)]
+    seeds: u64,
+    /// Nodes; the least number that shows a bug unless told.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=7))]
+    nodes: Option<u16>,
+}
+
+impl DetectArguments {
+    fn run(&self) -> ExitCode {
+        if cfg!(panic = "abort") {
+            eprintln!("assertions find bugs too: run a build that unwinds (--profile sim)");
+            return ExitCode::FAILURE;
+        }
+        std::panic::set_hook(Box::new(|_| ()));
+        let bugs = self.bug.map_or_else(Bug::all, |bug| vec![bug]);
+        println!("{HEAD}");
+        let missed = detect(&bugs, self.nodes, self.seeds, |bug, found| match found {
+            Some(found) => println!("{}", found.line()),
+            None => {
+                println!("| {} | {} | MISSED in {} seeds |", bug.name(), bug.text(), self.seeds)
+            }
+        });
+        if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Detect(detect)) = &arguments.command {
+        return detect.run();
+    }
     let (first, count) = match arguments.seed {
         Some(seed) => (seed, 1),
         None => (arguments.start, arguments.seeds),
