@@ -3,13 +3,13 @@
 use std::num::NonZero;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
-use spillway_sim::counts::Counted;
+use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
 use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
 use spillway_sim::shrink::{faults_of, shrink};
-use spillway_sim::{Failure, Options, Report};
+use spillway_sim::{Bug, Failure, Options, Report};
 
 /// Runs that shrinking one failure may take.
 const SHRINK_RUNS_MAX: u64 = 2000;
@@ -19,7 +19,10 @@ const PROGRESS_NANOS: u64 = 10_000_000_000;
 /// Runs seeds of the simulated cluster.
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
@@ -59,8 +62,53 @@ impl Arguments {
     }
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Plant every bug and look for it.
+    Detect(DetectArguments),
+}
+
+#[derive(Args)]
+struct DetectArguments {
+    /// Only this bug.
+    #[arg(long, value_parser = Bug::parse)]
+    bug: Option<Bug>,
+    /// Seeds for each.
+    #[arg(long, default_value_t = SEEDS_MAX)]
+    seeds: u64,
+    /// Nodes; the least number that shows a bug unless told.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=7))]
+    nodes: Option<u16>,
+}
+
+impl DetectArguments {
+    fn run(&self) -> ExitCode {
+        if cfg!(panic = "abort") {
+            eprintln!("assertions find bugs too: run a build that unwinds (--profile sim)");
+            return ExitCode::FAILURE;
+        }
+        std::panic::set_hook(Box::new(|_| ()));
+        let bugs = self.bug.map_or_else(Bug::all, |bug| vec![bug]);
+        println!("{HEAD}");
+        let missed = detect(&bugs, self.nodes, self.seeds, |bug, found| match found {
+            Some(found) => println!("{}", found.line()),
+            None => {
+                println!("| {} | {} | MISSED in {} seeds |", bug.name(), bug.text(), self.seeds)
+            }
+        });
+        if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match &arguments.command {
+        Some(Command::Detect(detect)) => detect.run(),
+        None => run_plan(&arguments),
+    }
+}
+
+fn run_plan(arguments: &Arguments) -> ExitCode {
     let plan = arguments.plan();
     if plan.seeds == 0 || plan.start.checked_add(plan.seeds - 1).is_none() {
         eprintln!("there are no such seeds");
@@ -130,7 +178,7 @@ fn print_shrunk(found: &Found) {
 }
 
 fn print_summary(plan: &Plan, summary: &Summary, took: f64) {
-    for counter in summary.counts.counters() {
+    for counter in summary.counters() {
         println!("{:>14} {}", counter.count, counter.name);
     }
     println!(

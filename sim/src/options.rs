@@ -44,6 +44,8 @@ pub struct Options {
     pub faults_skipped: BTreeSet<u64>,
     /// The faults end, and with them the clients' work, before their time: the plan is the same.
     pub until_nanos: Option<u64>,
+    /// No point in the product forces anything.
+    pub points_off: bool,
     /// Other chance around the same plan and the same sizes.
     pub salt: u64,
     /// Fewer clients than the seed draws.
@@ -64,6 +66,7 @@ impl Options {
             kinds_off: FaultKinds::NONE,
             faults_skipped: BTreeSet::new(),
             until_nanos: None,
+            points_off: false,
             salt: 0,
             workers_max: None,
         }

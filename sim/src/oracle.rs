@@ -150,6 +150,8 @@ pub struct Oracle {
     acknowledged: BTreeSet<(u64, u64)>,
     /// Writers whose end without effect a client was told.
     denied: BTreeSet<(u64, u64)>,
+    /// Transactions whose end a client was told.
+    heard: BTreeSet<(u64, u64)>,
     /// What happened.
     pub counts: Counts,
 }
@@ -171,6 +173,7 @@ impl Oracle {
             votes: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
+            heard: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -563,11 +566,18 @@ impl Oracle {
             bytes = rest;
             let status = OutcomeStatus::from_wire(outcome.status);
             let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            let name = (session, transaction.number);
+            if status == OutcomeStatus::NumberOutOfWindow && !self.heard.contains(&name) {
+                return Err(Failure::new(format!(
+                    "transaction {} of session {session} is refused as one that its client has \
+                     read, and it has not",
+                    transaction.number
+                )));
+            }
             if self.not_let_in(status) {
                 continue;
             }
             told = true;
-            let name = (session, transaction.number);
             let leadership = self.leaderships.get_mut(&epoch).ok_or_else(leaderless)?;
             let model = &mut leadership.model;
             let repeated = model.outcomes.contains_key(&name);
@@ -625,7 +635,6 @@ impl Oracle {
         scan: &Scan,
         page: &ScanPage,
     ) -> Result<(), Failure> {
-        self.counts.scans += 1;
         let shards = self.shards;
         let leadership = self.leaderships.get(&epoch).ok_or_else(leaderless)?;
         let expected = leadership.model.scan(scan, shard, shards);
@@ -645,7 +654,11 @@ impl Oracle {
         let wanted = expected.len().min(scan.rows_max as usize);
         // Deleted rows may stand behind the page's end: then `more` promises too much.
         let more_missed = expected.len() > page.rows.len() && !page.more;
-        if page.rows.len() != wanted || more_missed {
+        // A page may be short, if it says where to go on.
+        let is_short = page.rows.len() < wanted;
+        self.counts.scans += u64::from(!is_short);
+        let goes_on = !page.more || goes_on_well(scan, page, &expected);
+        if page.rows.len() > wanted || more_missed || !goes_on {
             return Err(Failure::new(format!(
                 "a scan found {} rows, more: {}; expected {wanted} of {}",
                 page.rows.len(),
@@ -665,6 +678,7 @@ impl Oracle {
         writes: bool,
     ) -> Result<(), Failure> {
         let name = (session, number);
+        self.heard.insert(name);
         if committed && writes && !self.acknowledged.contains(&name) {
             return Err(Failure::new(format!(
                 "a client heard that transaction {number} of session {session} had committed, and \
@@ -687,6 +701,17 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the place where a page says to go on lies behind its rows and before what it left out.
+fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) -> bool {
+    let count = page.rows.len();
+    let before_rest = expected.get(count).is_none_or(|(key, ..)| page.next[..] <= **key);
+    let behind_rows = match count.checked_sub(1) {
+        Some(last) => page.next[..] > *expected[last].0,
+        None => page.next >= scan.start,
+    };
+    before_rest && behind_rows
 }
 
 /// The shard's partitions must be what the log made of them.

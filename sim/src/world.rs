@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::client::core::ClientInput;
 use spillway_net::ids::NodeId;
+use spillway_runtime::faults;
 use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
@@ -102,6 +103,8 @@ pub struct Report {
     pub counts: Counts,
     /// Virtual time that passed.
     pub nanos: u64,
+    /// What the points in the product have counted.
+    pub faults: faults::Counts,
 }
 
 /// A place for a node: what outlives it, and what the world notes of it.
@@ -275,7 +278,8 @@ impl World {
             self.finish()?;
         }
         self.oracle.counts.events = self.events_count;
-        Ok(Report { trace: self.trace, counts: self.oracle.counts, nanos: self.now })
+        let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
+        Ok(Report { trace, counts, nanos, faults: faults::counts() })
     }
 
     /// At rest: all nodes have the same, and that is what is in the log.
@@ -311,8 +315,11 @@ impl World {
     fn run_events(&mut self) -> Result<bool, Failure> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = self.now.max(at);
-            if !self.has_faults() && self.is_at_rest() {
-                return Ok(false);
+            if !self.has_faults() {
+                faults::quiet();
+                if self.is_at_rest() {
+                    return Ok(false);
+                }
             }
             let late = self.now > self.options.faults_end() + REST_NANOS_MAX;
             if late || self.events_count > EVENTS_MAX {
