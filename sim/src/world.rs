@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::client::core::ClientInput;
 use spillway_net::ids::NodeId;
-use spillway_runtime::faults;
+use spillway_runtime::faults as points;
 use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
@@ -104,7 +104,7 @@ pub struct Report {
     /// Virtual time that passed.
     pub nanos: u64,
     /// What the points in the product have counted.
-    pub faults: faults::Counts,
+    pub faults: points::Counts,
 }
 
 /// A place for a node: what outlives it, and what the world notes of it.
@@ -279,7 +279,7 @@ impl World {
         }
         self.oracle.counts.events = self.events_count;
         let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
-        Ok(Report { trace, counts, nanos, faults: faults::counts() })
+        Ok(Report { trace, counts, nanos, faults: points::counts() })
     }
 
     /// At rest: all nodes have the same, and that is what is in the log.
@@ -316,7 +316,7 @@ impl World {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = self.now.max(at);
             if !self.has_faults() {
-                faults::quiet();
+                points::quiet();
                 if self.is_at_rest() {
                     return Ok(false);
                 }
