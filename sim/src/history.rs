@@ -13,7 +13,8 @@ use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 
 use crate::Failure;
 use crate::entry::Entry;
-use crate::model::Model;
+use crate::model::{Model, ModelRow, RowKey};
+use crate::reads::Versions;
 use crate::worker::Tables;
 
 /// An entry that a node wrote or sent.
@@ -38,6 +39,8 @@ pub struct History {
     committed: Vec<Rc<Entry>>,
     /// What the committed entries make.
     pub model: Model,
+    /// All that the model ever held.
+    pub versions: Versions,
     /// LSN of every committed outcome, by session and number.
     pub lsn_of: BTreeMap<(u64, u64), Lsn>,
     /// Running digest of every partition at the committed end.
@@ -54,6 +57,7 @@ impl History {
             of_term: BTreeMap::new(),
             committed: Vec::new(),
             model: Model::default(),
+            versions: Versions::default(),
             lsn_of: BTreeMap::new(),
             digests: vec![0; usize::from(geometry.partitions)],
         }
@@ -116,10 +120,11 @@ impl History {
         known.is_some_and(|known| known.body == entry.body)
     }
 
-    /// A node says that everything up to the entry of this index and term is committed. Returns
-    /// what nobody had said before.
+    /// A node says now that everything up to the entry of this index and term is committed.
+    /// Returns what nobody had said before.
     pub fn commit(
         &mut self,
+        now: u64,
         lsn: Lsn,
         term: Epoch,
         tables: &Tables,
@@ -144,21 +149,24 @@ impl History {
         }
         new.reverse();
         for entry in &new {
-            self.apply(entry, tables)?;
+            self.apply(entry, now, tables)?;
             self.committed.push(Rc::clone(entry));
         }
         Ok(new)
     }
 
-    fn apply(&mut self, entry: &Entry, tables: &Tables) -> Result<(), Failure> {
+    fn apply(&mut self, entry: &Entry, now: u64, tables: &Tables) -> Result<(), Failure> {
         if let Some(last) = self.committed.last()
             && (entry.timestamp <= last.timestamp || entry.term < last.term)
         {
             return Err(Failure::new(format!("LSN {} goes back in time or term", entry.lsn)));
         }
         let lsn = entry.lsn;
+        self.versions.entry(now);
         for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
-            self.model.redo(lsn, section.partition, &section.bytes, tables)?;
+            let versions = &mut self.versions;
+            let changed = |key: &RowKey, row: &ModelRow| versions.changed(key, row);
+            self.model.redo(lsn, section.partition, &section.bytes, tables, changed)?;
             self.digests[usize::from(section.partition)] = section.digest;
             let reader = FragmentReader::new(&section.bytes)
                 .map_err(|error| Failure::new(format!("a shard handed over no redo: {error}")))?;

@@ -12,7 +12,7 @@ use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEA
 use spillway_net::ids::{Epoch, Lsn, PartitionId};
 use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{
-    self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
+    self, Hello, OutcomeStatus, Outcomes, ReadMode, Refusal, RefusalCode, Scan, ScanPage, Submit,
 };
 use spillway_updateserver::log::{EntryIndex, Geometry};
 use spillway_updateserver::quorum::{PeerHeader, PeerMessage};
@@ -23,14 +23,15 @@ use crate::Failure;
 use crate::counts::counted;
 use crate::entry::Entry;
 use crate::history::{History, Proposed};
-use crate::model::{Model, Transaction, transactions};
+use crate::model::{Model, Predicted, Transaction, transactions};
 use crate::plan::FaultCounts;
+use crate::reads::OldRead;
 use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
 enum Request {
-    Submit { session: u64, transactions: Vec<Transaction> },
+    Submit { session: u64, transactions: Vec<Transaction>, old: Option<OldRead> },
     Scan(Scan),
 }
 
@@ -63,6 +64,12 @@ pub struct Counts {
     pub log_full: u64,
     /// Of them, because memory was full.
     pub memory_full: u64,
+    /// Reads that may be old, answered by a node that did not lead.
+    pub old_reads: u64,
+    /// The same, answered by a leader.
+    pub old_reads_leader: u64,
+    /// Reads that a node could not serve as fresh as they were wanted.
+    pub behind: u64,
     /// Scans compared.
     pub scans: u64,
     /// Restarts.
@@ -154,6 +161,10 @@ pub struct Oracle {
     heard: BTreeSet<(u64, u64)>,
     /// What happened.
     pub counts: Counts,
+    /// Virtual time.
+    pub now: u64,
+    /// How far the nodes' clocks are apart, nanoseconds; none: so far that nothing is promised.
+    pub clocks_nanos: Option<u64>,
 }
 
 impl Oracle {
@@ -175,6 +186,8 @@ impl Oracle {
             denied: BTreeSet::new(),
             heard: BTreeSet::new(),
             counts: Counts::default(),
+            now: 0,
+            clocks_nanos: None,
         }
     }
 
@@ -202,7 +215,8 @@ impl Oracle {
         self.answered_epoch
     }
 
-    /// A shard has executed a frame that arrived when `answered_epoch` was the newest one.
+    /// A shard that had applied the log so far has executed a frame that arrived when
+    /// `answered_epoch` was the newest one.
     pub fn execute(
         &mut self,
         at: At,
@@ -210,6 +224,7 @@ impl Oracle {
         answered_epoch: u64,
         header: &FrameHeader,
         payload: &[u8],
+        applied: Lsn,
     ) -> Result<(), Failure> {
         if !self.place(at).open.contains(&connection) {
             return Ok(());
@@ -224,7 +239,8 @@ impl Oracle {
                 let submit = decode::<Submit>(message::decode(payload))?;
                 let session = self.sessions.get(&connection).copied().unwrap_or(0);
                 let transactions = transactions(&submit, &self.tables)?;
-                Request::Submit { session, transactions }
+                let old = self.old_read(at, &submit, &transactions, applied)?;
+                Request::Submit { session, transactions, old }
             }
             FrameKind::Scan => Request::Scan(decode::<Scan>(message::decode(payload))?),
             _ => return Ok(()),
@@ -233,6 +249,22 @@ impl Oracle {
         let executed = Executed { connection, request, answered_epoch, what };
         self.place(at).executed.push_back(executed);
         Ok(())
+    }
+
+    /// How old a frame's reads may be, if it only reads and they may.
+    fn old_read(
+        &self,
+        place: At,
+        submit: &Submit,
+        transactions: &[Transaction],
+        applied: Lsn,
+    ) -> Result<Option<OldRead>, Failure> {
+        let mode = ReadMode::from_wire(submit.read_mode).ok_or(Failure::new("a read mode"))?;
+        if mode == ReadMode::Strong || transactions.iter().any(Transaction::writes) {
+            return Ok(None);
+        }
+        let epoch = self.places[usize::from(place.0)][usize::from(place.1)].epoch;
+        Ok(Some(OldRead { mode, bound: submit.read_bound, epoch, applied, at: self.now }))
     }
 
     /// A hello that is not late fences the other connections of its session; a late one ends its
@@ -347,7 +379,7 @@ impl Oracle {
 
     /// A node says that everything up to an entry is committed.
     pub fn committed(&mut self, node: u16, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
-        let new = self.history.commit(lsn, term, &self.tables)?;
+        let new = self.history.commit(self.now, lsn, term, &self.tables)?;
         self.replicas.committed(node, lsn, &new, &self.history)?;
         for entry in new {
             for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
@@ -414,7 +446,9 @@ impl Oracle {
             let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
             let unanswered = places.flat_map(|place| &place.executed);
             for executed in leadership.abandoned.iter().chain(unanswered) {
-                let Request::Submit { session, transactions } = &executed.what else { continue };
+                let Request::Submit { session, transactions, .. } = &executed.what else {
+                    continue;
+                };
                 for transaction in transactions {
                     if log.outcomes.contains_key(&(*session, transaction.number)) {
                         model.execute(*session, transaction, &self.tables);
@@ -498,7 +532,11 @@ impl Oracle {
     ) -> Result<(), Failure> {
         let epoch = self.place(at).epoch;
         let told = match (executed.what, kind) {
-            (Request::Submit { session, transactions }, FrameKind::Outcomes) => {
+            (Request::Submit { transactions, old: Some(old), .. }, FrameKind::Outcomes) => {
+                let answer = decode::<Outcomes>(message::decode(payload))?;
+                return self.old_outcomes(&old, &transactions, &answer);
+            }
+            (Request::Submit { session, transactions, .. }, FrameKind::Outcomes) => {
                 let answer = decode::<Outcomes>(message::decode(payload))?;
                 self.outcomes(epoch, session, &transactions, &answer, lsn)?
             }
@@ -520,6 +558,47 @@ impl Oracle {
             )));
         }
         self.answered_epoch = self.answered_epoch.max(epoch);
+        Ok(())
+    }
+
+    /// Answers to reads that may be old, of a leader or of any other node.
+    fn old_outcomes(
+        &mut self,
+        old: &OldRead,
+        transactions: &[Transaction],
+        answer: &Outcomes,
+    ) -> Result<(), Failure> {
+        if answer.outcomes.len() != transactions.len() {
+            return Err(Failure::new("an outcome is missing"));
+        }
+        let mut bytes = answer.bytes.as_slice();
+        for (transaction, outcome) in transactions.iter().zip(&answer.outcomes) {
+            let (results, rest) = bytes.split_at(outcome.data_length as usize);
+            bytes = rest;
+            let status = OutcomeStatus::from_wire(outcome.status);
+            let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            if status == OutcomeStatus::Behind {
+                self.counts.behind += 1;
+                continue;
+            }
+            if self.not_let_in(status) {
+                continue;
+            }
+            self.history.versions.fresh_check(old, self.clocks_nanos)?;
+            let predicted = match self.leaderships.get_mut(&old.epoch) {
+                // What a leader has whose time is over is known to nobody.
+                Some(leadership) if leadership.is_late => continue,
+                Some(leadership) => leadership.model.execute(0, transaction, &self.tables),
+                None => {
+                    let mut model = self.history.versions.model_at(transaction, old.applied);
+                    model.execute(0, transaction, &self.tables)
+                }
+            };
+            let by_leader = u64::from(old.epoch != 0);
+            self.counts.old_reads_leader += by_leader;
+            self.counts.old_reads += 1 - by_leader;
+            predicted_check(0, transaction, &predicted, status, outcome.operation, results)?;
+        }
         Ok(())
     }
 
@@ -582,16 +661,8 @@ impl Oracle {
             let model = &mut leadership.model;
             let repeated = model.outcomes.contains_key(&name);
             let predicted = model.execute(session, transaction, &self.tables);
-            let equal = predicted.status == status
-                && predicted.operation == outcome.operation
-                && predicted.results == results;
-            if !equal {
-                return Err(Failure::new(format!(
-                    "transaction {} of session {session} ({transaction:?}) must end with \
-                     {predicted:?}, the answer was {status:?} at {} with {results:?}",
-                    transaction.number, outcome.operation
-                )));
-            }
+            let at = outcome.operation;
+            predicted_check(session, transaction, &predicted, status, at, results)?;
             if !status.is_committed() {
                 self.counts.failed += 1;
                 continue;
@@ -712,6 +783,26 @@ fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) 
         None => page.next >= scan.start,
     };
     before_rest && behind_rows
+}
+
+/// An outcome must be what the model says.
+fn predicted_check(
+    session: u64,
+    transaction: &Transaction,
+    predicted: &Predicted,
+    status: OutcomeStatus,
+    operation: u16,
+    results: &[u8],
+) -> Result<(), Failure> {
+    let Predicted { status: expected, operation: at, results: found } = predicted;
+    if (*expected, *at, &found[..]) == (status, operation, results) {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "transaction {} of session {session} ({transaction:?}) must end with {predicted:?}, the \
+         answer was {status:?} at {operation} with {results:?}",
+        transaction.number
+    )))
 }
 
 /// The shard's partitions must be what the log made of them.

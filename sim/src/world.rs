@@ -208,8 +208,9 @@ impl World {
             Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
-        let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
+        let mut oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
         let faults = plan(&options);
+        oracle.clocks_nanos = clocks_nanos(&sizes, &faults, &options);
         let mut world = Self {
             options,
             sizes,
@@ -315,6 +316,7 @@ impl World {
     fn run_events(&mut self) -> Result<bool, Failure> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = self.now.max(at);
+            self.oracle.now = self.now;
             if !self.has_faults() {
                 points::quiet();
                 if self.is_at_rest() {
@@ -564,6 +566,7 @@ impl World {
             actions: &mut actions,
         };
         step(node, &mut scene)?;
+        node.limits_check(&self.sizes)?;
         if let Some(failure) = node.failure() {
             return Err(Failure::new(format!("node {}: {failure}", number + 1)));
         }
@@ -888,6 +891,16 @@ impl World {
             }
         }
     }
+}
+
+/// How far the wall clocks of the nodes are apart, if no fault of the plan moves one.
+fn clocks_nanos(sizes: &Sizes, faults: &[Fault], options: &Options) -> Option<u64> {
+    let moves = |fault: &Fault| {
+        matches!(fault.kind, FaultKind::ClockJump | FaultKind::ClockDrift)
+            && !is_left_out(fault, options)
+    };
+    let apart = sizes.skews_micros.iter().max().copied().unwrap_or_default() * 1000;
+    (!faults.iter().any(moves)).then_some(apart)
 }
 
 fn seat_number(seat: Seat) -> u64 {

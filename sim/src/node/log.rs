@@ -23,7 +23,7 @@ use crate::options::{Bug, Sizes};
 use crate::start::RecoveredLog;
 
 /// Entries that may wait for one shard of a follower.
-const APPLY_ENTRIES_MAX: usize = 8;
+pub(super) const APPLY_ENTRIES_MAX: usize = 8;
 
 /// Time between two rounds by which a leader proves how fresh it is.
 const PROOF_NANOS: u64 = 50_000_000;
@@ -613,6 +613,16 @@ impl Node {
 }
 
 impl LogSeat {
+    /// Memory for entries in use.
+    pub(super) fn slots_used(&self) -> usize {
+        self.slots.bytes_used()
+    }
+
+    /// The most that one peer sent and the log has not taken.
+    pub(super) fn inbox_longest(&self) -> usize {
+        self.inbox.values().map(VecDeque::len).max().unwrap_or_default()
+    }
+
     /// Once everything is applied that the leader knew to be committed when it sent a message,
     /// this node is as fresh as that message.
     fn fresh_turn(&mut self, applied: Lsn) {

@@ -131,10 +131,11 @@ impl Node {
             .collect();
         seat.shard.step(scene.now, ShardInput::Frames(&frames), &mut seat.effects);
         // The shard may leave some for later; what it took the model executes too.
+        let applied = seat.shard.applied_lsn();
         for inbound in seat.inbound.drain(..seat.effects.frames_taken) {
             let Inbound { connection, header, frame, answered_epoch } = inbound;
             let (at, payload) = ((self.number, shard), &frame[HEADER_BYTES..]);
-            scene.oracle.execute(at, connection, answered_epoch, &header, payload)?;
+            scene.oracle.execute(at, connection, answered_epoch, &header, payload, applied)?;
         }
         seat.shard.step(scene.now, ShardInput::TurnEnd, &mut seat.effects);
         self.apply(shard, scene)
