@@ -1,4 +1,7 @@
 //! Nothing in a node grows without limit: looked at after every step.
+//!
+//! What clients and peers have sent and nobody has taken belongs to the network: production stops
+//! receiving, and the senders' windows bound it.
 
 use super::Node;
 use super::log::APPLY_ENTRIES_MAX;
@@ -10,8 +13,6 @@ use crate::start::CHUNK_BYTES;
 const TURN_ITEMS_MAX: usize = 64;
 /// Orders and acknowledgements on their way between the root service and a shard.
 const ORDERS_MAX: usize = 256;
-/// Events of one peer that the log has not taken yet.
-const PEER_EVENTS_MAX: usize = 4096;
 
 /// What is measured, how much of it there is, and how much there may be.
 type Length = (&'static str, usize, usize);
@@ -23,7 +24,6 @@ impl Node {
             ("items in the log queue", self.queue.len(), self.queue_max),
             ("acknowledged orders", self.done.len(), ORDERS_MAX),
             ("bytes of slots of the log", self.log.slots_used(), sizes.slots_bytes),
-            ("messages of a peer", self.log.inbox_longest(), PEER_EVENTS_MAX),
         ];
         self.lengths_check(&of_node)?;
         for seat in &self.seats {

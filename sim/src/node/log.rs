@@ -618,20 +618,6 @@ impl LogSeat {
         self.slots.bytes_used()
     }
 
-    /// The most that one peer sent and the log has not taken.
-    pub(super) fn inbox_longest(&self) -> usize {
-        self.inbox.values().map(VecDeque::len).max().unwrap_or_default()
-    }
-
-    /// Once everything is applied that the leader knew to be committed when it sent a message,
-    /// this node is as fresh as that message.
-    fn fresh_turn(&mut self, applied: Lsn) {
-        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
-            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
-            self.fresh_next = None;
-        }
-    }
-
     /// An entry is seen for the first time: one of this node's own holds what was appended.
     fn proposed(&mut self, entry: &Entry) -> Result<(), Failure> {
         if !entry.has_sections() || !self.published.leading {
