@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(long)]
     lossy: bool,
     /// Flip bits of what is durable: a start may then refuse, but never lose silently.
-    #[arg(long, conflicts_with = "nodes")]
+    #[arg(long)]
     beyond: bool,
     /// Plant a bug.
     #[arg(long, value_parser = Bug::parse)]
