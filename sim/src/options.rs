@@ -42,6 +42,14 @@ pub struct Options {
     /// Faults that are left out, by their number in [`crate::plan::plan`]; all others stay where
     /// they are.
     pub faults_skipped: BTreeSet<u64>,
+    /// The faults end, and with them the clients' work, before their time: the plan is the same.
+    pub until_nanos: Option<u64>,
+    /// No point in the product forces anything.
+    pub points_off: bool,
+    /// Other chance around the same plan and the same sizes.
+    pub salt: u64,
+    /// Fewer clients than the seed draws.
+    pub workers_max: Option<u16>,
 }
 
 impl Options {
@@ -57,6 +65,10 @@ impl Options {
             kinds: None,
             kinds_off: FaultKinds::NONE,
             faults_skipped: BTreeSet::new(),
+            until_nanos: None,
+            points_off: false,
+            salt: 0,
+            workers_max: None,
         }
     }
 
@@ -64,6 +76,16 @@ impl Options {
     pub fn cluster(seed: u64, nodes: u16) -> Self {
         assert!(nodes > 1, "a cluster has nodes");
         Self { nodes, faults_nanos: 5 * SECOND, ..Self::new(seed) }
+    }
+
+    /// When faults and work end.
+    pub fn faults_end(&self) -> u64 {
+        self.until_nanos.map_or(self.faults_nanos, |until| until.min(self.faults_nanos))
+    }
+
+    /// What all chance follows from that neither plans nor sizes.
+    pub fn chance(&self) -> u64 {
+        self.seed ^ self.salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// The same run over so many seconds of virtual time.
@@ -145,7 +167,7 @@ impl Sizes {
             chunks: if alone { draw.pick(&[6, 8, 20, 40]) } else { draw.pick(&[20, 40]) },
             handovers_max: draw.range(1, 9),
             turn_frames: draw.range(1, 9) as usize,
-            workers: draw.range(1, 4) as u16,
+            workers: (draw.range(1, 4) as u16).min(options.workers_max.unwrap_or(u16::MAX)),
             accounts: draw.range(4, 60) as i64,
             frame_transactions: draw.range(1, 9),
             client_frames: draw.range(1, 6) as usize,

@@ -6,6 +6,7 @@
 //! with what was executed, committed and not answered, must be what the log holds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
 use spillway_net::ids::{Epoch, Lsn, PartitionId};
@@ -13,15 +14,18 @@ use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{
     self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
 };
-use spillway_updateserver::log::Geometry;
+use spillway_updateserver::log::{EntryIndex, Geometry};
 use spillway_updateserver::quorum::{PeerHeader, PeerMessage};
 use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 use spillway_updateserver::shard::Shard;
 
 use crate::Failure;
-use crate::history::History;
+use crate::counts::counted;
+use crate::entry::Entry;
+use crate::history::{History, Proposed};
 use crate::model::{Model, Transaction, transactions};
 use crate::plan::FaultCounts;
+use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
@@ -43,6 +47,7 @@ struct Executed {
 /// A shard of a node: both numbers count from 0.
 pub type At = (u16, u16);
 
+counted! {
 /// What happened, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -97,6 +102,7 @@ pub struct Counts {
     /// Faults that struck, by kind.
     pub faults: FaultCounts,
 }
+}
 
 /// What the judge knows of a shard of a node.
 #[derive(Debug, Default)]
@@ -128,6 +134,7 @@ pub struct Oracle {
     shards: u16,
     /// What is committed.
     pub history: History,
+    replicas: Replicas,
     sessions: BTreeMap<u64, u64>,
     /// By node and shard.
     places: Vec<Vec<Place>>,
@@ -143,6 +150,8 @@ pub struct Oracle {
     acknowledged: BTreeSet<(u64, u64)>,
     /// Writers whose end without effect a client was told.
     denied: BTreeSet<(u64, u64)>,
+    /// Transactions whose end a client was told.
+    heard: BTreeSet<(u64, u64)>,
     /// What happened.
     pub counts: Counts,
 }
@@ -155,6 +164,7 @@ impl Oracle {
             tables,
             shards,
             history: History::new(geometry, nodes == 1),
+            replicas: Replicas::new(nodes),
             sessions: BTreeMap::new(),
             places: (0..nodes).map(|_| places()).collect(),
             leaderships: BTreeMap::new(),
@@ -163,6 +173,7 @@ impl Oracle {
             votes: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
+            heard: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
@@ -277,6 +288,7 @@ impl Oracle {
 
     /// A node sends a message. Over all its starts its term never falls, and it votes once in each.
     pub fn sent(&mut self, header: &PeerHeader) -> Result<(), Failure> {
+        self.replicas.sent(header, &self.history)?;
         let (node, term) = (header.from.0, header.term.0);
         let vote = match header.message {
             PeerMessage::Append { .. }
@@ -303,9 +315,41 @@ impl Oracle {
         Ok(())
     }
 
+    /// A node has started with what its disk holds.
+    pub fn started(&mut self, node: u16, entries: &EntryIndex) {
+        self.replicas.started(node, entries, &self.history);
+    }
+
+    /// A node sends the body of a frame. Returns the entry if it is new.
+    pub fn proposed(&mut self, body: &[u8]) -> Result<Option<Rc<Entry>>, Failure> {
+        let proposed = self.history.propose(body)?;
+        Ok(proposed.filter(|proposed| proposed.is_new).map(|proposed| proposed.entry))
+    }
+
+    /// A node writes a frame with this body. Returns the entry if it is new.
+    pub fn wrote(
+        &mut self,
+        node: u16,
+        sequence: u64,
+        body: &[u8],
+    ) -> Result<Option<Rc<Entry>>, Failure> {
+        let Some(Proposed { entry, is_new }) = self.history.propose(body)? else {
+            return Ok(None);
+        };
+        self.replicas.wrote(node, sequence, &entry, &self.history)?;
+        Ok(Some(entry).filter(|_| is_new))
+    }
+
+    /// A frame of a node is on its medium.
+    pub fn landed(&mut self, node: u16, sequence: u64) {
+        self.replicas.landed(node, sequence, &self.history);
+    }
+
     /// A node says that everything up to an entry is committed.
-    pub fn committed(&mut self, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
-        for entry in self.history.commit(lsn, term, &self.tables)? {
+    pub fn committed(&mut self, node: u16, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
+        let new = self.history.commit(lsn, term, &self.tables)?;
+        self.replicas.committed(node, lsn, &new, &self.history)?;
+        for entry in new {
             for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
                 let reader = FragmentReader::new(&section.bytes)
                     .map_err(|error| Failure::new(error.to_string()))?;
@@ -318,7 +362,8 @@ impl Oracle {
     }
 
     /// A node leads, and has everything up to an entry.
-    pub fn leads(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+    pub fn leads(&mut self, node: u16, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+        self.replicas.leads(node, epoch.0, &self.history)?;
         let history = &self.history;
         let of_epoch = history.at(lsn).is_some_and(|entry| entry.term == epoch);
         if !of_epoch {
@@ -521,11 +566,18 @@ impl Oracle {
             bytes = rest;
             let status = OutcomeStatus::from_wire(outcome.status);
             let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            let name = (session, transaction.number);
+            if status == OutcomeStatus::NumberOutOfWindow && !self.heard.contains(&name) {
+                return Err(Failure::new(format!(
+                    "transaction {} of session {session} is refused as one that its client has \
+                     read, and it has not",
+                    transaction.number
+                )));
+            }
             if self.not_let_in(status) {
                 continue;
             }
             told = true;
-            let name = (session, transaction.number);
             let leadership = self.leaderships.get_mut(&epoch).ok_or_else(leaderless)?;
             let model = &mut leadership.model;
             let repeated = model.outcomes.contains_key(&name);
@@ -583,7 +635,6 @@ impl Oracle {
         scan: &Scan,
         page: &ScanPage,
     ) -> Result<(), Failure> {
-        self.counts.scans += 1;
         let shards = self.shards;
         let leadership = self.leaderships.get(&epoch).ok_or_else(leaderless)?;
         let expected = leadership.model.scan(scan, shard, shards);
@@ -603,7 +654,11 @@ impl Oracle {
         let wanted = expected.len().min(scan.rows_max as usize);
         // Deleted rows may stand behind the page's end: then `more` promises too much.
         let more_missed = expected.len() > page.rows.len() && !page.more;
-        if page.rows.len() != wanted || more_missed {
+        // A page may be short, if it says where to go on.
+        let is_short = page.rows.len() < wanted;
+        self.counts.scans += u64::from(!is_short);
+        let goes_on = !page.more || goes_on_well(scan, page, &expected);
+        if page.rows.len() > wanted || more_missed || !goes_on {
             return Err(Failure::new(format!(
                 "a scan found {} rows, more: {}; expected {wanted} of {}",
                 page.rows.len(),
@@ -623,6 +678,7 @@ impl Oracle {
         writes: bool,
     ) -> Result<(), Failure> {
         let name = (session, number);
+        self.heard.insert(name);
         if committed && writes && !self.acknowledged.contains(&name) {
             return Err(Failure::new(format!(
                 "a client heard that transaction {number} of session {session} had committed, and \
@@ -645,6 +701,17 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the place where a page says to go on lies behind its rows and before what it left out.
+fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) -> bool {
+    let count = page.rows.len();
+    let before_rest = expected.get(count).is_none_or(|(key, ..)| page.next[..] <= **key);
+    let behind_rows = match count.checked_sub(1) {
+        Some(last) => page.next[..] > *expected[last].0,
+        None => page.next >= scan.start,
+    };
+    before_rest && behind_rows
 }
 
 /// The shard's partitions must be what the log made of them.

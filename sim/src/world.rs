@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::client::core::ClientInput;
 use spillway_net::ids::NodeId;
+use spillway_runtime::faults as points;
 use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
@@ -103,6 +104,8 @@ pub struct Report {
     pub counts: Counts,
     /// Virtual time that passed.
     pub nanos: u64,
+    /// What the points in the product have counted.
+    pub faults: points::Counts,
 }
 
 /// A place for a node: what outlives it, and what the world notes of it.
@@ -198,16 +201,16 @@ pub struct World {
 impl World {
     /// Before its first event.
     pub fn new(options: Options) -> Self {
-        let (seed, nodes) = (options.seed, options.nodes);
-        let mut draw = Draw::new(seed);
-        let sizes = Sizes::draw(&mut draw, &options);
+        let (chance, nodes) = (options.chance(), options.nodes);
+        let sizes = Sizes::draw(&mut Draw::new(options.seed), &options);
+        let draw = Draw::stream(chance, "world");
         let tables = Tables::new(&sizes);
         let machine = |node: u16| {
             let mut disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
             disk.remembers = is_victim(&options, node.into());
             let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
             let all = (0..nodes).collect();
-            Machine::new(disk, clock, all, Draw::stream(seed, &format!("machine {node}")))
+            Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
@@ -222,8 +225,8 @@ impl World {
             events_count: 0,
             machines,
             slots: (0..nodes).collect(),
-            operator: Operator::new(seed),
-            links: Links::new(seed, nodes),
+            operator: Operator::new(chance),
+            links: Links::new(chance, nodes),
             link_clogs: BTreeMap::new(),
             network: Network::default(),
             connection_clogs: BTreeMap::new(),
@@ -238,11 +241,11 @@ impl World {
             world.after(0, Event::Start(node));
         }
         for fault in faults {
-            if !is_left_out(&fault, &world.options) {
+            if !is_left_out(&fault, &world.options) && fault.at < world.options.faults_end() {
                 world.at(fault.at, Event::Fault(fault));
             }
         }
-        world.at(world.options.faults_nanos, Event::FaultsEnd);
+        world.at(world.options.faults_end(), Event::FaultsEnd);
         world.links_begin();
         world
     }
@@ -269,7 +272,7 @@ impl World {
     }
 
     fn has_faults(&self) -> bool {
-        self.now < self.options.faults_nanos
+        self.now < self.options.faults_end()
     }
 
     /// Runs to the end.
@@ -280,7 +283,8 @@ impl World {
             self.finish()?;
         }
         self.oracle.counts.events = self.events_count;
-        Ok(Report { trace: self.trace, counts: self.oracle.counts, nanos: self.now })
+        let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
+        Ok(Report { trace, counts, nanos, faults: points::counts() })
     }
 
     /// At rest: all nodes have the same, and that is what is in the log.
@@ -316,10 +320,13 @@ impl World {
     fn run_events(&mut self) -> Result<bool, Failure> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = self.now.max(at);
-            if !self.has_faults() && self.is_at_rest() {
-                return Ok(false);
+            if !self.has_faults() {
+                points::quiet();
+                if self.is_at_rest() {
+                    return Ok(false);
+                }
             }
-            let late = self.now > self.options.faults_nanos + REST_NANOS_MAX;
+            let late = self.now > self.options.faults_end() + REST_NANOS_MAX;
             if late || self.events_count > EVENTS_MAX {
                 return Err(Failure::new(self.unrest()));
             }
@@ -365,7 +372,7 @@ impl World {
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
             "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
-            self.now.saturating_sub(self.options.faults_nanos) / SECOND,
+            self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
             nodes.join("; "),
@@ -539,6 +546,7 @@ impl World {
             }
             machine.disk.superblock_round(round, None);
         }
+        self.oracle.started(node, &started.log.recovered.entries);
         machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
         machine.turns.clear();
         machine.log_tick_at = None;
@@ -692,6 +700,9 @@ impl World {
             return Ok(());
         };
         self.trace.note("landed", self.now, id, u64::from(landing == Landing::Whole));
+        if let (Landing::Whole, Token::Frame(sequence, _)) = (landing, &token) {
+            self.oracle.landed(node, *sequence);
+        }
         let length = bytes.len() as u32;
         let result = match landing {
             Landing::Error(errno) if self.options.bug != Some(Bug::WriteErrorIgnored) => Err(errno),
@@ -857,7 +868,7 @@ impl World {
 
     fn worker_add(&mut self, shard: u16, session: u64) {
         let at = self.workers.len();
-        let mut draw = Draw::stream(self.options.seed, &format!("worker {at}"));
+        let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
         let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
         let wishes = worker.start(self.now);
         self.workers.push(worker);

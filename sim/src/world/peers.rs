@@ -186,7 +186,7 @@ impl World {
         let all = draw.once_in(2);
         let (out, into) = draw.pick(&[(true, false), (false, true), (true, true)]);
         let typical = draw.pick(&[50_000_000, 200_000_000, 600_000_000]);
-        let until = (self.now + draw.nanos(typical)).min(self.options.faults_nanos);
+        let until = (self.now + draw.nanos(typical)).min(self.options.faults_end());
         let noticed = draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
         let others = self.slots.clone().into_iter().filter(|other| *other != node);
         for other in others.filter(|other| all || *other == one) {
