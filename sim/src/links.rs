@@ -109,6 +109,16 @@ impl Links {
         self.0.get_mut(&pair).expect("all pairs have a link")
     }
 
+    /// Whether all between these nodes stand, and nothing is between them.
+    pub fn are_well(&self, nodes: &[u16], now: u64) -> bool {
+        let is_well = |link: &Link| {
+            let through = link.cut_until.iter().all(|until| *until <= now);
+            link.is_up && link.told == [true; 2] && through && link.slow_until <= now
+        };
+        let among = |pair: &Pair| nodes.contains(&pair.0) && nodes.contains(&pair.1);
+        self.0.iter().filter(|(pair, _)| among(pair)).all(|(_, link)| is_well(link))
+    }
+
     /// All pairs.
     pub fn pairs(&self) -> Vec<Pair> {
         self.0.keys().copied().collect()

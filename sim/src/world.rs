@@ -20,11 +20,12 @@ use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
 use crate::network::{Connection, Network, Side};
 use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
-use crate::options::{Bug, Mode, Options, SECOND, Sizes};
+use crate::options::{Bug, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
+use faults::is_victim;
 use operator::Operator;
 
 /// After the faults, everything must come to rest within this virtual time.
@@ -112,6 +113,8 @@ struct Machine {
     disk: Disk,
     /// The nodes that it is configured with, counted from 0.
     configured: Vec<u16>,
+    /// Something happened to its disk that it may refuse to go on with.
+    is_suspect: bool,
     /// For good: it never starts again.
     is_gone: bool,
     node: Option<Node>,
@@ -145,6 +148,7 @@ impl Machine {
         Self {
             disk,
             configured,
+            is_suspect: false,
             is_gone: false,
             node: None,
             starts: 0,
@@ -201,8 +205,9 @@ impl World {
         let sizes = Sizes::draw(&mut Draw::new(options.seed), &options);
         let draw = Draw::stream(chance, "world");
         let tables = Tables::new(&sizes);
-        let machine = |node| {
-            let disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+        let machine = |node: u16| {
+            let mut disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+            disk.remembers = is_victim(&options, node.into());
             let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
             let all = (0..nodes).collect();
             Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
@@ -286,8 +291,7 @@ impl World {
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
         self.oracle.settled()?;
-        let mut nodes = self.slots.clone();
-        nodes.retain(|node| !self.operator.is_joining(*node));
+        let nodes = self.members();
         for node in &nodes {
             let machine = &self.machines[usize::from(*node)];
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
@@ -302,11 +306,12 @@ impl World {
         let mut have = 0;
         for node in nodes {
             let started = self.started_log(node)?;
-            let Some(Started { log, .. }) = started else { return Ok(()) };
+            let Some(Started { log, .. }) = started else { continue };
             let found = log.recovered.entries.get(last).map(|meta| meta.checksum);
             have += u16::from(found == checksum);
         }
-        if last.0 > 0 && have <= self.sizes.nodes / 2 {
+        let refused = self.sizes.nodes == 1 && self.machines[0].is_gone;
+        if last.0 > 0 && have <= self.sizes.nodes / 2 && !refused {
             return Err(Failure::new(format!("LSN {last} is left on {have} node(s)")));
         }
         Ok(())
@@ -340,8 +345,9 @@ impl World {
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
-        let members = || self.slots.iter().filter(|node| !self.operator.is_joining(**node));
-        let nodes = || members().map(|node| self.machines[usize::from(*node)].node.as_ref());
+        let members = self.members();
+        let node = |node: &u16| self.machines[usize::from(*node)].node.as_ref();
+        let nodes = || members.iter().map(node);
         let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
             && (full || self.operator.is_done())
@@ -414,14 +420,7 @@ impl World {
             Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
             Event::Turn(..) | Event::Tick(..) | Event::Operator(..) | Event::Resume(..) => {}
             Event::Start(node) if self.machines[usize::from(node)].is_gone => {}
-            Event::Start(node) => {
-                if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
-                    let machine = &mut self.machines[0];
-                    machine.disk.damage(&mut machine.draw);
-                    self.trace.note("damage", self.now, self.machines[0].starts, 0);
-                }
-                return self.start(node);
-            }
+            Event::Start(node) => return self.start(node),
             Event::Operate => self.operate()?,
             Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
@@ -487,17 +486,27 @@ impl World {
             };
             match start(scene) {
                 Ok(started) => return Ok(Some(started)),
-                Err(StartError::Refused(_)) if self.options.mode == Mode::Beyond => {
-                    self.oracle.counts.refused_starts += 1;
-                    return Ok(None);
-                }
                 Err(StartError::Refused(why)) => {
-                    return Err(Failure::new(format!("the start was refused: {why}")));
+                    self.refused(node, &why)?;
+                    return Ok(None);
                 }
                 Err(StartError::MemoryFull) => self.budget_raise(),
                 Err(StartError::Failure(failure)) => return Err(failure),
             }
         }
+    }
+
+    /// A node refuses to go on. It may if something happened to its disk; then it is lost.
+    fn refused(&mut self, node: u16, why: &str) -> Result<(), Failure> {
+        if !self.machines[usize::from(node)].is_suspect {
+            return Err(Failure::new(format!("node {} refuses to go on: {why}", node + 1)));
+        }
+        self.oracle.counts.refused_starts += 1;
+        self.trace.note("refused", self.now, node.into(), 0);
+        let mut draw = self.machines[usize::from(node)].draw.fork();
+        self.lost(node, &mut draw);
+        self.operator_call();
+        Ok(())
     }
 
     fn budget_raise(&mut self) {
@@ -507,7 +516,9 @@ impl World {
 
     /// Returns whether the node refused, where it may.
     fn start(&mut self, node: u16) -> Result<bool, Failure> {
-        let Some(started) = self.started_log(node)? else { return Ok(true) };
+        // A lone node that refuses ends the run.
+        let alone = self.sizes.nodes == 1;
+        let Some(started) = self.started_log(node)? else { return Ok(alone) };
         let log = &started.log;
         let counts = &mut self.oracle.counts;
         counts.restarts += 1;
@@ -568,7 +579,7 @@ impl World {
         step(node, &mut scene)?;
         node.limits_check(&self.sizes)?;
         if let Some(failure) = node.failure() {
-            return Err(Failure::new(format!("node {}: {failure}", number + 1)));
+            return self.refused(number, &failure.to_string());
         }
         let (deadline, failed, diverged) =
             (node.log_deadline(), node.failed(), node.diverged_take());
@@ -812,7 +823,21 @@ impl World {
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];
-        let outcome = worker.step(self.now, input, working, world, &mut self.workers_draws[at])?;
+        let outcome =
+            match worker.step(self.now, input, working, world, &mut self.workers_draws[at]) {
+                Ok(outcome) => outcome,
+                Err(failure) => {
+                    let number = worker.connection;
+                    let connection =
+                        number.and_then(|number| self.network.connections.get(&number));
+                    let node = connection.map_or(0, |connection| connection.node + 1);
+                    let rest = self.unrest();
+                    return Err(Failure::new(format!(
+                        "{failure}; connected to node {node}; {rest}"
+                    )));
+                }
+            };
+        let worker = &mut self.workers[at];
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;

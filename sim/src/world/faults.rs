@@ -8,8 +8,8 @@ use crate::disk::{EIO, ENOSPC};
 use crate::draw::Draw;
 use crate::links::{Pair, pair_of};
 use crate::network::Side;
-use crate::node::Seat;
-use crate::options::SECOND;
+use crate::node::{Node, Seat};
+use crate::options::{Options, SECOND};
 use crate::plan::{Fault, FaultKind};
 
 const MILLI: u64 = 1_000_000;
@@ -61,6 +61,18 @@ impl World {
             FaultKind::DiskLost => {
                 let slot = self.victim(&mut draw);
                 self.replace(slot, true, &mut draw)
+            }
+            FaultKind::WritesLost => {
+                let slot = self.victim(&mut draw);
+                self.writes_lost(self.slots[slot], &mut draw)
+            }
+            FaultKind::BitFlip
+            | FaultKind::ReadError
+            | FaultKind::BlockStale
+            | FaultKind::BlockMisdirected
+            | FaultKind::SectorTorn => {
+                let slot = self.victim(&mut draw);
+                self.damage(fault.kind, self.slots[slot], &mut draw)
             }
         };
         if struck {
@@ -405,13 +417,84 @@ impl World {
         draw.pick(&others.collect::<Vec<_>>())
     }
 
-    /// A member that may lose what is durable: the same few in the whole run, a minority.
+    /// A member that may lose what is durable.
     fn victim(&self, draw: &mut Draw) -> usize {
-        let nodes = u64::from(self.sizes.nodes);
-        let first = Draw::stream(self.options.seed, "victims").below(nodes);
-        let victims = (nodes - 1) / 2;
-        ((first + draw.below(victims)) % nodes) as usize
+        let slots = 0..usize::from(self.sizes.nodes);
+        let victims: Vec<usize> = slots.filter(|slot| is_victim(&self.options, *slot)).collect();
+        draw.pick(&victims)
     }
+
+    /// A node loses power, and its disk what it had acknowledged last. Only a leader that stays
+    /// can see that: nothing happens unless there is one, and everybody else is well.
+    fn writes_lost(&mut self, node: u16, draw: &mut Draw) -> bool {
+        if !self.is_calm(node) {
+            return false;
+        }
+        let machine = &mut self.machines[usize::from(node)];
+        machine.is_suspect = true;
+        let count = draw.range(1, 5) as usize;
+        self.power_loss(node, draw);
+        let lost = self.machines[usize::from(node)].disk.writes_lose(count);
+        self.after(draw.range(MILLI, 50 * MILLI), Event::Start(node));
+        lost > 0
+    }
+
+    /// Whether everybody is well, and somebody else than this node leads.
+    fn is_calm(&self, node: u16) -> bool {
+        let is_well = |at: &u16| {
+            let machine = &self.machines[usize::from(*at)];
+            let is_up = machine.node.as_ref().is_some_and(|node| !node.failed());
+            let disk = machine.stalled_until.max(machine.disk_slow_until) <= self.now;
+            is_up && disk && machine.held.is_none() && machine.landings_next.is_empty()
+        };
+        let leads = |at: &u16| {
+            let other = self.machines[usize::from(*at)].node.as_ref();
+            *at != node && other.is_some_and(Node::leads)
+        };
+        !self.operator.is_replacing()
+            && self.link_clogs.is_empty()
+            && self.slots.iter().all(is_well)
+            && self.slots.iter().filter(|at| leads(at)).count() == 1
+            && self.links.are_well(&self.slots, self.now)
+    }
+
+    /// Something happens to the medium of a disk, mostly while the node has no power.
+    fn damage(&mut self, kind: FaultKind, node: u16, draw: &mut Draw) -> bool {
+        let machine = &mut self.machines[usize::from(node)];
+        if machine.is_gone || self.operator.is_replacing() {
+            return false;
+        }
+        let disk = &mut machine.disk;
+        let struck = match kind {
+            FaultKind::BitFlip => {
+                disk.flip(draw);
+                true
+            }
+            FaultKind::ReadError => {
+                disk.spoil(draw);
+                true
+            }
+            FaultKind::BlockStale => disk.block_stale(draw),
+            FaultKind::BlockMisdirected => disk.block_misdirect(draw),
+            _ => std::mem::replace(&mut disk.tear_bytes, 512) != 512,
+        };
+        if struck {
+            machine.is_suspect = true;
+            if machine.node.is_some() && !draw.once_in(4) {
+                self.restart_torn(node, draw);
+            }
+        }
+        struck
+    }
+}
+
+/// Whether the member in this slot may lose what is durable: the same few in the whole run, a
+/// minority; a lone node is what runs beyond its promise are about.
+pub(super) fn is_victim(options: &Options, slot: usize) -> bool {
+    let nodes = usize::from(options.nodes);
+    let first = Draw::stream(options.seed, "victims").below(nodes as u64) as usize;
+    let victims = if nodes == 1 { 1 } else { (nodes - 1) / 2 };
+    (slot + nodes - first) % nodes < victims
 }
 
 /// A time near one of these.

@@ -11,6 +11,7 @@ use spillway_updateserver::quorum::MemberKind;
 use spillway_updateserver::root::Member;
 use spillway_updateserver::shard::RootCommand;
 
+use super::faults::is_victim;
 use super::{Event, Machine, World};
 use crate::Failure;
 use crate::clock::Clock;
@@ -52,9 +53,9 @@ impl Operator {
         }
     }
 
-    /// A node that is on its way in.
-    pub(super) fn is_joining(&self, node: u16) -> bool {
-        self.replacing.is_some_and(|what| what.new == node)
+    /// Whether a replacement is under way.
+    pub(super) fn is_replacing(&self) -> bool {
+        self.replacing.is_some()
     }
 
     /// Whether it has ended what it began.
@@ -79,6 +80,18 @@ impl World {
         true
     }
 
+    /// The nodes that vote and are not gone.
+    pub(super) fn members(&self) -> Vec<u16> {
+        let replacing = self.operator.replacing;
+        let of = |node: &u16| match replacing {
+            Some(what) if what.new == *node => what.old,
+            _ => *node,
+        };
+        let mut members: Vec<u16> = self.slots.iter().map(of).collect();
+        members.retain(|node| !self.machine_is_gone(*node));
+        members
+    }
+
     /// A node is gone for good.
     pub(super) fn lost(&mut self, node: u16, draw: &mut Draw) {
         self.power_loss(node, draw);
@@ -88,7 +101,8 @@ impl World {
     fn replace_gone(&mut self, slot: usize) {
         let old = self.slots[slot];
         let new = self.machines.len() as u16;
-        let disk = Disk::format_joining(self.sizes.geometry, NodeId(new + 1));
+        let mut disk = Disk::format_joining(self.sizes.geometry, NodeId(new + 1));
+        disk.remembers = is_victim(&self.options, slot);
         let draw = Draw::stream(self.options.seed, &format!("machine {new}"));
         let clock = Clock::new(self.operator.draw.below(100_000));
         let known = (0..=new).filter(|node| !self.machine_is_gone(*node)).collect();
@@ -122,8 +136,16 @@ impl World {
         self.operator_call();
     }
 
-    fn operator_call(&mut self) {
-        let work = self.operator.replacing.is_some() || !self.operator.drains.is_empty();
+    /// A member that is gone and that nobody replaces yet.
+    fn slot_gone(&self) -> Option<usize> {
+        let free = self.operator.replacing.is_none() && self.operator.replaced < REPLACEMENTS_MAX;
+        let gone = self.slots.iter().position(|node| self.machine_is_gone(*node));
+        gone.filter(|_| free && self.sizes.nodes > 1)
+    }
+
+    pub(super) fn operator_call(&mut self) {
+        let replaces = self.operator.replacing.is_some() || self.slot_gone().is_some();
+        let work = replaces || !self.operator.drains.is_empty();
         if work && !std::mem::replace(&mut self.operator.is_called, true) {
             let nanos = self.operator.draw.nanos(OPERATE_NANOS);
             self.after(nanos, Event::Operate);
@@ -133,6 +155,9 @@ impl World {
     /// The operator looks what the leader says, and asks it for what is missing.
     pub(super) fn operate(&mut self) -> Result<(), Failure> {
         self.operator.is_called = false;
+        if let Some(slot) = self.slot_gone() {
+            self.replace_gone(slot);
+        }
         let leads = |machine: &Machine| {
             machine.held.is_none() && machine.node.as_ref().is_some_and(Node::leads)
         };
