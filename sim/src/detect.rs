@@ -1,10 +1,9 @@
 //! The power to detect: every bug that can be planted, and how soon it is found.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use spillway_runtime::clock::monotonic_now;
 
-use crate::{Bug, Options, Report, run};
+use crate::runner::run_caught;
+use crate::{Bug, Options, Report};
 
 /// Seeds that are tried for a bug unless told.
 pub const SEEDS_MAX: u64 = 2000;
@@ -29,20 +28,8 @@ pub struct Found {
 }
 
 /// A run whose broken assertions are failures too.
-///
-/// # Panics
-/// In a build that aborts on panic it dies with the run.
 pub fn caught(options: &Options) -> Result<Report, String> {
-    let options = *options;
-    match catch_unwind(AssertUnwindSafe(|| run(options))) {
-        Ok(Ok(report)) => Ok(report),
-        Ok(Err(failure)) => Err(failure.to_string()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(format!("assertion: {}", text.unwrap_or_default()))
-        }
-    }
+    run_caught(options).map_err(|failure| failure.to_string())
 }
 
 /// Runs seeds with the bug until one fails.
@@ -52,7 +39,7 @@ pub fn find(bug: Bug, nodes: Option<u16>, seeds: std::ops::Range<u64>) -> Option
         let options = bug.options(seed, nodes);
         let Err(failure) = caught(&options) else { continue };
         let nanos = monotonic_now().saturating_nanos_since(began);
-        let without = caught(&Options { bug: None, ..options });
+        let without = caught(&Options { bug: None, ..options.clone() });
         let without = without.map(drop);
         return Some(Found { bug, nodes: options.nodes, seed, nanos, failure, without });
     }

@@ -2,13 +2,14 @@
 //!
 //! Fault model, as far as a node of its own promises to survive it:
 //!
-//! - A write takes a time of its own; writes in flight complete in any order.
+//! - A write takes a time of its own; writes in flight complete in any order. For a while a disk
+//!   may take a hundred times as long, or complete nothing at all and then everything.
 //! - Until it has completed, a write is on the medium not at all, in part or in full: at a power
 //!   loss every block of it is old or new as a whole, by one of several patterns (none, all, a
 //!   prefix, all but a prefix, every block by itself). That covers torn writes and the loss of
 //!   what a cache had not flushed; a completed write was durable, for that is what the shells
 //!   order (a synced write, or a write and a flush, whichever the device needs).
-//! - A write may end with an error, or short. Then it has landed in part, by the same patterns.
+//! - A write may end with an error (input/output error, or no space), or short. Then it has landed in part, by the same patterns.
 //! - Reads return what the medium holds.
 //!
 //! Beyond that promise, where one node can only refuse to start: [`Disk::damage`] changes a bit of
@@ -29,6 +30,8 @@ use crate::draw::Draw;
 pub const CLUSTER: ClusterId = ClusterId(0x5350_4c57);
 /// The errno of an input/output error.
 pub const EIO: i32 = 5;
+/// The errno of a full device.
+pub const ENOSPC: i32 = 28;
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +72,22 @@ pub struct Disk {
 impl Disk {
     /// A freshly formatted disk of a node of a cluster of so many.
     pub fn format(geometry: Geometry, node: NodeId, nodes: u16) -> Self {
-        let members = Members::of_voters((1..=nodes).map(NodeId));
+        Self::format_as(geometry, node, Members::of_voters((1..=nodes).map(NodeId)))
+    }
+
+    /// A freshly formatted disk of a node that is to join a cluster.
+    pub fn format_joining(geometry: Geometry, node: NodeId) -> Self {
+        Self::format_as(geometry, node, Members::default())
+    }
+
+    fn format_as(geometry: Geometry, node: NodeId, members: Members) -> Self {
         let plan = FormatPlan::new(CLUSTER, node, geometry, DurableWrite::SyncedWrite, members)
             .expect("drawn geometries hold");
         let segment = |number| {
-            let mut bytes = plan.segment_start(number);
-            bytes.resize(geometry.segment_bytes as usize, 0);
+            // Memory that nobody has touched costs nothing.
+            let mut bytes = vec![0; geometry.segment_bytes as usize];
+            let start = plan.segment_start(number);
+            bytes[..start.len()].copy_from_slice(&start);
             bytes
         };
         let mut disk = Self {
