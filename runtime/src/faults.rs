@@ -64,6 +64,7 @@ table! {
         ApplyHeld: "A committed entry is not given to the shards yet.",
         BatchKeptBack: "A batch that could be proposed waits for the next step.",
         BatchSealedEarly: "A batch is proposed however small it is.",
+        ClientConnectsInHaste: "A client hardly waits for a connection that it makes.",
         ClientProbesFirst: "A client asks a node who leads before it sends anything there.",
         ClientRetriesAtOnce: "A client connects again without waiting.",
         ClientTimesOut: "A client gives a connection up whose answer is not late yet.",
@@ -115,7 +116,6 @@ table! {
     /// A bug that can be planted.
     Planted {
         BoundsIgnored: "An addition goes below the least value that was asked for.",
-        ChainUnchecked: "Recovery takes a frame that does not continue the one before it.",
         ClientAcknowledgesUnread: "A client claims to have read answers that it has not.",
         ClientForgetsDoubt: "A client forgets that a frame may have taken effect.",
         ClockNotCarriedOver: "A new leader's time does not begin behind the log's last one.",
@@ -298,7 +298,9 @@ pub struct Armed(PhantomData<*const ()>);
 /// If the points of this thread are armed already, or are not part of this build.
 #[must_use]
 pub fn arm(seed: u64, bug: Option<Planted>) -> Armed {
-    assert!(BUILT_IN, "the points are not part of this build: enable the feature faults");
+    if !BUILT_IN {
+        panic!("the points are not part of this build: enable the feature faults");
+    }
     STATE.with(|state| {
         assert!(!state.armed.replace(true), "points are armed once per thread at a time");
         state.quiet.set(false);

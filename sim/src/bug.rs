@@ -173,7 +173,7 @@ impl Bug {
 
     /// Whether it shows only where disks change what was durable.
     pub fn needs_damage(self) -> bool {
-        matches!(self, Self::Product(Planted::DamageTakenForTorn | Planted::ChainUnchecked))
+        matches!(self, Self::Product(Planted::DamageTakenForTorn))
     }
 
     /// A run in which it is looked for, on so many nodes or on the least number.

@@ -38,11 +38,27 @@ enum Request {
 /// A request that a shard has executed and not answered.
 #[derive(Clone, Debug)]
 struct Executed {
+    /// Of its node.
+    shard: u16,
     connection: u64,
     request: u64,
     /// The newest leadership that had answered anybody when the request arrived.
     answered_epoch: u64,
     what: Request,
+}
+
+/// A transaction whose effect is in the log.
+struct Effect<'a> {
+    shard: u16,
+    session: u64,
+    transaction: &'a Transaction,
+    lsn: Lsn,
+}
+
+impl Effect<'_> {
+    fn name(&self) -> (u64, u64) {
+        (self.session, self.transaction.number)
+    }
 }
 
 /// A shard of a node: both numbers count from 0.
@@ -246,7 +262,7 @@ impl Oracle {
             _ => return Ok(()),
         };
         let request = header.request;
-        let executed = Executed { connection, request, answered_epoch, what };
+        let executed = Executed { shard: at.1, connection, request, answered_epoch, what };
         self.place(at).executed.push_back(executed);
         Ok(())
     }
@@ -440,23 +456,23 @@ impl Oracle {
             )));
         }
         let before = self.leaderships.iter().rev().find(|(of, l)| **of < epoch && !l.is_late);
-        let mut model = Model::default();
+        let mut difference = Model::default().difference(log);
         if let Some((of, leadership)) = before {
-            model = leadership.model.clone();
             let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
             let unanswered = places.flat_map(|place| &place.executed);
-            for executed in leadership.abandoned.iter().chain(unanswered) {
-                let Request::Submit { session, transactions, .. } = &executed.what else {
-                    continue;
-                };
-                for transaction in transactions {
-                    if log.outcomes.contains_key(&(*session, transaction.number)) {
-                        model.execute(*session, transaction, &self.tables);
-                    }
+            let done = self.unanswered(leadership.abandoned.iter().chain(unanswered));
+            for last in [false, true] {
+                let mut model = leadership.model.clone();
+                for effect in chosen(&done, last) {
+                    model.execute(effect.session, effect.transaction, &self.tables);
+                }
+                difference = model.difference(log);
+                if difference.is_none() {
+                    break;
                 }
             }
         }
-        if let Some(difference) = model.difference(log) {
+        if let Some(difference) = difference {
             return Err(Failure::new(format!("before term {epoch}: {difference}")));
         }
         let (sum, accounts) = log.balances(&self.tables);
@@ -465,6 +481,25 @@ impl Oracle {
         }
         let denied: Vec<_> = self.denied.iter().copied().collect();
         self.denied_check(&denied)
+    }
+
+    /// Of what nobody was answered, the transactions that are in the log, in the order in which
+    /// each shard met them. One may be named twice: refused for now, and let in when it came again.
+    fn unanswered<'a>(&self, executed: impl Iterator<Item = &'a Executed>) -> Vec<Effect<'a>> {
+        let mut effects = Vec::new();
+        for executed in executed {
+            let Request::Submit { session, transactions, .. } = &executed.what else { continue };
+            for transaction in transactions {
+                let lsn = self.history.lsn_of.get(&(*session, transaction.number));
+                effects.extend(lsn.map(|lsn| Effect {
+                    shard: executed.shard,
+                    session: *session,
+                    transaction,
+                    lsn: *lsn,
+                }));
+            }
+        }
+        effects
     }
 
     /// Everything has come to rest.
@@ -772,6 +807,32 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
+
+/// Which of the effects took place: each name once. A shard hands over in the order in which it
+/// executes, so that the log tells most of those apart that were named twice; for the rest the
+/// first or the last that fits.
+fn chosen<'a, 'b>(effects: &'b [Effect<'a>], last: bool) -> Vec<&'b Effect<'a>> {
+    let mut places: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for (at, effect) in effects.iter().enumerate() {
+        places.entry(effect.name()).or_default().push(at);
+    }
+    let mut is_chosen: Vec<bool> =
+        effects.iter().map(|effect| places[&effect.name()].len() == 1).collect();
+    let sure = is_chosen.clone();
+    let fits = |at: usize| {
+        let own = &effects[at];
+        let others = effects.iter().enumerate().filter(|(other, _)| sure[*other]);
+        others.filter(|(_, other)| other.shard == own.shard).all(|(place, other)| {
+            if place < at { other.lsn <= own.lsn } else { other.lsn >= own.lsn }
+        })
+    };
+    for places in places.into_values().filter(|places| places.len() > 1) {
+        let mut fitting = places.iter().copied().filter(|at| fits(*at));
+        let found = if last { fitting.next_back() } else { fitting.next() };
+        is_chosen[found.unwrap_or(places[0])] = true;
+    }
+    effects.iter().zip(is_chosen).filter_map(|(effect, chosen)| chosen.then_some(effect)).collect()
 }
 
 /// Whether the place where a page says to go on lies behind its rows and before what it left out.

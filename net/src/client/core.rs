@@ -481,7 +481,11 @@ impl ClientCore {
             }
             _ => (target.to_owned(), Purpose::Probe),
         };
-        let deadline = now.saturating_add(self.connect_timeout_nanos());
+        let mut timeout = self.connect_timeout_nanos();
+        if spillway_runtime::fault_point!(ClientConnectsInHaste) {
+            timeout /= 1000;
+        }
+        let deadline = now.saturating_add(timeout);
         self.state = State::Connecting { deadline, purpose };
         self.attempt += 1;
         self.assembler = FrameAssembler::default();

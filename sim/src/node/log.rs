@@ -613,6 +613,15 @@ impl Node {
 }
 
 impl LogSeat {
+    /// Once everything is applied that the leader knew to be committed when it sent a message,
+    /// this node is as fresh as that message.
+    fn fresh_turn(&mut self, applied: Lsn) {
+        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
+            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
+            self.fresh_next = None;
+        }
+    }
+
     /// Memory for entries in use.
     pub(super) fn slots_used(&self) -> usize {
         self.slots.bytes_used()
