@@ -640,7 +640,16 @@ impl LogSeat {
                 Some((ticket, appended)) if appended == *section => {
                     self.issued = (ticket, entry.lsn.0);
                 }
-                _ => return Err(Failure::new(format!("LSN {} was not appended", entry.lsn))),
+                found => {
+                    let found = found.map(|(ticket, next)| (ticket, next.partition));
+                    return Err(Failure::new(format!(
+                        "LSN {} was not appended: partition {} where ticket and partition {found:?} \
+                         come next, with {} behind it",
+                        entry.lsn,
+                        section.partition,
+                        self.appended.len()
+                    )));
+                }
             }
         }
         Ok(())
