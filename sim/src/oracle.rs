@@ -175,12 +175,12 @@ pub struct Oracle {
     denied: BTreeSet<(u64, u64)>,
     /// Transactions whose end a client was told.
     heard: BTreeSet<(u64, u64)>,
-    /// What happened.
-    pub counts: Counts,
     /// Virtual time.
     pub now: u64,
-    /// How far the nodes' clocks are apart, nanoseconds; none: so far that nothing is promised.
-    pub clocks_nanos: Option<u64>,
+    /// How far the clocks of two nodes differ at most; none: nobody knows.
+    pub clocks_apart_nanos: Option<u64>,
+    /// What happened.
+    pub counts: Counts,
 }
 
 impl Oracle {
@@ -201,9 +201,9 @@ impl Oracle {
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
             heard: BTreeSet::new(),
-            counts: Counts::default(),
             now: 0,
-            clocks_nanos: None,
+            clocks_apart_nanos: None,
+            counts: Counts::default(),
         }
     }
 
@@ -619,7 +619,11 @@ impl Oracle {
             if self.not_let_in(status) {
                 continue;
             }
-            self.history.versions.fresh_check(old, self.clocks_nanos)?;
+            if !matches!(status, OutcomeStatus::Committed | OutcomeStatus::CheckFailed) {
+                // Its table is not there yet, or not any more.
+                continue;
+            }
+            self.history.versions.fresh_check(old, self.clocks_apart_nanos)?;
             let predicted = match self.leaderships.get_mut(&old.epoch) {
                 // What a leader has whose time is over is known to nobody.
                 Some(leadership) if leadership.is_late => continue,
@@ -649,9 +653,10 @@ impl Oracle {
             }
             return;
         };
-        let submit = matches!(place.executed[found].what, Request::Submit { .. });
+        let submit = !matches!(place.executed[found].what, Request::Scan(_));
+        let elsewhere = [RefusalCode::NotLeader as u16, RefusalCode::Drained as u16];
         place.executed.remove(found);
-        if submit && code != RefusalCode::NotLeader as u16 {
+        if submit && !elsewhere.contains(&code) {
             let mut index = 0;
             place.executed.retain(|executed| {
                 index += 1;

@@ -34,6 +34,8 @@ const REST_NANOS_MAX: u64 = 120 * SECOND;
 const EVENTS_MAX: u64 = 6_000_000;
 const TICK_NANOS: u64 = 500_000_000;
 const OPERATOR_NANOS: u64 = 100_000_000;
+/// How far the clock of a node that joins is ahead at most, microseconds.
+pub(crate) const CLOCKS_APART_MICROS: u64 = 100_000;
 /// How soon a message that found no memory is looked at again.
 const MEMORY_RETRY_NANOS: u64 = 1_000_000;
 
@@ -194,6 +196,7 @@ pub struct World {
     /// Chance of each worker and of its connections.
     workers_draws: Vec<Draw>,
     sessions: usize,
+    readers: u16,
     oracle: Oracle,
     trace: Trace,
 }
@@ -213,9 +216,8 @@ impl World {
             Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
-        let mut oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
+        let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
         let faults = plan(&options);
-        oracle.clocks_nanos = clocks_nanos(&sizes, &faults, &options);
         let mut world = Self {
             options,
             sizes,
@@ -235,11 +237,17 @@ impl World {
             workers_gone: BTreeSet::new(),
             workers_draws: Vec::new(),
             sessions: 0,
+            readers: 0,
             oracle,
             trace: Trace::default(),
         };
         for node in 0..nodes {
             world.after(0, Event::Start(node));
+        }
+        let clocks = [FaultKind::ClockJump, FaultKind::ClockDrift];
+        if !faults.iter().any(|fault| clocks.contains(&fault.kind)) {
+            let apart = world.sizes.skews_micros.iter().max().copied().unwrap_or(0);
+            world.oracle.clocks_apart_nanos = Some((apart + CLOCKS_APART_MICROS) * 1000);
         }
         for fault in faults {
             if !is_left_out(&fault, &world.options) && fault.at < world.options.faults_end() {
@@ -823,6 +831,7 @@ impl World {
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];
+        worker.lsn_known = self.oracle.history.last().0;
         let outcome =
             match worker.step(self.now, input, working, world, &mut self.workers_draws[at]) {
                 Ok(outcome) => outcome,
@@ -867,12 +876,30 @@ impl World {
         let shard = (self.sessions % usize::from(self.sizes.shards)) as u16;
         self.sessions += 1;
         self.worker_add(shard, session);
+        if self.readers < self.sizes.readers {
+            self.readers += 1;
+            self.reader_add();
+        }
+    }
+
+    fn reader_add(&mut self) {
+        let at = self.workers.len();
+        let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
+        let node = draw.below(self.sizes.nodes.into()) as u16;
+        let place = (node, draw.below(self.sizes.shards.into()) as u16);
+        let worker = Worker::reader(at, place, &self.sizes, &self.tables, &mut draw);
+        self.worker_begin(worker, draw);
     }
 
     fn worker_add(&mut self, shard: u16, session: u64) {
         let at = self.workers.len();
         let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
-        let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
+        let worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
+        self.worker_begin(worker, draw);
+    }
+
+    fn worker_begin(&mut self, mut worker: Worker, draw: Draw) {
+        let at = self.workers.len();
         let wishes = worker.start(self.now);
         self.workers.push(worker);
         self.workers_draws.push(draw);
@@ -916,16 +943,6 @@ impl World {
             }
         }
     }
-}
-
-/// How far the wall clocks of the nodes are apart, if no fault of the plan moves one.
-fn clocks_nanos(sizes: &Sizes, faults: &[Fault], options: &Options) -> Option<u64> {
-    let moves = |fault: &Fault| {
-        matches!(fault.kind, FaultKind::ClockJump | FaultKind::ClockDrift)
-            && !is_left_out(fault, options)
-    };
-    let apart = sizes.skews_micros.iter().max().copied().unwrap_or_default() * 1000;
-    (!faults.iter().any(moves)).then_some(apart)
 }
 
 fn seat_number(seat: Seat) -> u64 {

@@ -12,7 +12,7 @@ use spillway_updateserver::root::Member;
 use spillway_updateserver::shard::RootCommand;
 
 use super::faults::is_victim;
-use super::{Event, Machine, World};
+use super::{CLOCKS_APART_MICROS, Event, Machine, World};
 use crate::Failure;
 use crate::clock::Clock;
 use crate::disk::Disk;
@@ -104,7 +104,7 @@ impl World {
         let mut disk = Disk::format_joining(self.sizes.geometry, NodeId(new + 1));
         disk.remembers = is_victim(&self.options, slot);
         let draw = Draw::stream(self.options.seed, &format!("machine {new}"));
-        let clock = Clock::new(self.operator.draw.below(100_000));
+        let clock = Clock::new(self.operator.draw.below(CLOCKS_APART_MICROS));
         let known = (0..=new).filter(|node| !self.machine_is_gone(*node)).collect();
         self.machines.push(Machine::new(disk, clock, known, draw));
         self.links.add(self.options.seed, new);
