@@ -83,7 +83,7 @@ table! {
         OrderKeptWaiting: "New rows go on waiting for their place in the order of keys.",
         OverloadedOnce: "A transaction is refused for load.",
         PeerMessageLost: "A message to a peer is not sent.",
-        PeerWindowClosed: "The window of a peer closes although its budget is not used up.",
+        PeerWindowClosed: "The window of a peer closes with half of its budget used up.",
         PersistHeld: "What is durable counts one step later.",
         ReadAheadStopped: "Entries behind the one that a peer wants are not read with it.",
         ReadBackDropped: "An entry that a peer wants is not read now.",

@@ -71,6 +71,9 @@ pub struct LogSeat {
     appended: VecDeque<(u64, EntrySection)>,
     /// Ticket and LSN of the newest own entry that was written or sent.
     issued: (u64, u64),
+    /// Own entries of this leadership were seen without a gap up to here, and those behind it.
+    proposed_to: u64,
+    proposed_early: BTreeMap<u64, Rc<Entry>>,
     /// When the log wants a tick.
     pub(super) deadline: Option<u64>,
     /// Whether the device has failed.
@@ -150,6 +153,8 @@ impl LogSeat {
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
             appended: VecDeque::new(),
             issued: (0, 0),
+            proposed_to: 0,
+            proposed_early: BTreeMap::new(),
             deadline: Some(0),
             failed: false,
         }
@@ -550,6 +555,8 @@ impl Node {
         published.barrier_ticket = change.barrier.ticket;
         published.barrier_lsn = change.barrier.lsn.0;
         self.log.appended.clear();
+        self.log.proposed_early.clear();
+        self.log.proposed_to = change.barrier.lsn.0;
         self.log.fresh_next = None;
         self.log.proof = WallMicros(0);
         self.log.proof_next = None;
@@ -627,14 +634,28 @@ impl LogSeat {
         self.slots.bytes_used()
     }
 
-    /// An entry is seen for the first time: one of this node's own holds what was appended.
-    fn proposed(&mut self, entry: &Entry) -> Result<(), Failure> {
-        if !entry.has_sections() || !self.published.leading {
+    /// An entry is seen for the first time, perhaps before those in front of it, whose messages
+    /// were lost: each of this node's own holds what was appended.
+    fn proposed(&mut self, entry: &Rc<Entry>) -> Result<(), Failure> {
+        if !self.published.leading {
             return Ok(());
         }
         if entry.term.0 != self.published.epoch {
-            return Err(Failure::new(format!("LSN {} appears late", entry.lsn)));
+            let late = Failure::new(format!("LSN {} appears late", entry.lsn));
+            return if entry.has_sections() { Err(late) } else { Ok(()) };
         }
+        self.proposed_early.insert(entry.lsn.0, Rc::clone(entry));
+        while let Some(entry) = self.proposed_early.remove(&(self.proposed_to + 1)) {
+            self.proposed_to += 1;
+            if entry.has_sections() {
+                self.proposed_next(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next own entry behind those that were seen before.
+    fn proposed_next(&mut self, entry: &Entry) -> Result<(), Failure> {
         for section in &entry.sections {
             match self.appended.pop_front() {
                 Some((ticket, appended)) if appended == *section => {
