@@ -271,6 +271,7 @@ impl Superblock {
         require(tail.offset <= tail.wipe_end && tail.wipe_end <= end, "wiped range")?;
         require(aligned(tail.offset) && aligned(tail.wipe_end), "tail alignment")?;
         let reach = self.floor.ordinal + u64::from(self.geometry.segments_count);
+        require(chain.entry_term <= self.term, "floor term")?;
         require(tail.ordinal < reach, "tail segment")
     }
 

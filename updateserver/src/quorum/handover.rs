@@ -1,7 +1,7 @@
 //! When a leader gives way, and what it sees to at every tick.
 
 use spillway_net::ids::{Lsn, NodeId};
-use spillway_net::limits::NODE_ID_MAX;
+use spillway_net::limits::{NODE_ID_MAX, NODES_MAX};
 use spillway_runtime::slot_ring::SlotRing;
 
 use super::effects::{CommandAnswer, CommandRefusal, Now, ReplicaCommand, ReplicaEffects};
@@ -249,3 +249,6 @@ impl Replica {
         Ok(())
     }
 }
+        if old.is_none() && self.membership.voters().len() >= NODES_MAX {
+            return Err(CommandRefusal::Full);
+        }

@@ -132,17 +132,6 @@ pub(super) fn config_entry(
     ConfigEntry::decode(section.bytes).map_err(|_| unknown)
 }
 
-/// The members at `applied`: those of the floor, and the changes since.
-fn membership_of(start: &ReplicaStart) -> Membership {
-    let mut membership = Membership::of_members(&start.superblock.members);
-    for bytes in &start.config_entries {
-        let entry = ConfigEntry::decode(bytes).unwrap_or_else(|fault| panic!("{fault}"));
-        let taken = membership.take(&entry);
-        taken.expect("the log's changes follow from each other");
-    }
-    membership
-}
-
 /// Bodies and configuration changes behind the applied end.
 fn tail_of(
     start: &mut ReplicaStart,
@@ -168,11 +157,12 @@ impl Replica {
     /// A replica that goes on where recovery ended. It does nothing before the first step.
     ///
     /// # Panics
-    /// On options or a start that contradict each other: a programming error of the shell.
+    /// On options or a start that contradict each other, or a start that [`ReplicaStart::check`]
+    /// refuses: a programming error of the shell.
     pub fn new(options: ReplicaOptions, mut start: ReplicaStart) -> Self {
         options.check(&start.superblock);
         let geometry = start.superblock.geometry;
-        let membership = membership_of(&start);
+        let membership = start.membership().unwrap_or_else(|failure| panic!("{failure}"));
         let (cache, config_pending, tail) = tail_of(&mut start, &geometry);
         let ReplicaStart { position, entries, superblock, applied, .. } = start;
         assert!(applied >= entries.base().lsn, "what is below the floor is applied");
