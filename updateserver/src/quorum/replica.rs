@@ -426,6 +426,10 @@ impl Replica {
             while self.failed.is_none() && self.raft.has_ready() {
                 self.ready(now, slots, out);
             }
+            if self.failed.is_none() {
+                // Before frames are issued: those that follow from what is committed say so.
+                self.writer.committed_set(Lsn(self.raft.raft.raft_log.committed));
+            }
             self.writer_due |= self.keeper.write(&mut self.writer);
             if std::mem::take(&mut self.writer_due) {
                 self.log_step(now, LogInput::TurnEnd, slots, out);
