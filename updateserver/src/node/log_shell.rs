@@ -245,7 +245,8 @@ impl LogShell {
         self.disk.submit()?;
         self.reader.submit()?;
         self.status_publish(now);
-        match self.failure.take() {
+        let ended = self.replica.ended().map(NodeError::LogFailed);
+        match self.failure.take().or(ended) {
             Some(failure) => Err(failure),
             None => Ok(self.publish() || applied),
         }

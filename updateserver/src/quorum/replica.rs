@@ -470,7 +470,9 @@ impl Replica {
             out.role = Some(change);
         }
         self.publish_committed(out);
-        if let Some(change) = self.roles.lead(self.leading(), self.published, self.applied) {
+        // A node whose log failed gives way instead.
+        let able = self.leading().filter(|_| self.writer.poisoned().is_none());
+        if let Some(change) = self.roles.lead(able, self.published, self.applied) {
             let Role::Lead { epoch } = change.role else { panic!("leadership began") };
             self.rounds.lead(epoch);
             out.role = Some(change);
