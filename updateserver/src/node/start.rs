@@ -25,7 +25,10 @@ use spillway_runtime::tcp::{ListenerId, RingWaker, TcpRing, TcpRingOptions, Wait
 use spillway_runtime::thread;
 
 use crate::config::{Config, LogThread};
-use crate::log::{DurableWrite, LogWriterOptions, Members, Superblock, superblock_update};
+use crate::log::{
+    DurableWrite, LogWriterOptions, Members, SUPERBLOCK_COPIES, Superblock, SuperblockChosen,
+    Verdict, superblock_update,
+};
 use crate::quorum::{ReplicaOptions, ReplicaStart};
 use crate::root::{Root, RootEffects};
 use crate::session::SessionDirectory;
@@ -208,7 +211,8 @@ fn serve(
     shutdown: &Shutdown,
     started_at: clock::MonotonicNanos,
 ) -> Result<(), NodeError> {
-    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
+    let (superblock_file, chosen) = superblock_read(&files.superblock())?;
+    let superblock = chosen.superblock;
     fixed_check(config, &superblock)?;
     let segments = files.segments_open(&superblock.geometry)?;
     let plan = plan(config)?;
@@ -251,15 +255,15 @@ fn serve(
         nanos: clock::monotonic_now().saturating_nanos_since(started_at),
         log_bytes: log.recovered.bytes,
     };
-    let notes = notes(&log);
+    let notes = notes(&log, &chosen);
     let (term, vote) = (log.recovered.term, log.recovered.vote);
     let next = log.recovered.superblock_next(&superblock, term, vote);
+    let start = replica_start(log, &next);
+    start.check().map_err(NodeError::Replica)?;
     superblock_write(&superblock_file, &superblock_update(&next))?;
     let disk = LogDisk { segments, superblock: superblock_file };
     let alone = is_alone(config, &next);
     let (shared, state) = go_all(config, &plan, &threads, start, disk, shutdown, replay)?;
-    let start = replica_start(log, &next);
-    start.check().map_err(NodeError::Replica)?;
     serving_all(&plan, &news, alone.then_some(&state), shutdown)?;
     ready(&Ready {
         addresses,
@@ -320,14 +324,22 @@ fn run(
     Ok(())
 }
 
-fn notes(log: &RecoveredLog) -> Vec<String> {
-    match log.recovered.verdict {
-        crate::log::Verdict::Clean => Vec::new(),
-        crate::log::Verdict::TailTorn { sequence, frames, wiped_bytes } => vec![format!(
+fn notes(log: &RecoveredLog, superblock: &SuperblockChosen) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Verdict::TailTorn { sequence, frames, wiped_bytes } = log.recovered.verdict {
+        notes.push(format!(
             "the last writes before the crash were cut short and never acknowledged: dropped \
              {frames} frame(s) from sequence {sequence} on, {wiped_bytes} bytes"
-        )],
+        ));
     }
+    if superblock.copies_bad > 0 {
+        notes.push(format!(
+            "{} of {SUPERBLOCK_COPIES} copies of the superblock were unreadable or damaged, and \
+             were written anew: check the log disk",
+            superblock.copies_bad
+        ));
+    }
+    notes
 }
 
 fn fixed_check(config: &Config, superblock: &Superblock) -> Result<(), NodeError> {

@@ -298,6 +298,11 @@ fn the_highest_valid_copy_is_chosen() {
     assert_eq!(superblock_choose(&[bad; 4]), Err(SuperblockError::AllBad));
     let version = Err(SuperblockError::Version(2));
     assert_eq!(superblock_choose(&[bad, version, bad, bad]), Err(SuperblockError::Version(2)));
+    let unreadable = Err(SuperblockError::Unreadable(5));
+    let chosen = superblock_choose(&[unreadable, unreadable, Ok(old), unreadable]).expect("one");
+    assert_eq!((chosen.superblock, chosen.copies_bad), (old, 3));
+    let error = superblock_choose(&[bad, unreadable, bad, bad]);
+    assert_eq!(error, Err(SuperblockError::Unreadable(5)), "it may be whole");
     type Edit = fn(&mut Superblock);
     let edits: [(&str, Edit); 5] = [
         ("the cluster id", |s| s.cluster = ClusterId(1)),
