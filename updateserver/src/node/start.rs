@@ -574,7 +574,6 @@ impl Rings {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything that was found meets the threads here")]
 fn go_all(
     config: &Config,
     plan: &Plan,
