@@ -157,7 +157,7 @@ impl Node {
             let input = ShardInput::Members(addresses);
             seat.shard.step(scene.now, input, &mut seat.effects);
         }
-        if published == seat.seen {
+        if published == seat.seen && seat.inbound.is_empty() {
             return Ok(());
         }
         let failed = published.failed && !seat.seen.failed;
