@@ -350,13 +350,13 @@ impl LogWriter {
     /// Issues entries in order as long as the rules allow it.
     fn pump(&mut self, now_nanos: u64, out: &mut LogEffects) {
         while let Some((_, frame)) = self.queue.front() {
-            let alone = frame.shared.kind == FrameKind::Config;
-            if (alone && !self.in_flight.is_empty()) || !self.can_issue(frame.frame_bytes() as u64)
-            {
+            let is_config = frame.shared.kind == FrameKind::Config;
+            let waits = is_config && !self.in_flight.is_empty();
+            if waits || !self.can_issue(frame.frame_bytes() as u64) {
                 return;
             }
             // A change of members names the one before it as committed: never less is said there.
-            let is_old = !alone && spillway_runtime::fault_point!(CommitHintOld);
+            let is_old = !is_config && spillway_runtime::fault_point!(CommitHintOld);
             let commit_hint = if is_old { Lsn(0) } else { self.commit_hint() };
             let (number, frame) = self.queue.pop_front().expect("seen above");
             self.issue(Some(number), frame, commit_hint, now_nanos, out);
