@@ -483,7 +483,7 @@ impl ClientCore {
         };
         let mut timeout = self.connect_timeout_nanos();
         if spillway_runtime::fault_point!(ClientConnectsInHaste) {
-            timeout /= 1000;
+            timeout /= 200;
         }
         let deadline = now.saturating_add(timeout);
         self.state = State::Connecting { deadline, purpose };
