@@ -855,7 +855,8 @@ impl World {
         let counts = &self.oracle.counts;
         let full = at != 0 && counts.log_full + counts.memory_full > 0;
         if outcome.gave_up > 0 && !full {
-            return Err(Failure::new(format!("client {at} got no answer in its patience")));
+            let rest = self.unrest();
+            return Err(Failure::new(format!("client {at} got no answer in its patience; {rest}")));
         }
         for heard in outcome.heard {
             if !heard.status.is_transient() || heard.status.is_committed() {
