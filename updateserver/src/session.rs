@@ -265,7 +265,8 @@ impl Session {
         self.entries.drain(..gone);
         self.floor = number;
         if !self.results.is_empty() {
-            self.results = self.results.split_off(&number);
+            let read = number + u64::from(spillway_runtime::planted!(ResultsForgottenEarly));
+            self.results = self.results.split_off(&read);
             let bytes: usize = self.results.values().map(|kept| kept.len()).sum();
             self.results_bytes = bytes + self.results.len() * RESULT_OVERHEAD_BYTES;
         }
@@ -389,7 +390,9 @@ impl SessionTable {
         }
         self.change(session, |held| {
             let number = held.acknowledgeable(number, floor);
-            held.acknowledge_below(number);
+            held.acknowledge_below(
+                number + u64::from(spillway_runtime::planted!(OutcomeEvictedEarly)),
+            );
         });
     }
 
