@@ -633,8 +633,8 @@ impl LogSeat {
                 found => {
                     let found = found.map(|(ticket, next)| (ticket, next.partition));
                     return Err(Failure::new(format!(
-                        "LSN {} was not appended: partition {} where ticket and partition {found:?} \
-                         come next, with {} behind it",
+                        "LSN {} was not appended: partition {} where ticket and partition \
+                         {found:?} come next, with {} behind it",
                         entry.lsn,
                         section.partition,
                         self.appended.len()
