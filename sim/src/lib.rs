@@ -41,6 +41,7 @@
 //! [`options::Bug`] lists bugs that can be planted around the cores; tests assert that each is
 //! found.
 
+pub mod checker;
 pub mod disk;
 pub mod draw;
 pub mod entry;
@@ -51,6 +52,7 @@ pub mod network;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod recorder;
 pub mod start;
 pub mod worker;
 pub mod world;

@@ -2,13 +2,21 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use spillway_sim::checker::command::{self, CheckArguments};
 use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Mode, Options, Report, run};
 
 /// Runs seeds of the simulated node.
 #[derive(Parser)]
-#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+#[command(
+    name = "cargo xtask sim",
+    bin_name = "cargo xtask sim",
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
+    /// Something else than seeds.
+    #[command(subcommand)]
+    task: Option<Task>,
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
@@ -30,6 +38,12 @@ struct Arguments {
     /// Plant a bug.
     #[arg(long, value_parser = bug_of)]
     bug: Option<Bug>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Judges histories of clients that are in files.
+    Check(CheckArguments),
 }
 
 /// `OrderLost` as `order-lost`.
@@ -54,6 +68,9 @@ fn bug_of(name: &str) -> Result<Bug, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Task::Check(check)) = &arguments.task {
+        return command::command(check);
+    }
     let (first, count) = match arguments.seed {
         Some(seed) => (seed, 1),
         None => (arguments.start, arguments.seeds),

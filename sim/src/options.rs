@@ -88,6 +88,8 @@ pub struct Options {
     pub lossy: bool,
     /// The planted bug, if any.
     pub bug: Option<Bug>,
+    /// Only what the clients saw is judged: what the oracle finds is no failure.
+    pub blind: bool,
     /// Virtual time with faults; after it they stop, and everything must come to rest.
     pub faults_nanos: u64,
 }
@@ -101,6 +103,7 @@ impl Options {
             mode: Mode::Promised,
             lossy: false,
             bug: None,
+            blind: false,
             faults_nanos: 3 * SECOND,
         }
     }

@@ -11,6 +11,7 @@ use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
+use crate::checker::History;
 use crate::disk::{Disk, EIO, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
@@ -18,6 +19,7 @@ use crate::network::{Connection, Network, Side};
 use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
 use crate::options::{Bug, Mode, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
+use crate::recorder::{self, Recorder};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
 
@@ -145,7 +147,8 @@ impl World {
         let tables = Tables::new(&sizes);
         let disk = |node| Disk::format(sizes.geometry, NodeId(node + 1), nodes);
         let machines = (0..nodes).map(|node| Machine::new(disk(node))).collect();
-        let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
+        let mut oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
+        oracle.blind = options.blind;
         let operator = Worker::new(0, 0, 0, &sizes, &tables, &mut draw);
         let mut world = Self {
             options,
@@ -193,6 +196,21 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Report, Failure> {
+        self.run_to_end()
+    }
+
+    /// Runs to the end or to a failure, and returns what the clients saw, too.
+    pub fn run_recorded(mut self) -> Result<(Result<Report, Failure>, History), Failure> {
+        let result = self.run_to_end();
+        Ok((result, self.seen()?))
+    }
+
+    fn seen(&self) -> Result<History, Failure> {
+        let recorders = self.workers.iter().map(|worker| &worker.recorder);
+        Recorder::history(recorders, &self.tables)
+    }
+
+    fn run_to_end(&mut self) -> Result<Report, Failure> {
         let wishes = self.workers[0].start(self.now);
         self.wishes(0, wishes);
         self.worker_schedule(0);
@@ -200,17 +218,18 @@ impl World {
         if !refused {
             self.finish()?;
         }
+        self.oracle.counts.seen = recorder::judge(&self.seen()?)?;
         self.oracle.counts.events = self.events_count;
         Ok(Report { trace: self.trace, counts: self.oracle.counts, nanos: self.now })
     }
 
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
-        self.oracle.settled()?;
+        self.oracle.verdict(self.oracle.settled())?;
         let nodes = 0..self.sizes.nodes;
         for machine in &self.machines {
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
-            node.check_complete(&self.oracle)?;
+            self.oracle.verdict(node.check_complete(&self.oracle))?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
         nodes.clone().for_each(|node| self.power_loss(node));
@@ -728,7 +747,8 @@ impl World {
                 self.trace.note("heard", self.now, heard.number, heard.status as u64);
             }
             let committed = heard.status.is_committed();
-            self.oracle.client_heard(session, heard.number, committed, heard.writes)?;
+            let verdict = self.oracle.client_heard(session, heard.number, committed, heard.writes);
+            self.oracle.verdict(verdict)?;
         }
         self.wishes(at, outcome.wishes);
         self.worker_schedule(at);
