@@ -415,8 +415,8 @@ mod tests {
             let history = history(&[(0, 9); 40]);
             let mut builder = Builder::new(40);
             let targets: Vec<u32> = (0..12).collect();
-            let sources: Vec<_> = (20..40).map(|node| (node, EdgeKind::ReadWrite));
-            let sources: Vec<_> = sources.chain([(target, EdgeKind::ReadWrite)]).collect();
+            let sources = (20..40).chain([target]).map(|node| (node, EdgeKind::ReadWrite));
+            let sources: Vec<_> = sources.collect();
             builder.fan(&sources, &targets, 0);
             let graph = builder.finish();
             assert_eq!(classes(&history, &graph), vec![]);
