@@ -160,6 +160,11 @@ impl Recorder {
         Ok(())
     }
 
+    /// The answer to a frame is nothing for the history.
+    pub fn forget(&mut self, sequence: u64) {
+        self.sent.remove(&sequence);
+    }
+
     /// A page of a scan of accounts has come, or of something else.
     pub fn scanned(
         &mut self,

@@ -21,7 +21,7 @@ use crate::history::History;
 use crate::options::{Bug, Sizes};
 use crate::worker::port;
 
-const CHUNK_BYTES: usize = 256 << 10;
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that transactions may not use, as in production.
 const CHUNKS_WITHHELD: usize = 4;
 

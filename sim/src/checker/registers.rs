@@ -40,6 +40,16 @@ struct Read {
     state: Option<State>,
 }
 
+/// A version in the order of all.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    version: u64,
+    /// Its writer, known or not.
+    node: u32,
+    /// Its write, if that is known.
+    write: Option<u32>,
+}
+
 /// One key.
 #[derive(Debug, Default)]
 struct Register {
@@ -248,7 +258,7 @@ impl Register {
     fn edges(&mut self, judge: &mut Judge<'_>) {
         let chain = self.chain(judge);
         for pair in chain.windows(2) {
-            judge.graph.edge(pair[0].1, pair[1].1, EdgeKind::WriteWrite, self.key);
+            judge.graph.edge(pair[0].node, pair[1].node, EdgeKind::WriteWrite, self.key);
         }
         let mut updates = Vec::new();
         for group in self.reads.chunk_by(|a, b| a.state == b.state) {
@@ -264,9 +274,9 @@ impl Register {
                     judge.writers_after(self.key, sources.clone(), writers);
                 }
                 State::Version(version) => {
-                    let at = chain.partition_point(|(other, _)| *other < version);
-                    self.written(judge, group, chain[at].1);
-                    self.intermediate_version(judge, group, version);
+                    let at = chain.partition_point(|link| link.version < version);
+                    self.written(judge, group, chain[at].node);
+                    self.intermediate_version(judge, group, chain[at].write);
                     next = chain.get(at + 1);
                 }
                 State::Write(write) => {
@@ -280,7 +290,7 @@ impl Register {
                     targets.push(read.transaction);
                 }
             }
-            targets.extend(next.map(|(_, node)| *node));
+            targets.extend(next.map(|link| link.node));
             targets.sort_unstable();
             targets.dedup();
             if !targets.is_empty() {
@@ -291,22 +301,25 @@ impl Register {
     }
 
     /// All known versions in order, with their writers.
-    fn chain(&self, judge: &mut Judge<'_>) -> Vec<(u64, u32)> {
-        let written = self.writes.iter().filter(|write| write.kind != Kind::Fail);
-        let written = written.filter_map(|w| Some((w.version?, Some(w.transaction))));
+    fn chain(&self, judge: &mut Judge<'_>) -> Vec<Link> {
+        let written = (0u32..).zip(&self.writes).filter(|(_, write)| write.kind != Kind::Fail);
+        let written = written.filter_map(|(at, write)| Some((write.version?, Some(at))));
         let read = self.reads.iter().filter_map(|read| match read.state {
             Some(State::Version(version)) => Some((version, None)),
             _ => None,
         });
         let mut chain: Vec<(u64, Option<u32>)> = written.chain(read).collect();
         // Known writers first.
-        chain.sort_unstable_by_key(|(version, writer)| (*version, writer.is_none(), *writer));
+        chain.sort_unstable_by_key(|(version, write)| (*version, write.is_none(), *write));
         chain.dedup_by_key(|(version, _)| *version);
-        let node = |(version, writer): (u64, Option<u32>)| {
-            let unknown = Extra::Writer { key: self.key, version };
-            (version, writer.unwrap_or_else(|| judge.graph.extra(unknown)))
+        let link = |(version, write): (u64, Option<u32>)| {
+            let node = match write {
+                Some(write) => self.writes[write as usize].transaction,
+                None => judge.graph.extra(Extra::Writer { key: self.key, version }),
+            };
+            Link { version, node, write }
         };
-        chain.into_iter().map(node).collect()
+        chain.into_iter().map(link).collect()
     }
 
     fn written(&self, judge: &mut Judge<'_>, readers: &[Read], writer: u32) {
@@ -316,9 +329,9 @@ impl Register {
     }
 
     /// Reads of a version whose value did not tell that its writer went on.
-    fn intermediate_version(&self, judge: &mut Judge<'_>, readers: &[Read], version: u64) {
-        let of = |write: &&Write| write.version == Some(version) && write.kind != Kind::Fail;
-        let Some(write) = self.writes.iter().find(of).filter(|write| !write.last) else { return };
+    fn intermediate_version(&self, judge: &mut Judge<'_>, readers: &[Read], write: Option<u32>) {
+        let write = write.map(|at| &self.writes[at as usize]);
+        let Some(write) = write.filter(|write| !write.last) else { return };
         for read in readers {
             let by_value = matches!(read.value, Datum::Is(value)
                 if matches!(of_value(&self.by_value, value), [_]));

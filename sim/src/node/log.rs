@@ -10,8 +10,8 @@ use spillway_updateserver::log::{
     Superblock, sections_bytes,
 };
 use spillway_updateserver::quorum::{
-    Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaInput,
-    ReplicaOptions, ReplicaStart, Role, RoleChange, Room,
+    Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaFailure,
+    ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange, Room,
 };
 use spillway_updateserver::shard::{LogItem, ORIGIN_ROOT};
 
@@ -23,9 +23,10 @@ use crate::options::{Bug, Sizes};
 use crate::start::RecoveredLog;
 
 /// Entries that may wait for one shard of a follower.
-const APPLY_ENTRIES_MAX: usize = 8;
-/// Unix time at which all runs begin, microseconds.
-const WALL_MICROS: u64 = 1_700_000_000_000_000;
+pub(super) const APPLY_ENTRIES_MAX: usize = 8;
+
+/// Time between two rounds by which a leader proves how fresh it is.
+const PROOF_NANOS: u64 = 50_000_000;
 
 /// A write that has ended.
 #[derive(Debug)]
@@ -51,15 +52,28 @@ pub struct LogSeat {
     inbox: BTreeMap<NodeId, VecDeque<PeerEvent>>,
     /// Bytes on their way to each node, and what of it the replica was told.
     outgoing: BTreeMap<NodeId, (usize, usize)>,
-    commands: VecDeque<ReplicaCommand>,
+    pub(super) commands: VecDeque<ReplicaCommand>,
+    /// The members as the quorum last told them, and those that are none any more.
+    members: Vec<NodeId>,
+    pub(super) gone: Vec<NodeId>,
+    /// What a message of the leader said: its committed end, and its time.
+    fresh_next: Option<(Lsn, WallMicros)>,
+    /// As a leader: the newest time at which surely nobody else led, and the round that will
+    /// prove the next one.
+    proof: WallMicros,
+    proof_next: Option<(u64, WallMicros)>,
+    proof_at: u64,
+    /// Why the replica must not go on.
+    pub(super) failure: Option<ReplicaFailure>,
     batches: u64,
     margin_bytes: u64,
-    /// How far this node's clock is ahead, microseconds.
-    skew_micros: u64,
     /// Sections that were appended and not yet seen in an entry, with their items' tickets.
     appended: VecDeque<(u64, EntrySection)>,
     /// Ticket and LSN of the newest own entry that was written or sent.
     issued: (u64, u64),
+    /// Own entries of this leadership were seen without a gap up to here, and those behind it.
+    proposed_to: u64,
+    proposed_early: BTreeMap<u64, Rc<Entry>>,
     /// When the log wants a tick.
     pub(super) deadline: Option<u64>,
     /// Whether the device has failed.
@@ -114,8 +128,6 @@ impl LogSeat {
             config_entries: log.config_entries,
         };
         let published = Published { lsn: applied.0, ..Published::default() };
-        let peers = (1..=sizes.nodes).map(NodeId).filter(|node| *node != superblock.node);
-        let number = usize::from(superblock.node.0 - 1);
         Self {
             replica: Replica::new(replica_options(&superblock, sizes), start),
             cluster: superblock.cluster,
@@ -128,20 +140,24 @@ impl LogSeat {
             completions: VecDeque::new(),
             shards_seen: ShardWord::default(),
             inbox: BTreeMap::new(),
-            outgoing: peers.map(|node| (node, (0, 0))).collect(),
+            outgoing: BTreeMap::new(),
             commands: VecDeque::from([ReplicaCommand::Drained(Vec::new())]),
+            members: Vec::new(),
+            gone: Vec::new(),
+            fresh_next: None,
+            proof: WallMicros(0),
+            proof_next: None,
+            proof_at: 0,
+            failure: None,
             batches: 0,
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
-            skew_micros: sizes.skews_micros[number],
             appended: VecDeque::new(),
             issued: (0, 0),
+            proposed_to: 0,
+            proposed_early: BTreeMap::new(),
             deadline: Some(0),
             failed: false,
         }
-    }
-
-    pub(super) fn wall(&self, now: u64) -> WallMicros {
-        WallMicros(WALL_MICROS + self.skew_micros + now / 1000)
     }
 }
 
@@ -152,9 +168,9 @@ impl Node {
     }
 
     /// Where it stands, for reports.
-    pub fn report(&self, now: u64) -> String {
+    pub fn report(&self, monotonic_nanos: u64, wall: WallMicros) -> String {
         let log = &self.log;
-        let now = Now { monotonic_nanos: now, wall: log.wall(now) };
+        let now = Now { monotonic_nanos, wall };
         let status = log.replica.status(now);
         let inbox: usize = log.inbox.values().map(VecDeque::len).sum();
         format!(
@@ -175,9 +191,7 @@ impl Node {
 
     /// How much is on its way to another node.
     pub fn outgoing_set(&mut self, to: NodeId, bytes: usize) {
-        if let Some((_, now)) = self.log.outgoing.get_mut(&to) {
-            *now = bytes;
-        }
+        self.log.outgoing.entry(to).or_default().0 = bytes;
     }
 
     /// A write ended; the log takes its turn.
@@ -228,6 +242,7 @@ impl Node {
         self.outgoing_tell(scene)?;
         self.reap(scene)?;
         self.shards_turn(scene)?;
+        self.proof_turn(scene)?;
         while let Some(command) = self.log.commands.pop_front() {
             self.step(ReplicaInput::Command(command), scene)?;
         }
@@ -283,6 +298,11 @@ impl Node {
                             .map(|slot| EntryFrame::verify(&geometry, cluster, slot))
                             .transpose()
                             .map_err(|fault| Failure::new(format!("an entry sent: {fault}")))?;
+                        let log = &mut self.log;
+                        let follows = !log.published.leading && log.published.leader == from.0;
+                        if follows && log.fresh_next.is_none() {
+                            log.fresh_next = Some((header.committed, header.time));
+                        }
                         self.step(ReplicaInput::Peer { from, header, frame }, scene)?;
                     }
                 }
@@ -313,9 +333,13 @@ impl Node {
                     }
                 }
                 Completion::Raw(id, result) => {
-                    self.log.raw_waiting.pop_front().expect("a raw write was in flight");
-                    self.raw_submit(scene);
                     self.step(ReplicaInput::RawCompleted { id, result }, scene)?;
+                    self.log.raw_waiting.pop_front().expect("a raw write was in flight");
+                    if self.log.failed {
+                        // Rounds behind one that failed must not be written.
+                        self.log.raw_waiting.clear();
+                    }
+                    self.raw_submit(scene);
                 }
                 Completion::Read(lsn, result) => {
                     self.step(ReplicaInput::EntryRead { lsn, result }, scene)?;
@@ -346,8 +370,31 @@ impl Node {
         if word.applied != seen.applied {
             self.step(ReplicaInput::Applied(Lsn(word.applied)), scene)?;
         }
+        self.log.fresh_turn(Lsn(word.applied));
         if word.round_wanted > seen.round_wanted {
             self.step(ReplicaInput::RoundWanted(word.round_wanted), scene)?;
+        }
+        Ok(())
+    }
+
+    /// A leader asks for a round of its own now and then, to say how fresh it is.
+    fn proof_turn(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        let log = &mut self.log;
+        if !log.published.leading || self.alone {
+            return Ok(());
+        }
+        if let Some((round, began)) = log.proof_next
+            && round <= log.published.round_confirmed
+        {
+            log.proof = log.proof.max(began);
+            log.published.fresh_micros = log.proof.0;
+            log.proof_next = None;
+        }
+        if log.proof_next.is_none() && scene.now >= log.proof_at {
+            log.proof_at = scene.now + PROOF_NANOS;
+            let round = log.published.round_started + 1;
+            log.proof_next = Some((round, scene.wall));
+            self.step(ReplicaInput::RoundWanted(round), scene)?;
         }
         Ok(())
     }
@@ -404,7 +451,7 @@ impl Node {
     }
 
     fn step(&mut self, input: ReplicaInput, scene: &mut Scene<'_>) -> Result<(), Failure> {
-        let now = Now { monotonic_nanos: scene.now, wall: self.log.wall(scene.now) };
+        let now = Now { monotonic_nanos: scene.now, wall: scene.wall };
         let mut effects = std::mem::take(&mut self.log.effects);
         effects.clear();
         self.log.replica.step(now, input, &mut self.log.slots, &mut effects);
@@ -434,9 +481,9 @@ impl Node {
         if effects.role.is_some() || effects.round.is_some() {
             self.publish(scene);
         }
-        let committed = Lsn(self.log.published.lsn);
+        let (committed, time) = (Lsn(self.log.published.lsn), self.log.proof);
         for PeerSend { to, header, body } in effects.sends.drain(..) {
-            let header = PeerHeader { committed, ..header };
+            let header = PeerHeader { committed, time, ..header };
             scene.actions.sends.push((to, PeerMessage { header: header.encode(), body }));
         }
         scene.actions.resets.append(&mut effects.resets);
@@ -462,8 +509,15 @@ impl Node {
             self.log.published.failed = true;
             self.log.failed = true;
         }
+        if let Some(members) = effects.members.take() {
+            let log = &mut self.log;
+            if log.published.leading {
+                log.gone.extend(log.members.iter().filter(|node| !members.contains(node)));
+            }
+            log.members = members;
+        }
         if let Some(failure) = effects.failed.take() {
-            return Err(Failure::new(format!("node {}: {failure}", self.number + 1)));
+            self.log.failure = Some(failure);
         }
         self.log.deadline = effects.next_deadline_nanos;
         Ok(())
@@ -477,14 +531,19 @@ impl Node {
         }
         let block = self.log.geometry.block();
         let sent = effects.sends.iter().filter_map(|send| send.body.as_deref());
-        let written = effects.writes.iter().map(|write| &write.slot[block..]);
-        for body in sent.chain(written) {
-            if let Some(entry) = scene.oracle.history.propose(body)? {
+        for body in sent {
+            if let Some(entry) = scene.oracle.proposed(body)? {
+                self.log.proposed(&entry)?;
+            }
+        }
+        for write in &effects.writes {
+            let body = &write.slot[block..];
+            if let Some(entry) = scene.oracle.wrote(self.number, write.sequence, body)? {
                 self.log.proposed(&entry)?;
             }
         }
         if let Some(committed) = effects.committed {
-            let verdict = scene.oracle.committed(committed.lsn, committed.epoch);
+            let verdict = scene.oracle.committed(self.number, committed.lsn, committed.epoch);
             scene.oracle.verdict(verdict)?;
         }
         Ok(())
@@ -494,14 +553,20 @@ impl Node {
         let published = &mut self.log.published;
         assert!(change.number > published.role_number, "role changes are numbered upwards");
         published.role_number = change.number;
+        published.fresh_micros = 0;
         published.barrier_ticket = change.barrier.ticket;
         published.barrier_lsn = change.barrier.lsn.0;
         self.log.appended.clear();
+        self.log.proposed_early.clear();
+        self.log.proposed_to = change.barrier.lsn.0;
+        self.log.fresh_next = None;
+        self.log.proof = WallMicros(0);
+        self.log.proof_next = None;
         match change.role {
             Role::Lead { epoch } => {
                 published.leading = true;
                 published.epoch = epoch.0;
-                let verdict = scene.oracle.leads(epoch, change.barrier.lsn);
+                let verdict = scene.oracle.leads(self.number, epoch, change.barrier.lsn);
                 scene.oracle.verdict(verdict)
             }
             Role::Follow => {
@@ -548,6 +613,7 @@ impl Node {
     fn publish(&mut self, scene: &mut Scene<'_>) {
         let log = &mut self.log;
         let space = log.replica.space();
+        log.published.limited = log.replica.is_held_up();
         log.published.full = space.used_bytes + log.margin_bytes >= space.total_bytes;
         if log.published != self.shown {
             self.shown = log.published;
@@ -557,20 +623,57 @@ impl Node {
 }
 
 impl LogSeat {
-    /// An entry is seen for the first time: one of this node's own holds what was appended.
-    fn proposed(&mut self, entry: &Entry) -> Result<(), Failure> {
-        if !entry.has_sections() || !self.published.leading {
+    /// Once everything is applied that the leader knew to be committed when it sent a message,
+    /// this node is as fresh as that message.
+    fn fresh_turn(&mut self, applied: Lsn) {
+        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
+            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
+            self.fresh_next = None;
+        }
+    }
+
+    /// Memory for entries in use.
+    pub(super) fn slots_used(&self) -> usize {
+        self.slots.bytes_used()
+    }
+
+    /// An entry is seen for the first time, perhaps before those in front of it, whose messages
+    /// were lost: each of this node's own holds what was appended.
+    fn proposed(&mut self, entry: &Rc<Entry>) -> Result<(), Failure> {
+        if !self.published.leading {
             return Ok(());
         }
         if entry.term.0 != self.published.epoch {
-            return Err(Failure::new(format!("LSN {} appears late", entry.lsn)));
+            let late = Failure::new(format!("LSN {} appears late", entry.lsn));
+            return if entry.has_sections() { Err(late) } else { Ok(()) };
         }
+        self.proposed_early.insert(entry.lsn.0, Rc::clone(entry));
+        while let Some(entry) = self.proposed_early.remove(&(self.proposed_to + 1)) {
+            self.proposed_to += 1;
+            if entry.has_sections() {
+                self.proposed_next(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next own entry behind those that were seen before.
+    fn proposed_next(&mut self, entry: &Entry) -> Result<(), Failure> {
         for section in &entry.sections {
             match self.appended.pop_front() {
                 Some((ticket, appended)) if appended == *section => {
                     self.issued = (ticket, entry.lsn.0);
                 }
-                _ => return Err(Failure::new(format!("LSN {} was not appended", entry.lsn))),
+                found => {
+                    let found = found.map(|(ticket, next)| (ticket, next.partition));
+                    return Err(Failure::new(format!(
+                        "LSN {} was not appended: partition {} where ticket and partition {found:?} \
+                         come next, with {} behind it",
+                        entry.lsn,
+                        section.partition,
+                        self.appended.len()
+                    )));
+                }
             }
         }
         Ok(())

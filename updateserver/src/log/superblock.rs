@@ -317,7 +317,11 @@ pub fn superblock_choose(
     copies: &[Result<Superblock, SuperblockError>; SUPERBLOCK_COPIES],
 ) -> Result<SuperblockChosen, SuperblockError> {
     let valid = || copies.iter().filter_map(|copy| copy.as_ref().ok());
-    let Some(best) = valid().max_by_key(|copy| copy.sequence) else {
+    let mut best = valid().max_by_key(|copy| copy.sequence);
+    if spillway_runtime::planted!(SuperblockOldestChosen) {
+        best = valid().min_by_key(|copy| copy.sequence);
+    }
+    let Some(best) = best else {
         // A build that is too old says so instead of calling the file damaged.
         let version =
             |copy: &&Result<_, SuperblockError>| matches!(copy, Err(SuperblockError::Version(_)));
