@@ -128,6 +128,7 @@ table! {
         DurableClaimedEarly: "A frame says that the frames before it are durable.",
         FenceForgotten: "A newer connection of a session does not end the older one.",
         FollowerAcknowledgesEarly: "A follower acknowledges entries that are not durable there.",
+        FollowerReadsEarly: "A read at a follower does not wait for what it must have seen.",
         FramePlaceOverlaps: "A frame begins in the last block of the one before it.",
         LateHelloServed: "A connection that the client has given up takes its session back.",
         LeadsBeforeApplied: "A leader begins before its shards have applied the log.",

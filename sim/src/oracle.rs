@@ -94,6 +94,8 @@ pub struct Counts {
     pub torn: u64,
     /// Connections lost.
     pub resets: u64,
+    /// Connections that a client had given up before they could attach its session.
+    pub hellos_late: u64,
     /// Write errors.
     pub write_errors: u64,
     /// Leaders that were asked to hand over.
@@ -301,6 +303,7 @@ impl Oracle {
             let last = place.attempts.entry(hello.session).or_default();
             let is_late = hello.attempt < *last;
             *last = hello.attempt.max(*last);
+            self.counts.hellos_late += u64::from(is_late);
             let sessions = &self.sessions;
             place.open.retain(|open| {
                 let same = sessions.get(open) == Some(&hello.session);

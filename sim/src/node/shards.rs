@@ -8,7 +8,8 @@ use spillway_updateserver::quorum::ReplicaCommand;
 use spillway_updateserver::redo::PARTITION_SYSTEM;
 use spillway_updateserver::root::{Replacement, RootInput};
 use spillway_updateserver::shard::{
-    InboundFrame, LogState, ORIGIN_ROOT, Released, RootOrigin, ShardInput, system_commands,
+    InboundFrame, LogState, ORIGIN_ROOT, Released, ReplayError, RootOrigin, ShardInput,
+    system_commands,
 };
 
 use super::{Client, Inbound, Node, Published, Scene, Seat, ShardSeat};
@@ -159,7 +160,8 @@ impl Node {
             let input = ShardInput::Members(addresses);
             seat.shard.step(scene.now, input, &mut seat.effects);
         }
-        if published == seat.seen {
+        // Reads that may be old are judged by the clock, which goes on while the log stands still.
+        if published == seat.seen && seat.inbound.is_empty() {
             return Ok(());
         }
         let failed = published.failed && !seat.seen.failed;
@@ -271,6 +273,11 @@ impl Node {
                         Ok(commands) => {
                             for command in commands {
                                 root.step(scene.now, RootInput::Apply(command), root_effects);
+                                if let Some(error) = root_effects.diverged.take() {
+                                    let (lsn, partition) = (batch.lsn, section.partition);
+                                    let error = ReplayError::Redo { partition, lsn, error };
+                                    seat.effects.diverged = Some(error);
+                                }
                             }
                         }
                         Err(error) => seat.effects.diverged = Some(error),

@@ -12,6 +12,7 @@ mod format;
 mod inbound;
 mod log_shell;
 mod memory;
+mod outbox;
 mod peer_plan;
 mod peers;
 mod published;
@@ -21,6 +22,9 @@ mod repair;
 mod shard_shell;
 mod start;
 mod status;
+
+#[cfg(test)]
+mod shard_shell_tests;
 
 pub use error::NodeError;
 pub use format::{FormatReport, format};
