@@ -8,7 +8,7 @@ use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
 use spillway_sim::checker::command::{self, CheckArguments};
 use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
-use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
+use spillway_sim::runner::{Found, Plan, Summary, run_seeds, seed_of};
 use spillway_sim::shrink::{faults_of, shrink};
 use spillway_sim::{Bug, Failure, Options, Report};
 
@@ -31,8 +31,8 @@ struct Arguments {
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
-    /// The first one.
-    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
+    /// The first one; a word (the hash of a commit) is a seed too.
+    #[arg(long, default_value_t = 0, conflicts_with = "seed", value_parser = seed_of)]
     start: u64,
     #[command(flatten)]
     run: RunArguments,
