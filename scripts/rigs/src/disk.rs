@@ -111,7 +111,7 @@ pub struct Counters {
     pub fault_nanos: u64,
     /// Writes that began after a fault had hit.
     pub writes_after_fault: u64,
-    /// Writes that were carried out after they had hung, by processes that may be dead by then.
+    /// Writes that were carried out late: whoever asked for them may be dead by then.
     pub ghosts: u64,
     /// Power cuts.
     pub cuts: u64,
@@ -132,6 +132,8 @@ pub struct Disk {
     delay: Duration,
     /// Handles below it get no answer.
     stalled_below: u64,
+    /// The power goes with this operation of its kind, counted down from now.
+    cut_at: Option<(Operation, u64)>,
     room_bytes: Option<u64>,
     /// See there.
     pub counters: Counters,
@@ -146,6 +148,7 @@ impl Disk {
             faults: Vec::new(),
             delay: Duration::ZERO,
             stalled_below: 0,
+            cut_at: None,
             room_bytes: None,
             counters: Counters::default(),
         }
@@ -202,8 +205,16 @@ impl Disk {
 
     /// The power goes: from now on nothing becomes durable and nothing is answered in time.
     pub fn cut(&mut self) {
-        self.is_powered = false;
-        self.counters.cuts += 1;
+        self.cut_at = None;
+        if self.is_powered {
+            self.is_powered = false;
+            self.counters.cuts += 1;
+        }
+    }
+
+    /// The power goes with the `nth` of these operations, counted from 1, before it is answered.
+    pub fn cut_at(&mut self, operation: Operation, nth: u64) {
+        self.cut_at = Some((operation, nth));
     }
 
     /// The power is back.
@@ -251,6 +262,15 @@ impl Disk {
             }
             Operation::Flush => counters.flushes += 1,
         }
+        if let Some((of, left)) = &mut self.cut_at
+            && *of == operation
+        {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.cut();
+            }
+        }
+        let counters = &mut self.counters;
         if !self.is_powered {
             counters.unanswered += 1;
             return Verdict::Dark;
@@ -349,6 +369,19 @@ mod tests {
         disk.power_on();
         assert_eq!(disk.judge(Operation::Write, Part::Segments, true, 1), Verdict::Done);
         assert_eq!((disk.counters.cuts, disk.counters.unanswered), (1, 1));
+    }
+
+    #[test]
+    fn the_power_goes_with_an_operation() {
+        let mut disk = Disk::new(1, 0);
+        disk.cut_at(Operation::Flush, 2);
+        assert_eq!(disk.judge(Operation::Flush, Part::Segments, false, 1), Verdict::Done);
+        assert_eq!(disk.judge(Operation::Write, Part::Segments, false, 1), Verdict::Done);
+        assert_eq!(disk.judge(Operation::Flush, Part::Segments, false, 1), Verdict::Dark);
+        disk.cut();
+        assert_eq!((disk.is_powered(), disk.counters.cuts), (false, 1), "one and the same cut");
+        disk.power_on();
+        assert_eq!(disk.judge(Operation::Flush, Part::Segments, false, 1), Verdict::Done);
     }
 
     #[test]

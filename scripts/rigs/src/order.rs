@@ -2,7 +2,7 @@
 //!
 //! A line is the number of a disk and one of: `fault read|write|flush segments|superblock|all
 //! eio|enospc|torn=SECTORS|flip|lie nth=N|from=N|one-in=N`, `slow MILLISECONDS`, `stall`,
-//! `stall-open`, `resume`, `heal`, `cut`, `power-on none|all|some`, `room BYTES|none`.
+//! `stall-open`, `resume`, `heal`, `cut`, `cut-at write|flush N`, `power-on none|all|some`, `room BYTES|none`.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub enum Order {
     Heal,
     /// To be without power. Whoever uses it must be killed now.
     Cut,
+    /// To be without power from the middle of its n-th write, or flush, on.
+    CutAt(Operation, u64),
     /// To have power again, and of what was not flushed only this.
     PowerOn(Keep),
     /// To let files grow by so much; none: without a limit of its own.
@@ -82,6 +84,8 @@ fn order(verb: &str, rest: &[&str]) -> Option<Order> {
         ("resume", []) => Order::Resume,
         ("heal", []) => Order::Heal,
         ("cut", []) => Order::Cut,
+        ("cut-at", ["write", nth]) => Order::CutAt(Operation::Write, nth.parse().ok()?),
+        ("cut-at", ["flush", nth]) => Order::CutAt(Operation::Flush, nth.parse().ok()?),
         ("power-on", ["none"]) => Order::PowerOn(Keep::None),
         ("power-on", ["all"]) => Order::PowerOn(Keep::All),
         ("power-on", ["some"]) => Order::PowerOn(Keep::Some(128)),
@@ -127,6 +131,7 @@ mod tests {
         };
         let line = parse("2 fault write segments torn=3 nth=7");
         assert_eq!(line, DiskOrder { disk: 2, order: Order::Fault(fault) });
+        assert_eq!(parse("1 cut-at flush 3").order, Order::CutAt(Operation::Flush, 3));
         assert_eq!(parse("1 slow 20").order, Order::Slow(Duration::from_millis(20)));
         assert_eq!(parse("1 power-on none").order, Order::PowerOn(Keep::None));
         assert_eq!(parse(" 1  room 4096 ").order, Order::Room(Some(4096)));

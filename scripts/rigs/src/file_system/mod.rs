@@ -89,6 +89,11 @@ impl Disks {
         self.shared.disk(disk).counters
     }
 
+    /// Whether a disk, counted from 0, has power.
+    pub fn is_powered(&self, disk: usize) -> bool {
+        self.shared.disk(disk).is_powered()
+    }
+
     /// Tells a disk, counted from 0, what to do from now on.
     ///
     /// # Errors
@@ -130,6 +135,7 @@ impl Shared {
             Order::Resume => self.disk(disk).stall(0),
             Order::Heal => self.disk(disk).heal(),
             Order::Cut => self.disk(disk).cut(),
+            Order::CutAt(operation, nth) => self.disk(disk).cut_at(operation, nth),
             Order::PowerOn(keep) => {
                 let power_on = self.power_on(disk, keep);
                 return power_on.map_err(RigError::system("writing what a power cut kept"));

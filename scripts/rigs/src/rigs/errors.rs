@@ -21,6 +21,8 @@ use crate::sectors::Keep;
 
 /// Seconds that a failure takes with all that follows, on the high side.
 const ROUND_SECONDS: f64 = 6.0;
+/// How old a node's account of itself may be, and then some.
+const REPORT_AGE_MAX: Duration = Duration::from_millis(250);
 /// Entries that the others must commit without the failed node before it is looked at again.
 const ENTRIES_WITHOUT: u64 = 20;
 /// Sectors of a write that arrive at most before it is torn.
@@ -173,11 +175,12 @@ fn watch(
         log_failed(cluster, node).filter(|failed| *failed)
     })?;
     let fence_ms = millis_since(fault_nanos);
-    let own = wait(field.cluster, "the failed node's report", |it| report_of(it, node))?;
     let leader = wait(field.cluster, "a leader that can write", |cluster| {
         cluster.leader().filter(|leader| *leader != node)
     })?;
     let takeover_ms = millis_since(fault_nanos);
+    field.sleep(REPORT_AGE_MAX)?;
+    let own = wait(field.cluster, "the failed node's report", |it| report_of(it, node))?;
     field.progress_wait()?;
     // What it may have acknowledged before is at most what it had on disk when it failed.
     let enough = own.scl + ENTRIES_WITHOUT;
@@ -190,7 +193,11 @@ fn watch(
     let matched = member.map_or(0, |member| member.matched);
     let claimed = matched.max(again.scl).saturating_sub(own.scl);
     if claimed > 0 || again.role == "leader" {
-        field.say(format!("node {} acknowledges with a failed log: {again:?}", node + 1));
+        field.say(format!(
+            "node {} acknowledges with a failed log: first {own:?}, then {again:?}, and its \
+             leader knows of {matched}",
+            node + 1
+        ));
     }
     tally(seen, |seen| {
         seen.acknowledged_after += claimed + u64::from(again.role == "leader");

@@ -112,7 +112,7 @@ fn failed_wait(field: &mut Field<'_>, node: usize) -> Result<(), PerfError> {
         log_failed(cluster, node).filter(|failed| *failed)
     })?;
     let told = field.cluster.tail(node);
-    if told.contains("No space left") || told.contains("ENOSPC") || told.contains("full") {
+    if told.contains("errno 28") || told.contains("No space left") {
         return Ok(());
     }
     let text = format!("node {} does not say that the disk is full: {told}", node + 1);
@@ -137,9 +137,14 @@ fn all(field: &mut Field<'_>, disks: &Disks, seen: &Tally<Seen>) -> Result<(), P
     let nodes: Vec<usize> = (0..disks.len()).collect();
     nodes.iter().try_for_each(|node| order(disks, *node, Order::Fault(no_room())))?;
     field.note("no room anywhere", &nodes, monotonic_now());
-    for node in &nodes {
-        failed_wait(field, *node)?;
-    }
+    // What is left when a majority has failed has nobody to write for.
+    let majority = nodes.len() / 2 + 1;
+    let failed = wait(field.cluster, "the word of a majority that its log failed", |cluster| {
+        let failed = nodes.iter().filter(|node| log_failed(cluster, **node) == Some(true));
+        let failed: Vec<usize> = failed.copied().collect();
+        (failed.len() >= majority).then_some(failed)
+    })?;
+    failed.iter().try_for_each(|node| failed_wait(field, *node))?;
     // Answers that were on their way.
     field.sleep(Duration::from_millis(300))?;
     let before = field.committed();

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use spillway_net::add::{AddArgument, AddBounded};
 use spillway_net::client::batch::Batch;
+use spillway_net::client::outcome::{GetResults, Outcome};
 use spillway_net::client::{Client, ClientOptions, Freshness, TableHandle, Transaction};
 use spillway_net::frame::{FrameHeader, FrameKind, HEADER_BYTES};
 use spillway_net::ids::Lsn;
@@ -27,7 +28,7 @@ use spillway_runtime::clock::monotonic_now;
 use spillway_runtime::thread;
 
 use crate::error::RigError;
-use crate::load::{LoadArguments, Outcome, Programs, Stage, Tally, refuse, tallied, tally, target};
+use crate::load::{self, LoadArguments, Programs, Stage, Tally, refuse, tallied, tally, target};
 
 /// The longest that a reader waits for an answer: longer than any node stands still.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -144,7 +145,7 @@ impl Direct {
         if OutcomeStatus::from_wire(head.status) != Some(OutcomeStatus::Committed) {
             return Ok(Said::Refused);
         }
-        let mut gets = spillway_net::client::outcome::GetResults::new(&outcomes.bytes);
+        let mut gets = GetResults::new(&outcomes.bytes);
         let found = gets.next().and_then(Result::ok).flatten();
         let (_, row) = found.ok_or("the row is gone")?;
         let values = table.read_row(&key, row).map_err(|error| error.to_string())?;
@@ -173,15 +174,25 @@ fn write(addresses: &[SocketAddr], table: &TableHandle, register: &Register) {
         let mut raise = Transaction::new();
         let one = AddArgument::Int(AddBounded { delta: 1, min: None, max: None });
         raise.add(table, &[Value::Int8(1)], "count", one).expect("fits");
+        raise.get(table, &[Value::Int8(1)]).expect("fits");
         register.begun.fetch_add(1, Ordering::SeqCst);
-        match client.execute(&mut raise) {
-            Ok(outcome) if outcome.is_committed() => {
-                let count = register.floor.load(Ordering::SeqCst) + 1;
-                register.raised(count, client.lsn().0);
-            }
+        match client.execute(&mut raise).map(|outcome| count_of(table, &outcome)) {
+            Ok(Some(count)) => register.raised(count, client.lsn().0),
             // Nobody knows whether it happened: it may, and need not.
-            Ok(_) | Err(_) => known = None,
+            Ok(None) | Err(_) => known = None,
         }
+        thread::sleep(REST);
+    }
+}
+
+/// What the counter is after it was raised; none if it was not.
+fn count_of(table: &TableHandle, outcome: &Outcome) -> Option<u64> {
+    let [Some(found)] = outcome.gets.as_slice() else { return None };
+    let mut key = Vec::new();
+    table.write_key(&[Value::Int8(1)], &mut key).ok()?;
+    match table.read_row(&key, &found.row).ok()?.as_slice() {
+        [_, Value::Int8(count)] if outcome.is_committed() => Some(count.cast_unsigned()),
+        _ => None,
     }
 }
 
@@ -304,7 +315,7 @@ fn round(
 ///
 /// # Errors
 /// If it could not be run to its end.
-pub fn run(arguments: &PauseArguments, programs: &Programs) -> Result<Outcome, RigError> {
+pub fn run(arguments: &PauseArguments, programs: &Programs) -> Result<load::Outcome, RigError> {
     if arguments.load.nodes == Some(1) || arguments.load.shards != 1 {
         let text = "--nodes 3 or 5, and --shards 1: readers ask shard 0 of every node";
         return Err(RigError::Options(text.to_owned()));
@@ -328,7 +339,8 @@ pub fn run(arguments: &PauseArguments, programs: &Programs) -> Result<Outcome, R
         field.caught_up_wait()
     });
     let seconds = f64::from(stage.times) * (2.0 * pause_ms_max as f64 / 1000.0 + 2.0);
-    let report = stage.play(seconds, script)?;
+    // The counter's own transactions need as much log as the load's, and more.
+    let report = stage.play(3.0 * seconds, script)?;
     let seen = tallied(&seen);
     let number = |of: &AtomicU64| of.load(Ordering::SeqCst);
     let stale = number(&register.stale);

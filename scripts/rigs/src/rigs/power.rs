@@ -7,6 +7,8 @@ use std::time::Duration;
 use spillway_perf::PerfError;
 use spillway_perf::identity::Draw;
 use spillway_perf::script::{Field, Script};
+use spillway_runtime::clock::monotonic_now;
+use spillway_runtime::thread;
 
 use crate::disk::{Effect, Fault, Operation, When};
 use crate::error::RigError;
@@ -19,6 +21,9 @@ use crate::sectors::Keep;
 
 /// Seconds that a cut takes, on the high side.
 const CUT_SECONDS: f64 = 4.0;
+
+/// How long a write is waited for that the power is to go with.
+const OPERATION_WAIT: Duration = Duration::from_millis(500);
 
 /// What can be chosen about power cuts.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +43,8 @@ struct Cut {
     /// Load before it.
     wait: Duration,
     nodes: Vec<usize>,
+    /// The power goes in the middle of this operation of the first of them; else at any moment.
+    at: Option<(Operation, u64)>,
     /// How long there is no power.
     dark: Duration,
     /// What each of the nodes keeps of what was not flushed.
@@ -46,7 +53,7 @@ struct Cut {
     is_patient: bool,
 }
 
-fn draw_cuts(times: u32, nodes: usize, seed: u64) -> Vec<Cut> {
+fn draw_cuts(times: u32, nodes: usize, is_synced: bool, seed: u64) -> Vec<Cut> {
     let mut draw = Draw::new(seed, 0xDA2C);
     let cut = |_| {
         let mut hit: Vec<usize> = (0..nodes).collect();
@@ -59,6 +66,11 @@ fn draw_cuts(times: u32, nodes: usize, seed: u64) -> Vec<Cut> {
         }
         Cut {
             wait: Duration::from_millis(50 + draw.below(700)),
+            at: match draw.below(4) {
+                0 => None,
+                1 if !is_synced => Some((Operation::Flush, 1 + draw.below(4))),
+                _ => Some((Operation::Write, 1 + draw.below(4))),
+            },
             dark: Duration::from_millis(draw.below(300)),
             keep: hit.iter().map(|_| Keep::draw(&mut draw)).collect(),
             is_patient: draw.below(2) == 0,
@@ -77,6 +89,14 @@ struct Count {
 impl Cut {
     fn carry_out(&self, field: &mut Field<'_>, disks: &Disks) -> Result<(), PerfError> {
         field.sleep(self.wait)?;
+        if let Some((operation, nth)) = self.at {
+            order(disks, self.nodes[0], Order::CutAt(operation, nth))?;
+            let began = monotonic_now();
+            let waited = || monotonic_now().saturating_since(began);
+            while disks.is_powered(self.nodes[0]) && waited() < OPERATION_WAIT {
+                thread::sleep(Duration::from_micros(100));
+            }
+        }
         power_off(field, disks, &self.nodes, "power cut")?;
         field.sleep(self.dark)?;
         for (node, keep) in self.nodes.iter().zip(&self.keep) {
@@ -117,7 +137,7 @@ fn script(disks: Disks, cuts: Vec<Cut>, lies: bool, count: Tally<Count>) -> Scri
 /// If it could not be run to its end.
 pub fn run(arguments: &PowerArguments, programs: &Programs) -> Result<Outcome, RigError> {
     let stage = Stage::new("power", &arguments.load, programs, (3, 50))?;
-    let cuts = draw_cuts(stage.times, stage.nodes, stage.seed);
+    let cuts = draw_cuts(stage.times, stage.nodes, arguments.load.synced, stage.seed);
     let count = Arc::default();
     let disks = stage.mount.disks().clone();
     let script = script(disks, cuts, arguments.lying_disks, Arc::clone(&count));
@@ -145,9 +165,9 @@ mod tests {
     #[test]
     fn cuts_are_of_minorities_or_of_all() {
         for (nodes, minority) in [(1, 1), (3, 1), (5, 2)] {
-            let cuts = draw_cuts(300, nodes, 7);
-            assert_eq!(cuts, draw_cuts(300, nodes, 7), "the seed decides");
-            assert_ne!(cuts, draw_cuts(300, nodes, 8));
+            let cuts = draw_cuts(300, nodes, false, 7);
+            assert_eq!(cuts, draw_cuts(300, nodes, false, 7), "the seed decides");
+            assert_ne!(cuts, draw_cuts(300, nodes, false, 8));
             let all = cuts.iter().filter(|cut| cut.nodes.len() == nodes).count();
             assert!(if nodes == 1 { all == 300 } else { (60..140).contains(&all) }, "{all}");
             assert!(cuts.iter().all(|cut| cut.keep.len() == cut.nodes.len()));
