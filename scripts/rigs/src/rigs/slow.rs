@@ -8,6 +8,7 @@ use spillway_perf::PerfError;
 use spillway_perf::identity::Draw;
 use spillway_perf::script::{Field, Script};
 use spillway_runtime::clock::monotonic_now;
+use spillway_runtime::thread;
 
 use super::errors::extremes;
 use crate::error::RigError;
@@ -16,6 +17,9 @@ use crate::load::{
     LoadArguments, Outcome, Programs, Stage, Tally, millis_since, order, tallied, tally, target,
 };
 use crate::order::Order;
+
+/// How long after the kill what the dead had asked for is carried out.
+const GHOST_AFTER: Duration = Duration::from_secs(2);
 
 /// What can be chosen about slow disks.
 #[derive(Clone, Debug, clap::Args)]
@@ -135,12 +139,18 @@ impl Round {
     ) -> Result<(), PerfError> {
         field.sleep(Duration::from_millis(20 + draw.below(100)))?;
         field.cluster.kill(&[node])?;
-        field.restart()?;
-        field.progress_wait()?;
-        field.sleep(Duration::from_millis(200))?;
         let before = disks.counters(node).ghosts;
-        order(disks, node, Order::Resume)?;
-        field.sleep(Duration::from_millis(100))?;
+        let late = disks.clone();
+        let wake = move || {
+            thread::sleep(GHOST_AFTER);
+            order(&late, node, Order::Resume)
+        };
+        let waker = thread::spawn("waker", None, wake)?;
+        // It may come back at once, or wait until nothing of the dead is left.
+        let back = field.restart().and_then(|()| field.progress_wait());
+        waker.join().expect("it does not panic")?;
+        back?;
+        field.sleep(Duration::from_millis(200))?;
         let ghosts = disks.counters(node).ghosts - before;
         tally(seen, |seen| seen.ghost_writes += ghosts);
         // What it has on disk must be what it says.
