@@ -1,7 +1,7 @@
 //! A verified load over nodes whose disks are ours.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -225,27 +225,31 @@ fn repeat_line(name: &str, seed: u64) -> String {
 /// What is run as the node: a copy, for a build may replace the original under a long run.
 fn program(mount: &Mount, programs: &Programs, is_synced: bool) -> Result<PathBuf, RigError> {
     let copy = mount.beside().join("spillway");
-    executable(&copy, &file::read(&programs.node)?)?;
+    install(&programs.node, &copy)?;
     if !is_synced {
         return Ok(copy);
     }
-    let script = mount.beside().join("synced.sh");
-    let text = format!(
-        "#!/bin/sh\nif [ \"$1\" = format ]; then\n  '{}' \"$@\" || exit\n  exec '{}' synced \"$3\"\n\
-         fi\nexec '{}' \"$@\"\n",
-        copy.display(),
-        programs.rigs.display(),
-        copy.display()
+    let (text, script) = (mount.beside().join("synced.txt"), mount.beside().join("synced.sh"));
+    let (node, rigs) = (copy.display(), programs.rigs.display());
+    let lines = format!(
+        "#!/bin/sh\nif [ \"$1\" = format ]; then\n  '{node}' \"$@\" || exit\n  \
+         exec '{rigs}' synced \"$3\"\nfi\nexec '{node}' \"$@\"\n"
     );
-    executable(&script, text.as_bytes())?;
+    file::write_atomic(&text, lines.as_bytes())?;
+    install(&text, &script)?;
     Ok(script)
 }
 
-fn executable(path: &Path, content: &[u8]) -> Result<(), RigError> {
-    file::write_atomic(path, content)?;
-    let allowed = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(path, allowed)
-        .map_err(RigError::system(format!("making {} executable", path.display())))
+/// Makes an executable copy. Another process does it: what this one has open to be written, a
+/// child that it starts at the same moment has too, and nobody could execute it.
+fn install(from: &Path, to: &Path) -> Result<(), RigError> {
+    let output = Command::new("install").args(["-m", "755", "--"]).arg(from).arg(to).output();
+    let output = output.map_err(RigError::system("running `install`"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(RigError::Options(format!("copying {}: {text}", from.display())))
 }
 
 /// A refusal within a script.

@@ -1,8 +1,12 @@
 //! Orders to the file system, as values and as lines of text.
 //!
-//! A line is the number of a disk and one of: `fault read|write|flush segments|superblock|all
-//! eio|enospc|torn=SECTORS|flip|lie nth=N|from=N|one-in=N`, `slow MILLISECONDS`, `stall`,
-//! `stall-open`, `resume`, `heal`, `cut`, `cut-at write|flush N`, `power-on none|all|some`, `room BYTES|none`.
+//! A line is the number of a disk and one of:
+//!
+//! - `fault read|write|flush segments|superblock|all WHAT WHEN`, WHAT being `eio`, `enospc`,
+//!   `torn=SECTORS`, `flip` or `lie`, and WHEN `nth=N`, `from=N` or `one-in=N`
+//! - `slow MILLISECONDS`, `stall`, `stall-open`, `resume`, `heal`
+//! - `cut`, `cut-at write|flush N`, `power-on none|all|some`
+//! - `room BYTES|none`
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -371,9 +371,9 @@ mod tests {
             let sector = flip.at as usize / SECTOR_BYTES * SECTOR_BYTES;
             assert!(before[sector..sector + SECTOR_BYTES].iter().any(|byte| *byte != 0));
             flip.carry_out().expect("flipped back");
-            ends += u32::from(is_end);
+            ends += u32::from(place == Place::End);
             superblocks += u32::from(place == Place::Superblock);
-            if is_end {
+            if place == Place::End {
                 assert!(flip.path.ends_with("segment-00001.log"), "{flip:?}");
             }
         }
