@@ -14,6 +14,9 @@ pub type Sector = Box<[u8; SECTOR_BYTES]>;
 /// Sectors by number.
 pub type Sectors = BTreeMap<u64, Sector>;
 
+/// Reads what the disk has of a sector.
+pub type Below<'a, E> = &'a mut dyn FnMut(u64, &mut [u8]) -> Result<(), E>;
+
 /// Which of the sectors that were not flushed outlive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -63,12 +66,7 @@ impl Unflushed {
 
     /// Writes `data` at `offset`. `below` reads what the disk has of a sector of which only a part
     /// is written.
-    pub fn write<E>(
-        &mut self,
-        offset: u64,
-        data: &[u8],
-        below: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn write<E>(&mut self, offset: u64, data: &[u8], below: Below<'_, E>) -> Result<(), E> {
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;

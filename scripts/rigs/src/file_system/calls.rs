@@ -1,4 +1,5 @@
 //! The calls of the kernel.
+#![expect(clippy::disallowed_methods, reason = "it passes errors on as the system tells them")]
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};

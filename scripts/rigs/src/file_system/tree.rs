@@ -1,6 +1,7 @@
 //! Names and numbers of files, and which of them are open.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -124,15 +125,17 @@ impl Tree {
         cuts: impl FnOnce(usize) -> u64,
     ) -> io::Result<u64> {
         let path = self.path(number)?;
-        if !self.open.contains_key(&number) {
-            let backed = Arc::new(Backed {
-                file: open_below(&root.join(&path))?,
-                place: place(&path, disks),
-                unflushed: Mutex::new(Unflushed::default()),
-            });
-            self.open.insert(number, Open { backed, handles: 0, is_gone: false });
-        }
-        let open = self.open.get_mut(&number).expect("just made sure");
+        let open = match self.open.entry(number) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let backed = Arc::new(Backed {
+                    file: open_below(&root.join(&path))?,
+                    place: place(&path, disks),
+                    unflushed: Mutex::new(Unflushed::default()),
+                });
+                vacant.insert(Open { backed, handles: 0, is_gone: false })
+            }
+        };
         open.handles += 1;
         let backed = open.backed.clone();
         let cuts = backed.place.map_or(0, |(disk, _)| cuts(disk));
