@@ -13,8 +13,18 @@ use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 
 use crate::Failure;
 use crate::entry::Entry;
-use crate::model::Model;
+use crate::model::{Model, ModelRow, RowKey};
+use crate::reads::Versions;
 use crate::worker::Tables;
+
+/// An entry that a node wrote or sent.
+#[derive(Clone, Debug)]
+pub struct Proposed {
+    /// The entry.
+    pub entry: Rc<Entry>,
+    /// Whether nobody wrote or sent it before.
+    pub is_new: bool,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -29,6 +39,8 @@ pub struct History {
     committed: Vec<Rc<Entry>>,
     /// What the committed entries make.
     pub model: Model,
+    /// All that the model ever held.
+    pub versions: Versions,
     /// LSN of every committed outcome, by session and number.
     pub lsn_of: BTreeMap<(u64, u64), Lsn>,
     /// Running digest of every partition at the committed end.
@@ -45,19 +57,22 @@ impl History {
             of_term: BTreeMap::new(),
             committed: Vec::new(),
             model: Model::default(),
+            versions: Versions::default(),
             lsn_of: BTreeMap::new(),
             digests: vec![0; usize::from(geometry.partitions)],
         }
     }
 
-    /// A node wrote or sent this body. Returns the entry if it is new.
-    pub fn propose(&mut self, body: &[u8]) -> Result<Option<Rc<Entry>>, Failure> {
+    /// A node wrote or sent this body. `None` for a watermark's.
+    pub fn propose(&mut self, body: &[u8]) -> Result<Option<Proposed>, Failure> {
         let view = BodyView::new(&self.geometry, body)
             .map_err(|fault| Failure::new(format!("the body of a frame: {fault}")))?;
         let shared = view.shared;
         if let Some(known) = self.proposed.get(&(shared.index.0, shared.checksum)) {
-            let same = known.body == body;
-            return if same { Ok(None) } else { Err(changed(shared.index)) };
+            if known.body != body {
+                return Err(changed(shared.index));
+            }
+            return Ok(Some(Proposed { entry: Rc::clone(known), is_new: false }));
         }
         let Some(entry) = Entry::of(&self.geometry, body)? else { return Ok(None) };
         let (lsn, term) = (entry.lsn.0, entry.term.0);
@@ -66,7 +81,7 @@ impl History {
             return Err(Failure::new(format!("LSN {lsn} of term {term} exists twice")));
         }
         self.proposed.insert((lsn, entry.checksum), Rc::clone(&entry));
-        Ok(Some(entry))
+        Ok(Some(Proposed { entry, is_new: true }))
     }
 
     /// Index of the last committed entry.
@@ -79,16 +94,37 @@ impl History {
         self.committed.get((lsn.0 as usize).checked_sub(1)?)
     }
 
+    /// The last committed entry of a term before this one.
+    pub fn last_before(&self, term: Epoch) -> Lsn {
+        Lsn(self.committed.partition_point(|entry| entry.term < term) as u64)
+    }
+
+    /// Whether a log that ends with this entry holds everything committed up to `committed`.
+    pub fn descends(&self, last: Lsn, last_term: Epoch, committed: Lsn) -> bool {
+        if committed.0 == 0 {
+            return true;
+        }
+        let of_term = self.of_term.get(&(last.0, last_term.0)).copied();
+        let (mut at, mut checksum) = (last.0, of_term);
+        // Entries that are committed continue each other: one of them is as good as all.
+        while at > committed.0 {
+            checksum = checksum.and_then(|sum| Some(self.proposed.get(&(at, sum))?.previous));
+            at -= 1;
+        }
+        at == committed.0 && checksum == self.at(committed).map(|entry| entry.checksum)
+    }
+
     /// Whether this was ever proposed.
     pub fn knows(&self, entry: &Entry) -> bool {
         let known = self.proposed.get(&(entry.lsn.0, entry.checksum));
         known.is_some_and(|known| known.body == entry.body)
     }
 
-    /// A node says that everything up to the entry of this index and term is committed. Returns
-    /// what nobody had said before.
+    /// A node says now that everything up to the entry of this index and term is committed.
+    /// Returns what nobody had said before.
     pub fn commit(
         &mut self,
+        now: u64,
         lsn: Lsn,
         term: Epoch,
         tables: &Tables,
@@ -113,21 +149,24 @@ impl History {
         }
         new.reverse();
         for entry in &new {
-            self.apply(entry, tables)?;
+            self.apply(entry, now, tables)?;
             self.committed.push(Rc::clone(entry));
         }
         Ok(new)
     }
 
-    fn apply(&mut self, entry: &Entry, tables: &Tables) -> Result<(), Failure> {
+    fn apply(&mut self, entry: &Entry, now: u64, tables: &Tables) -> Result<(), Failure> {
         if let Some(last) = self.committed.last()
             && (entry.timestamp <= last.timestamp || entry.term < last.term)
         {
             return Err(Failure::new(format!("LSN {} goes back in time or term", entry.lsn)));
         }
         let lsn = entry.lsn;
+        self.versions.entry(now);
         for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
-            self.model.redo(lsn, section.partition, &section.bytes, tables)?;
+            let versions = &mut self.versions;
+            let changed = |key: &RowKey, row: &ModelRow| versions.changed(key, row);
+            self.model.redo(lsn, section.partition, &section.bytes, tables, changed)?;
             self.digests[usize::from(section.partition)] = section.digest;
             let reader = FragmentReader::new(&section.bytes)
                 .map_err(|error| Failure::new(format!("a shard handed over no redo: {error}")))?;

@@ -6,32 +6,40 @@
 //! with what was executed, committed and not answered, must be what the log holds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
 use spillway_net::ids::{Epoch, Lsn, PartitionId};
 use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{
-    self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
+    self, Hello, OutcomeStatus, Outcomes, ReadMode, Refusal, RefusalCode, Scan, ScanPage, Submit,
 };
-use spillway_updateserver::log::Geometry;
+use spillway_updateserver::log::{EntryIndex, Geometry};
 use spillway_updateserver::quorum::{PeerHeader, PeerMessage};
 use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 use spillway_updateserver::shard::Shard;
 
 use crate::Failure;
-use crate::history::History;
-use crate::model::{Model, Transaction, transactions};
+use crate::counts::counted;
+use crate::entry::Entry;
+use crate::history::{History, Proposed};
+use crate::model::{Model, Predicted, Transaction, transactions};
+use crate::plan::FaultCounts;
+use crate::reads::OldRead;
+use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
 enum Request {
-    Submit { session: u64, transactions: Vec<Transaction> },
+    Submit { session: u64, transactions: Vec<Transaction>, old: Option<OldRead> },
     Scan(Scan),
 }
 
 /// A request that a shard has executed and not answered.
 #[derive(Clone, Debug)]
 struct Executed {
+    /// Of its node.
+    shard: u16,
     connection: u64,
     request: u64,
     /// The newest leadership that had answered anybody when the request arrived.
@@ -39,9 +47,24 @@ struct Executed {
     what: Request,
 }
 
+/// A transaction whose effect is in the log.
+struct Effect<'a> {
+    shard: u16,
+    session: u64,
+    transaction: &'a Transaction,
+    lsn: Lsn,
+}
+
+impl Effect<'_> {
+    fn name(&self) -> (u64, u64) {
+        (self.session, self.transaction.number)
+    }
+}
+
 /// A shard of a node: both numbers count from 0.
 pub type At = (u16, u16);
 
+counted! {
 /// What happened, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -57,6 +80,12 @@ pub struct Counts {
     pub log_full: u64,
     /// Of them, because memory was full.
     pub memory_full: u64,
+    /// Reads that may be old, answered by a node that did not lead.
+    pub old_reads: u64,
+    /// The same, answered by a leader.
+    pub old_reads_leader: u64,
+    /// Reads that a node could not serve as fresh as they were wanted.
+    pub behind: u64,
     /// Scans compared.
     pub scans: u64,
     /// Restarts.
@@ -65,6 +94,8 @@ pub struct Counts {
     pub torn: u64,
     /// Connections lost.
     pub resets: u64,
+    /// Connections that a client had given up before they could attach its session.
+    pub hellos_late: u64,
     /// Write errors.
     pub write_errors: u64,
     /// Leaders that were asked to hand over.
@@ -93,6 +124,9 @@ pub struct Counts {
     pub gave_up: u64,
     /// Events.
     pub events: u64,
+    /// Faults that struck, by kind.
+    pub faults: FaultCounts,
+}
 }
 
 /// What the judge knows of a shard of a node.
@@ -125,6 +159,7 @@ pub struct Oracle {
     shards: u16,
     /// What is committed.
     pub history: History,
+    replicas: Replicas,
     sessions: BTreeMap<u64, u64>,
     /// By node and shard.
     places: Vec<Vec<Place>>,
@@ -140,6 +175,12 @@ pub struct Oracle {
     acknowledged: BTreeSet<(u64, u64)>,
     /// Writers whose end without effect a client was told.
     denied: BTreeSet<(u64, u64)>,
+    /// Transactions whose end a client was told.
+    heard: BTreeSet<(u64, u64)>,
+    /// Virtual time.
+    pub now: u64,
+    /// How far the clocks of two nodes differ at most; none: nobody knows.
+    pub clocks_apart_nanos: Option<u64>,
     /// What happened.
     pub counts: Counts,
 }
@@ -152,6 +193,7 @@ impl Oracle {
             tables,
             shards,
             history: History::new(geometry, nodes == 1),
+            replicas: Replicas::new(nodes),
             sessions: BTreeMap::new(),
             places: (0..nodes).map(|_| places()).collect(),
             leaderships: BTreeMap::new(),
@@ -160,8 +202,16 @@ impl Oracle {
             votes: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
+            heard: BTreeSet::new(),
+            now: 0,
+            clocks_apart_nanos: None,
             counts: Counts::default(),
         }
+    }
+
+    /// There is one node more.
+    pub fn node_added(&mut self) {
+        self.places.push((0..self.shards).map(|_| Place::default()).collect());
     }
 
     fn place(&mut self, at: At) -> &mut Place {
@@ -183,7 +233,8 @@ impl Oracle {
         self.answered_epoch
     }
 
-    /// A shard has executed a frame that arrived when `answered_epoch` was the newest one.
+    /// A shard that had applied the log so far has executed a frame that arrived when
+    /// `answered_epoch` was the newest one.
     pub fn execute(
         &mut self,
         at: At,
@@ -191,6 +242,7 @@ impl Oracle {
         answered_epoch: u64,
         header: &FrameHeader,
         payload: &[u8],
+        applied: Lsn,
     ) -> Result<(), Failure> {
         if !self.place(at).open.contains(&connection) {
             return Ok(());
@@ -205,15 +257,32 @@ impl Oracle {
                 let submit = decode::<Submit>(message::decode(payload))?;
                 let session = self.sessions.get(&connection).copied().unwrap_or(0);
                 let transactions = transactions(&submit, &self.tables)?;
-                Request::Submit { session, transactions }
+                let old = self.old_read(at, &submit, &transactions, applied)?;
+                Request::Submit { session, transactions, old }
             }
             FrameKind::Scan => Request::Scan(decode::<Scan>(message::decode(payload))?),
             _ => return Ok(()),
         };
         let request = header.request;
-        let executed = Executed { connection, request, answered_epoch, what };
+        let executed = Executed { shard: at.1, connection, request, answered_epoch, what };
         self.place(at).executed.push_back(executed);
         Ok(())
+    }
+
+    /// How old a frame's reads may be, if it only reads and they may.
+    fn old_read(
+        &self,
+        place: At,
+        submit: &Submit,
+        transactions: &[Transaction],
+        applied: Lsn,
+    ) -> Result<Option<OldRead>, Failure> {
+        let mode = ReadMode::from_wire(submit.read_mode).ok_or(Failure::new("a read mode"))?;
+        if mode == ReadMode::Strong || transactions.iter().any(Transaction::writes) {
+            return Ok(None);
+        }
+        let epoch = self.places[usize::from(place.0)][usize::from(place.1)].epoch;
+        Ok(Some(OldRead { mode, bound: submit.read_bound, epoch, applied, at: self.now }))
     }
 
     /// A hello that is not late fences the other connections of its session; a late one ends its
@@ -224,6 +293,7 @@ impl Oracle {
             let last = place.attempts.entry(hello.session).or_default();
             let is_late = hello.attempt < *last;
             *last = hello.attempt.max(*last);
+            self.counts.hellos_late += u64::from(is_late);
             let sessions = &self.sessions;
             place.open.retain(|open| {
                 let same = sessions.get(open) == Some(&hello.session);
@@ -269,6 +339,7 @@ impl Oracle {
 
     /// A node sends a message. Over all its starts its term never falls, and it votes once in each.
     pub fn sent(&mut self, header: &PeerHeader) -> Result<(), Failure> {
+        self.replicas.sent(header, &self.history)?;
         let (node, term) = (header.from.0, header.term.0);
         let vote = match header.message {
             PeerMessage::Append { .. }
@@ -295,9 +366,41 @@ impl Oracle {
         Ok(())
     }
 
+    /// A node has started with what its disk holds.
+    pub fn started(&mut self, node: u16, entries: &EntryIndex) {
+        self.replicas.started(node, entries, &self.history);
+    }
+
+    /// A node sends the body of a frame. Returns the entry if it is new.
+    pub fn proposed(&mut self, body: &[u8]) -> Result<Option<Rc<Entry>>, Failure> {
+        let proposed = self.history.propose(body)?;
+        Ok(proposed.filter(|proposed| proposed.is_new).map(|proposed| proposed.entry))
+    }
+
+    /// A node writes a frame with this body. Returns the entry if it is new.
+    pub fn wrote(
+        &mut self,
+        node: u16,
+        sequence: u64,
+        body: &[u8],
+    ) -> Result<Option<Rc<Entry>>, Failure> {
+        let Some(Proposed { entry, is_new }) = self.history.propose(body)? else {
+            return Ok(None);
+        };
+        self.replicas.wrote(node, sequence, &entry, &self.history)?;
+        Ok(Some(entry).filter(|_| is_new))
+    }
+
+    /// A frame of a node is on its medium.
+    pub fn landed(&mut self, node: u16, sequence: u64) {
+        self.replicas.landed(node, sequence, &self.history);
+    }
+
     /// A node says that everything up to an entry is committed.
-    pub fn committed(&mut self, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
-        for entry in self.history.commit(lsn, term, &self.tables)? {
+    pub fn committed(&mut self, node: u16, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
+        let new = self.history.commit(self.now, lsn, term, &self.tables)?;
+        self.replicas.committed(node, lsn, &new, &self.history)?;
+        for entry in new {
             for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
                 let reader = FragmentReader::new(&section.bytes)
                     .map_err(|error| Failure::new(error.to_string()))?;
@@ -310,7 +413,8 @@ impl Oracle {
     }
 
     /// A node leads, and has everything up to an entry.
-    pub fn leads(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+    pub fn leads(&mut self, node: u16, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+        self.replicas.leads(node, epoch.0, &self.history)?;
         let history = &self.history;
         let of_epoch = history.at(lsn).is_some_and(|entry| entry.term == epoch);
         if !of_epoch {
@@ -355,21 +459,23 @@ impl Oracle {
             )));
         }
         let before = self.leaderships.iter().rev().find(|(of, l)| **of < epoch && !l.is_late);
-        let mut model = Model::default();
+        let mut difference = Model::default().difference(log);
         if let Some((of, leadership)) = before {
-            model = leadership.model.clone();
             let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
             let unanswered = places.flat_map(|place| &place.executed);
-            for executed in leadership.abandoned.iter().chain(unanswered) {
-                let Request::Submit { session, transactions } = &executed.what else { continue };
-                for transaction in transactions {
-                    if log.outcomes.contains_key(&(*session, transaction.number)) {
-                        model.execute(*session, transaction, &self.tables);
-                    }
+            let done = self.unanswered(leadership.abandoned.iter().chain(unanswered));
+            for last in [false, true] {
+                let mut model = leadership.model.clone();
+                for effect in chosen(&done, last) {
+                    model.execute(effect.session, effect.transaction, &self.tables);
+                }
+                difference = model.difference(log);
+                if difference.is_none() {
+                    break;
                 }
             }
         }
-        if let Some(difference) = model.difference(log) {
+        if let Some(difference) = difference {
             return Err(Failure::new(format!("before term {epoch}: {difference}")));
         }
         let (sum, accounts) = log.balances(&self.tables);
@@ -378,6 +484,25 @@ impl Oracle {
         }
         let denied: Vec<_> = self.denied.iter().copied().collect();
         self.denied_check(&denied)
+    }
+
+    /// Of what nobody was answered, the transactions that are in the log, in the order in which
+    /// each shard met them. One may be named twice: refused for now, and let in when it came again.
+    fn unanswered<'a>(&self, executed: impl Iterator<Item = &'a Executed>) -> Vec<Effect<'a>> {
+        let mut effects = Vec::new();
+        for executed in executed {
+            let Request::Submit { session, transactions, .. } = &executed.what else { continue };
+            for transaction in transactions {
+                let lsn = self.history.lsn_of.get(&(*session, transaction.number));
+                effects.extend(lsn.map(|lsn| Effect {
+                    shard: executed.shard,
+                    session: *session,
+                    transaction,
+                    lsn: *lsn,
+                }));
+            }
+        }
+        effects
     }
 
     /// Everything has come to rest.
@@ -445,7 +570,11 @@ impl Oracle {
     ) -> Result<(), Failure> {
         let epoch = self.place(at).epoch;
         let told = match (executed.what, kind) {
-            (Request::Submit { session, transactions }, FrameKind::Outcomes) => {
+            (Request::Submit { transactions, old: Some(old), .. }, FrameKind::Outcomes) => {
+                let answer = decode::<Outcomes>(message::decode(payload))?;
+                return self.old_outcomes(&old, &transactions, &answer);
+            }
+            (Request::Submit { session, transactions, .. }, FrameKind::Outcomes) => {
                 let answer = decode::<Outcomes>(message::decode(payload))?;
                 self.outcomes(epoch, session, &transactions, &answer, lsn)?
             }
@@ -470,6 +599,51 @@ impl Oracle {
         Ok(())
     }
 
+    /// Answers to reads that may be old, of a leader or of any other node.
+    fn old_outcomes(
+        &mut self,
+        old: &OldRead,
+        transactions: &[Transaction],
+        answer: &Outcomes,
+    ) -> Result<(), Failure> {
+        if answer.outcomes.len() != transactions.len() {
+            return Err(Failure::new("an outcome is missing"));
+        }
+        let mut bytes = answer.bytes.as_slice();
+        for (transaction, outcome) in transactions.iter().zip(&answer.outcomes) {
+            let (results, rest) = bytes.split_at(outcome.data_length as usize);
+            bytes = rest;
+            let status = OutcomeStatus::from_wire(outcome.status);
+            let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            if status == OutcomeStatus::Behind {
+                self.counts.behind += 1;
+                continue;
+            }
+            if self.not_let_in(status) {
+                continue;
+            }
+            if !matches!(status, OutcomeStatus::Committed | OutcomeStatus::CheckFailed) {
+                // Its table is not there yet, or not any more.
+                continue;
+            }
+            self.history.versions.fresh_check(old, self.clocks_apart_nanos)?;
+            let predicted = match self.leaderships.get_mut(&old.epoch) {
+                // What a leader has whose time is over is known to nobody.
+                Some(leadership) if leadership.is_late => continue,
+                Some(leadership) => leadership.model.execute(0, transaction, &self.tables),
+                None => {
+                    let mut model = self.history.versions.model_at(transaction, old.applied);
+                    model.execute(0, transaction, &self.tables)
+                }
+            };
+            let by_leader = u64::from(old.epoch != 0);
+            self.counts.old_reads_leader += by_leader;
+            self.counts.old_reads += 1 - by_leader;
+            predicted_check(0, transaction, &predicted, status, outcome.operation, results)?;
+        }
+        Ok(())
+    }
+
     /// A refused request has no other answer, and what the connection sent behind a refused
     /// frame of transactions is not executed, unless only the node is the wrong one.
     fn refused(&mut self, at: At, connection: u64, request: u64, code: u16) {
@@ -482,9 +656,10 @@ impl Oracle {
             }
             return;
         };
-        let submit = matches!(place.executed[found].what, Request::Submit { .. });
+        let submit = !matches!(place.executed[found].what, Request::Scan(_));
+        let elsewhere = [RefusalCode::NotLeader as u16, RefusalCode::Drained as u16];
         place.executed.remove(found);
-        if submit && code != RefusalCode::NotLeader as u16 {
+        if submit && !elsewhere.contains(&code) {
             let mut index = 0;
             place.executed.retain(|executed| {
                 index += 1;
@@ -513,25 +688,24 @@ impl Oracle {
             bytes = rest;
             let status = OutcomeStatus::from_wire(outcome.status);
             let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            let name = (session, transaction.number);
+            if status == OutcomeStatus::NumberOutOfWindow && !self.heard.contains(&name) {
+                return Err(Failure::new(format!(
+                    "transaction {} of session {session} is refused as one that its client has \
+                     read, and it has not",
+                    transaction.number
+                )));
+            }
             if self.not_let_in(status) {
                 continue;
             }
             told = true;
-            let name = (session, transaction.number);
             let leadership = self.leaderships.get_mut(&epoch).ok_or_else(leaderless)?;
             let model = &mut leadership.model;
             let repeated = model.outcomes.contains_key(&name);
             let predicted = model.execute(session, transaction, &self.tables);
-            let equal = predicted.status == status
-                && predicted.operation == outcome.operation
-                && predicted.results == results;
-            if !equal {
-                return Err(Failure::new(format!(
-                    "transaction {} of session {session} ({transaction:?}) must end with \
-                     {predicted:?}, the answer was {status:?} at {} with {results:?}",
-                    transaction.number, outcome.operation
-                )));
-            }
+            let at = outcome.operation;
+            predicted_check(session, transaction, &predicted, status, at, results)?;
             if !status.is_committed() {
                 self.counts.failed += 1;
                 continue;
@@ -575,7 +749,6 @@ impl Oracle {
         scan: &Scan,
         page: &ScanPage,
     ) -> Result<(), Failure> {
-        self.counts.scans += 1;
         let shards = self.shards;
         let leadership = self.leaderships.get(&epoch).ok_or_else(leaderless)?;
         let expected = leadership.model.scan(scan, shard, shards);
@@ -595,7 +768,11 @@ impl Oracle {
         let wanted = expected.len().min(scan.rows_max as usize);
         // Deleted rows may stand behind the page's end: then `more` promises too much.
         let more_missed = expected.len() > page.rows.len() && !page.more;
-        if page.rows.len() != wanted || more_missed {
+        // A page may be short, if it says where to go on.
+        let is_short = page.rows.len() < wanted;
+        self.counts.scans += u64::from(!is_short);
+        let goes_on = !page.more || goes_on_well(scan, page, &expected);
+        if page.rows.len() > wanted || more_missed || !goes_on {
             return Err(Failure::new(format!(
                 "a scan found {} rows, more: {}; expected {wanted} of {}",
                 page.rows.len(),
@@ -615,6 +792,7 @@ impl Oracle {
         writes: bool,
     ) -> Result<(), Failure> {
         let name = (session, number);
+        self.heard.insert(name);
         if committed && writes && !self.acknowledged.contains(&name) {
             return Err(Failure::new(format!(
                 "a client heard that transaction {number} of session {session} had committed, and \
@@ -637,6 +815,63 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
+
+/// Which of the effects took place: each name once. A shard hands over in the order in which it
+/// executes, so that the log tells most of those apart that were named twice; for the rest the
+/// first or the last that fits.
+fn chosen<'a, 'b>(effects: &'b [Effect<'a>], last: bool) -> Vec<&'b Effect<'a>> {
+    let mut places: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for (at, effect) in effects.iter().enumerate() {
+        places.entry(effect.name()).or_default().push(at);
+    }
+    let mut is_chosen: Vec<bool> =
+        effects.iter().map(|effect| places[&effect.name()].len() == 1).collect();
+    let sure = is_chosen.clone();
+    let fits = |at: usize| {
+        let own = &effects[at];
+        let others = effects.iter().enumerate().filter(|(other, _)| sure[*other]);
+        others.filter(|(_, other)| other.shard == own.shard).all(|(place, other)| {
+            if place < at { other.lsn <= own.lsn } else { other.lsn >= own.lsn }
+        })
+    };
+    for places in places.into_values().filter(|places| places.len() > 1) {
+        let mut fitting = places.iter().copied().filter(|at| fits(*at));
+        let found = if last { fitting.next_back() } else { fitting.next() };
+        is_chosen[found.unwrap_or(places[0])] = true;
+    }
+    effects.iter().zip(is_chosen).filter_map(|(effect, chosen)| chosen.then_some(effect)).collect()
+}
+
+/// Whether the place where a page says to go on lies behind its rows and before what it left out.
+fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) -> bool {
+    let count = page.rows.len();
+    let before_rest = expected.get(count).is_none_or(|(key, ..)| page.next[..] <= **key);
+    let behind_rows = match count.checked_sub(1) {
+        Some(last) => page.next[..] > *expected[last].0,
+        None => page.next >= scan.start,
+    };
+    before_rest && behind_rows
+}
+
+/// An outcome must be what the model says.
+fn predicted_check(
+    session: u64,
+    transaction: &Transaction,
+    predicted: &Predicted,
+    status: OutcomeStatus,
+    operation: u16,
+    results: &[u8],
+) -> Result<(), Failure> {
+    let Predicted { status: expected, operation: at, results: found } = predicted;
+    if (*expected, *at, &found[..]) == (status, operation, results) {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "transaction {} of session {session} ({transaction:?}) must end with {predicted:?}, the \
+         answer was {status:?} at {operation} with {results:?}",
+        transaction.number
+    )))
 }
 
 /// The shard's partitions must be what the log made of them.

@@ -1,33 +1,41 @@
 //! The world of one run: virtual time, the nodes, their disks, the networks, clients, and what goes
 //! wrong.
 
+mod faults;
+mod operator;
 mod peers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::client::core::ClientInput;
 use spillway_net::ids::NodeId;
+use spillway_runtime::faults as points;
 use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
-use crate::disk::{Disk, EIO, File};
+use crate::clock::Clock;
+use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
 use crate::network::{Connection, Network, Side};
 use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
-use crate::options::{Bug, Mode, Options, SECOND, Sizes};
+use crate::options::{Bug, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
+use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
+use faults::is_victim;
+use operator::Operator;
 
 /// After the faults, everything must come to rest within this virtual time.
 const REST_NANOS_MAX: u64 = 120 * SECOND;
 /// More events than any run needs: a run that reaches this does not come to rest.
 const EVENTS_MAX: u64 = 6_000_000;
 const TICK_NANOS: u64 = 500_000_000;
-const TRANSFER_NANOS: u64 = 400_000_000;
 const OPERATOR_NANOS: u64 = 100_000_000;
+/// How far the clock of a node that joins is ahead at most, microseconds.
+pub(crate) const CLOCKS_APART_MICROS: u64 = 100_000;
 /// How soon a message that found no memory is looked at again.
 const MEMORY_RETRY_NANOS: u64 = 1_000_000;
 
@@ -49,24 +57,34 @@ enum Event {
     Tick(u16, u64),
     /// A worker's deadline.
     Worker(usize),
-    /// The network loses a connection.
-    Reset,
-    /// The power of a node goes, or that of all.
-    PowerLoss,
+    /// A fault of the plan strikes.
+    Fault(Fault),
+    /// What went wrong is over.
+    FaultsEnd,
+    /// A start of a node goes on after it stood still.
+    Resume(u16, u64),
+    /// A direction of a link, from this side, is clogged until then.
+    Clog(Pair, usize, u64),
+    /// It is free again.
+    Unclog(Pair, usize),
+    /// A link of this generation ends.
+    LinkEnd(Pair, u64),
+    /// What goes to a side of a connection gets through again.
+    ConnectionUnclog(u64, Side),
     /// The operator restarts a node of this start whose log failed.
     Operator(u16, u64),
     /// The power of a node is back.
     Start(u16),
+    /// The operator looks after the members.
+    Operate,
+    /// Nobody keeps a node from leading any more.
+    Undrain(u16),
     /// Two nodes try to connect.
     LinkTry(Pair),
     /// A node hears that a link stands, in this generation, or that it is gone.
     LinkTold { pair: Pair, side: usize, up: Option<u64> },
     /// A message between nodes arrives.
     PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
-    /// Something comes between nodes.
-    Cut,
-    /// The operator wants another leader.
-    Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +92,8 @@ enum Landing {
     Whole,
     /// The node has been told before; planted.
     WholeSilent,
-    Error,
+    /// The error that the node hears of.
+    Error(i32),
     Short,
 }
 
@@ -87,11 +106,19 @@ pub struct Report {
     pub counts: Counts,
     /// Virtual time that passed.
     pub nanos: u64,
+    /// What the points in the product have counted.
+    pub faults: points::Counts,
 }
 
 /// A place for a node: what outlives it, and what the world notes of it.
 struct Machine {
     disk: Disk,
+    /// The nodes that it is configured with, counted from 0.
+    configured: Vec<u16>,
+    /// Something happened to its disk that it may refuse to go on with.
+    is_suspect: bool,
+    /// For good: it never starts again.
+    is_gone: bool,
     node: Option<Node>,
     /// Starts so far: events of an earlier one are void.
     starts: u64,
@@ -101,12 +128,30 @@ struct Machine {
     memory_retry_at: u64,
     operator_called: bool,
     tokens: BTreeMap<u64, (Token, Vec<u8>)>,
+    /// How the next writes end.
+    landings_next: VecDeque<Landing>,
+    /// In which round of its superblock the next start loses power, and how that tears.
+    start_torn: Option<(usize, Draw)>,
+    /// What has happened to it while it stands still; none: it runs.
+    held: Option<Vec<Event>>,
+    clock: Clock,
+    /// Nothing of its disk completes until then.
+    stalled_until: u64,
+    /// Its disk is slow until then.
+    disk_slow_until: u64,
+    /// Who of it gets little CPU, and until when.
+    slow_seats: BTreeMap<Seat, u64>,
+    /// Chance of its disk and of its threads.
+    draw: Draw,
 }
 
 impl Machine {
-    fn new(disk: Disk) -> Self {
+    fn new(disk: Disk, clock: Clock, configured: Vec<u16>, draw: Draw) -> Self {
         Self {
             disk,
+            configured,
+            is_suspect: false,
+            is_gone: false,
             node: None,
             starts: 0,
             turns: BTreeSet::new(),
@@ -114,6 +159,14 @@ impl Machine {
             memory_retry_at: 0,
             operator_called: false,
             tokens: BTreeMap::new(),
+            landings_next: VecDeque::new(),
+            start_torn: None,
+            held: None,
+            clock,
+            stalled_until: 0,
+            disk_slow_until: 0,
+            slow_seats: BTreeMap::new(),
+            draw,
         }
     }
 }
@@ -128,10 +181,22 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     events_count: u64,
     machines: Vec<Machine>,
+    /// Which machine is each of the members now.
+    slots: Vec<u16>,
+    operator: Operator,
     links: Links,
+    /// What waits in clogged directions of links, by the side that sent it.
+    link_clogs: BTreeMap<(Pair, usize), Vec<Event>>,
     network: Network,
+    /// What waits in connections that let nothing through, by the side that it goes to.
+    connection_clogs: BTreeMap<(u64, Side), Vec<Event>>,
     workers: Vec<Worker>,
+    /// Workers that went away.
+    workers_gone: BTreeSet<usize>,
+    /// Chance of each worker and of its connections.
+    workers_draws: Vec<Draw>,
     sessions: usize,
+    readers: u16,
     oracle: Oracle,
     trace: Trace,
 }
@@ -139,14 +204,20 @@ pub struct World {
 impl World {
     /// Before its first event.
     pub fn new(options: Options) -> Self {
-        let mut draw = Draw::new(options.seed);
-        let nodes = options.nodes;
-        let sizes = Sizes::draw(&mut draw, nodes);
+        let (chance, nodes) = (options.chance(), options.nodes);
+        let sizes = Sizes::draw(&mut Draw::new(options.seed), &options);
+        let draw = Draw::stream(chance, "world");
         let tables = Tables::new(&sizes);
-        let disk = |node| Disk::format(sizes.geometry, NodeId(node + 1), nodes);
-        let machines = (0..nodes).map(|node| Machine::new(disk(node))).collect();
+        let machine = |node: u16| {
+            let mut disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+            disk.remembers = is_victim(&options, node.into());
+            let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
+            let all = (0..nodes).collect();
+            Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
+        };
+        let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
-        let operator = Worker::new(0, 0, 0, &sizes, &tables, &mut draw);
+        let faults = plan(&options);
         let mut world = Self {
             options,
             sizes,
@@ -156,19 +227,34 @@ impl World {
             events: BTreeMap::new(),
             events_count: 0,
             machines,
-            links: Links::new(nodes),
+            slots: (0..nodes).collect(),
+            operator: Operator::new(chance),
+            links: Links::new(chance, nodes),
+            link_clogs: BTreeMap::new(),
             network: Network::default(),
-            workers: vec![operator],
+            connection_clogs: BTreeMap::new(),
+            workers: Vec::new(),
+            workers_gone: BTreeSet::new(),
+            workers_draws: Vec::new(),
             sessions: 0,
+            readers: 0,
             oracle,
             trace: Trace::default(),
         };
         for node in 0..nodes {
             world.after(0, Event::Start(node));
         }
-        let (crash, reset) = (world.sizes.crash_nanos, world.sizes.reset_nanos);
-        world.after_about(crash, Event::PowerLoss);
-        world.after_about(reset, Event::Reset);
+        let clocks = [FaultKind::ClockJump, FaultKind::ClockDrift];
+        if !faults.iter().any(|fault| clocks.contains(&fault.kind)) {
+            let apart = world.sizes.skews_micros.iter().max().copied().unwrap_or(0);
+            world.oracle.clocks_apart_nanos = Some((apart + CLOCKS_APART_MICROS) * 1000);
+        }
+        for fault in faults {
+            if !is_left_out(&fault, &world.options) && fault.at < world.options.faults_end() {
+                world.at(fault.at, Event::Fault(fault));
+            }
+        }
+        world.at(world.options.faults_end(), Event::FaultsEnd);
         world.links_begin();
         world
     }
@@ -178,9 +264,16 @@ impl World {
         self.events.insert((self.now + nanos, self.events_count), event);
     }
 
-    fn after_about(&mut self, typical: u64, event: Event) {
-        let nanos = self.draw.nanos(typical);
+    /// After a time that a machine's own chance decides.
+    fn after_about(&mut self, node: u16, typical: u64, event: Event) {
+        let nanos = self.machines[usize::from(node)].draw.nanos(typical);
         self.after(nanos, event);
+    }
+
+    /// A latency of a client's connection.
+    fn network_nanos(&mut self, connection: u64) -> u64 {
+        let worker = self.network.connections.get(&connection).map_or(0, |c| c.worker);
+        self.workers_draws[worker].nanos(self.sizes.network_nanos)
     }
 
     fn at(&mut self, at: u64, event: Event) {
@@ -188,43 +281,45 @@ impl World {
     }
 
     fn has_faults(&self) -> bool {
-        self.now < self.options.faults_nanos
+        self.now < self.options.faults_end()
     }
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Report, Failure> {
-        let wishes = self.workers[0].start(self.now);
-        self.wishes(0, wishes);
-        self.worker_schedule(0);
+        self.worker_add(0, 0);
         let refused = self.run_events()?;
         if !refused {
             self.finish()?;
         }
         self.oracle.counts.events = self.events_count;
-        Ok(Report { trace: self.trace, counts: self.oracle.counts, nanos: self.now })
+        let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
+        Ok(Report { trace, counts, nanos, faults: points::counts() })
     }
 
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
         self.oracle.settled()?;
-        let nodes = 0..self.sizes.nodes;
-        for machine in &self.machines {
+        let nodes = self.members();
+        for node in &nodes {
+            let machine = &self.machines[usize::from(*node)];
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
             node.check_complete(&self.oracle)?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
-        nodes.clone().for_each(|node| self.power_loss(node));
+        let mut draw = self.draw.fork();
+        nodes.iter().for_each(|node| self.power_loss(*node, &mut draw));
         self.now += 1;
         let last = self.oracle.history.last();
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
         let mut have = 0;
         for node in nodes {
             let started = self.started_log(node)?;
-            let Some(Started { log, .. }) = started else { return Ok(()) };
+            let Some(Started { log, .. }) = started else { continue };
             let found = log.recovered.entries.get(last).map(|meta| meta.checksum);
             have += u16::from(found == checksum);
         }
-        if last.0 > 0 && have <= self.sizes.nodes / 2 {
+        let refused = self.sizes.nodes == 1 && self.machines[0].is_gone;
+        if last.0 > 0 && have <= self.sizes.nodes / 2 && !refused {
             return Err(Failure::new(format!("LSN {last} is left on {have} node(s)")));
         }
         Ok(())
@@ -234,10 +329,14 @@ impl World {
     fn run_events(&mut self) -> Result<bool, Failure> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = self.now.max(at);
-            if !self.has_faults() && self.is_at_rest() {
-                return Ok(false);
+            self.oracle.now = self.now;
+            if !self.has_faults() {
+                points::quiet();
+                if self.is_at_rest() {
+                    return Ok(false);
+                }
             }
-            let late = self.now > self.options.faults_nanos + REST_NANOS_MAX;
+            let late = self.now > self.options.faults_end() + REST_NANOS_MAX;
             if late || self.events_count > EVENTS_MAX {
                 return Err(Failure::new(self.unrest()));
             }
@@ -254,8 +353,12 @@ impl World {
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
-        let nodes = || self.machines.iter().map(|machine| machine.node.as_ref());
-        self.workers.iter().all(idle)
+        let members = self.members();
+        let node = |node: &u16| self.machines[usize::from(*node)].node.as_ref();
+        let nodes = || members.iter().map(node);
+        let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
+        self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
+            && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
@@ -263,26 +366,33 @@ impl World {
     fn unrest(&self) -> String {
         let busy = |(at, worker): (usize, &Worker)| {
             let waits = worker.in_flight() > 0 || !worker.is_done();
+            let waits = waits && !self.workers_gone.contains(&at);
             waits.then(|| format!("client {at}: {} unanswered", worker.in_flight()))
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
+            None if machine.is_gone => "gone".to_owned(),
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
-            Some(node) => node.report(self.now),
+            Some(node) => {
+                let clock = &machine.clock;
+                node.report(clock.monotonic(self.now), clock.wall(self.now))
+            }
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}): {}",
-            self.now.saturating_sub(self.options.faults_nanos) / SECOND,
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
+            self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
             nodes.join("; "),
+            self.operator,
             busy.join(", ")
         )
     }
 
     fn event(&mut self, event: Event) -> Result<bool, Failure> {
+        let Some(event) = self.held_up(event) else { return Ok(false) };
         match event {
             Event::Landed { node, id, result } => self.landed(node, id, result)?,
             Event::ReadBack { node, start, lsn, request } => {
@@ -302,35 +412,32 @@ impl World {
                     self.worker(at, ClientInput::Tick)?;
                 }
             }
-            Event::Reset => self.reset(),
-            Event::PowerLoss if self.has_faults() => self.power_losses(),
-            Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
-            Event::Turn(..) | Event::Tick(..) | Event::PowerLoss | Event::Operator(..) => {}
-            Event::Start(node) => {
-                if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
-                    self.machines[0].disk.damage(&mut self.draw);
-                    self.trace.note("damage", self.now, self.machines[0].starts, 0);
+            Event::Fault(fault) => self.strike(&fault)?,
+            Event::FaultsEnd => return self.faults_end(),
+            Event::Resume(node, start) if self.is_now(node, start) => return self.resume(node),
+            Event::Clog(pair, side, until) => self.clog(pair, side, until),
+            Event::Unclog(pair, side) => return self.unclog(pair, side),
+            Event::LinkEnd(pair, generation) => {
+                if self.links.get_mut(pair).generation == generation {
+                    self.link_down(pair.0, pair.1);
                 }
-                return self.start(node);
             }
+            Event::ConnectionUnclog(connection, side) => {
+                return self.connection_unclog(connection, side);
+            }
+            Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
+            Event::Turn(..) | Event::Tick(..) | Event::Operator(..) | Event::Resume(..) => {}
+            Event::Start(node) if self.machines[usize::from(node)].is_gone => {}
+            Event::Start(node) => return self.start(node),
+            Event::Operate => self.operate()?,
+            Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
             Event::LinkTold { pair, side, up } => self.link_told(pair, side, up),
             Event::PeerArrived { from, to, generation, bytes, message } => {
                 self.peer_arrived(from, to, generation, bytes, message);
             }
-            Event::Cut => self.cut(),
-            Event::Transfer => self.transfer()?,
         }
         Ok(false)
-    }
-
-    fn transfer(&mut self) -> Result<(), Failure> {
-        if !self.has_faults() {
-            return Ok(());
-        }
-        self.after_about(TRANSFER_NANOS, Event::Transfer);
-        let node = self.draw.below(u64::from(self.sizes.nodes)) as u16;
-        self.with_node(node, |node, scene| node.transfer(scene))
     }
 
     /// Whether a node still runs in this start.
@@ -339,29 +446,25 @@ impl World {
         machine.starts == start && machine.node.is_some()
     }
 
-    fn power_losses(&mut self) {
-        let nodes = 0..self.sizes.nodes;
-        let all = self.sizes.nodes > 1 && self.draw.once_in(6);
-        let one = self.draw.below(u64::from(self.sizes.nodes)) as u16;
-        for node in nodes.filter(|node| all || *node == one) {
-            if self.machines[usize::from(node)].node.is_some() {
-                self.restart(node);
-            }
-        }
-        self.after_about(self.sizes.crash_nanos, Event::PowerLoss);
-    }
-
     fn restart(&mut self, node: u16) {
-        self.power_loss(node);
-        self.after_about(20_000_000, Event::Start(node));
+        let mut draw = self.machines[usize::from(node)].draw.fork();
+        self.restart_torn(node, &mut draw);
     }
 
-    fn power_loss(&mut self, node: u16) {
+    /// Takes a node's power, tears what it was writing, and gives the power back.
+    fn restart_torn(&mut self, node: u16, draw: &mut Draw) {
+        self.power_loss(node, draw);
+        self.after(draw.nanos(20_000_000), Event::Start(node));
+    }
+
+    fn power_loss(&mut self, node: u16, draw: &mut Draw) {
         let machine = &mut self.machines[usize::from(node)];
         self.trace.note("power", self.now, machine.starts, node.into());
-        machine.disk.crash(&mut self.draw);
+        machine.disk.crash(draw);
         machine.node = None;
+        machine.held = None;
         machine.tokens.clear();
+        machine.clock.begin(self.now, draw.below(SECOND * 1_000_000));
         self.oracle.crashed(node);
         self.links_down_of(node);
         let connections = self.network.connections.iter();
@@ -372,34 +475,46 @@ impl World {
                 connection.node_open = false;
                 connection.broken = true;
             }
-            self.after_about(self.sizes.network_nanos, Event::Gone(number, Side::Client));
+            let nanos = self.network_nanos(number);
+            self.after(nanos, Event::Gone(number, Side::Client));
         }
     }
 
     /// Reads a node's log. None: the node refused, where it may.
     fn started_log(&mut self, node: u16) -> Result<Option<Started>, Failure> {
         loop {
+            let machine = &mut self.machines[usize::from(node)];
             let scene = &mut StartScene {
-                disk: &self.machines[usize::from(node)].disk,
+                disk: &machine.disk,
                 sizes: &self.sizes,
                 history: &self.oracle.history,
                 bug: self.options.bug,
-                draw: &mut self.draw,
-                now: self.now,
+                draw: &mut machine.draw,
+                now: machine.clock.monotonic(self.now),
             };
             match start(scene) {
                 Ok(started) => return Ok(Some(started)),
-                Err(StartError::Refused(_)) if self.options.mode == Mode::Beyond => {
-                    self.oracle.counts.refused_starts += 1;
-                    return Ok(None);
-                }
                 Err(StartError::Refused(why)) => {
-                    return Err(Failure::new(format!("the start was refused: {why}")));
+                    self.refused(node, &why)?;
+                    return Ok(None);
                 }
                 Err(StartError::MemoryFull) => self.budget_raise(),
                 Err(StartError::Failure(failure)) => return Err(failure),
             }
         }
+    }
+
+    /// A node refuses to go on. It may if something happened to its disk; then it is lost.
+    fn refused(&mut self, node: u16, why: &str) -> Result<(), Failure> {
+        if !self.machines[usize::from(node)].is_suspect {
+            return Err(Failure::new(format!("node {} refuses to go on: {why}", node + 1)));
+        }
+        self.oracle.counts.refused_starts += 1;
+        self.trace.note("refused", self.now, node.into(), 0);
+        let mut draw = self.machines[usize::from(node)].draw.fork();
+        self.lost(node, &mut draw);
+        self.operator_call();
+        Ok(())
     }
 
     fn budget_raise(&mut self) {
@@ -409,7 +524,9 @@ impl World {
 
     /// Returns whether the node refused, where it may.
     fn start(&mut self, node: u16) -> Result<bool, Failure> {
-        let Some(started) = self.started_log(node)? else { return Ok(true) };
+        // A lone node that refuses ends the run.
+        let alone = self.sizes.nodes == 1;
+        let Some(started) = self.started_log(node)? else { return Ok(alone) };
         let log = &started.log;
         let counts = &mut self.oracle.counts;
         counts.restarts += 1;
@@ -424,21 +541,23 @@ impl World {
 
     fn started(&mut self, node: u16, started: Started) {
         let rounds = spillway_updateserver::log::superblock_update(&started.superblock);
-        let torn = self.has_faults() && self.draw.once_in(8);
-        let torn_round = if torn { self.draw.below(2) as usize } else { 2 };
         let machine = &mut self.machines[usize::from(node)];
+        let mut torn = machine.start_torn.take();
         for (at, round) in rounds.iter().enumerate() {
             if self.options.bug == Some(Bug::SuperblockNotWritten) {
                 break;
             }
-            if at == torn_round {
-                machine.disk.superblock_round(round, Some(&mut self.draw));
-                self.after_about(20_000_000, Event::Start(node));
+            if let Some((_, draw)) = torn.as_mut().filter(|(round, _)| *round == at) {
+                machine.disk.superblock_round(round, Some(draw));
+                let nanos = draw.nanos(20_000_000);
+                self.oracle.counts.faults.note(FaultKind::PowerLossInStart);
+                self.after(nanos, Event::Start(node));
                 return;
             }
             machine.disk.superblock_round(round, None);
         }
-        machine.node = Some(Node::new(started, &self.sizes));
+        self.oracle.started(node, &started.log.recovered.entries);
+        machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
         machine.turns.clear();
         machine.log_tick_at = None;
         machine.operator_called = false;
@@ -457,20 +576,25 @@ impl World {
         let Some(node) = &mut machine.node else { return Ok(()) };
         let mut actions = Actions::default();
         let mut scene = Scene {
-            now: self.now,
+            now: machine.clock.monotonic(self.now),
+            wall: machine.clock.wall(self.now),
             sizes: &self.sizes,
             bug: self.options.bug,
             oracle: &mut self.oracle,
-            draw: &mut self.draw,
+            draw: &mut machine.draw,
             actions: &mut actions,
         };
         step(node, &mut scene)?;
+        node.limits_check(&self.sizes)?;
+        if let Some(failure) = node.failure() {
+            return self.refused(number, &failure.to_string());
+        }
         let (deadline, failed, diverged) =
             (node.log_deadline(), node.failed(), node.diverged_take());
         let (starts, now) = (machine.starts, self.now);
         let mut call_operator = failed && !machine.operator_called;
         machine.operator_called |= failed;
-        if let Some(deadline) = deadline
+        if let Some(deadline) = deadline.map(|deadline| machine.clock.virtual_at(deadline))
             && machine.log_tick_at.is_none_or(|at| at > deadline || at <= now)
         {
             machine.log_tick_at = Some(deadline);
@@ -487,7 +611,7 @@ impl World {
             }
         }
         if call_operator {
-            self.after_about(OPERATOR_NANOS, Event::Operator(number, starts));
+            self.after_about(number, OPERATOR_NANOS, Event::Operator(number, starts));
         }
         self.actions(number, starts, actions);
         Ok(())
@@ -505,7 +629,7 @@ impl World {
             let Some(state) = self.network.connections.get_mut(&connection) else { continue };
             state.node_ending = true;
             for side in [Side::Client, Side::Node] {
-                let at = self.now + self.draw.nanos(self.sizes.network_nanos);
+                let at = self.now + self.network_nanos(connection);
                 let at = self.network.arrival(connection, side, at);
                 self.at(at, Event::Gone(connection, side));
             }
@@ -520,7 +644,8 @@ impl World {
             self.write(node, file, offset, bytes, token);
         }
         for (lsn, request) in actions.reads {
-            self.after_about(self.sizes.disk_nanos, Event::ReadBack { node, start, lsn, request });
+            let event = Event::ReadBack { node, start, lsn, request };
+            self.after_about(node, self.disk_nanos(node), event);
         }
         let machine = &mut self.machines[usize::from(node)];
         if actions.memory_short && self.now >= machine.memory_retry_at {
@@ -536,8 +661,10 @@ impl World {
             let starts = machine.starts;
             if machine.turns.insert(seat) {
                 // Now and then a thread gets no CPU for a while.
-                let typical = if self.draw.once_in(100) { 1_000_000 } else { 5_000 };
-                self.after_about(typical, Event::Turn(node, starts, seat));
+                let typical = if machine.draw.once_in(100) { 1_000_000 } else { 5_000 };
+                let slow = machine.slow_seats.get(&seat).is_some_and(|until| self.now < *until);
+                let typical = if slow { 100 * typical } else { typical };
+                self.after_about(node, typical, Event::Turn(node, starts, seat));
             }
         }
     }
@@ -549,14 +676,10 @@ impl World {
         let bug = self.options.bug;
         let frame = matches!(token, Token::Frame(..));
         machine.tokens.insert(id, (token, bytes));
-        let error_in = match bug {
-            Some(Bug::WriteErrorIgnored) => 100,
-            _ => self.sizes.write_error_in,
-        };
-        let mut result = Landing::Whole;
-        if error_in > 0 && self.has_faults() && self.draw.once_in(error_in) {
+        let result = machine.landings_next.pop_front().unwrap_or(Landing::Whole);
+        if result != Landing::Whole {
             self.oracle.counts.write_errors += 1;
-            result = if self.draw.once_in(3) { Landing::Short } else { Landing::Error };
+            self.oracle.counts.faults.note(FaultKind::WriteError);
         }
         if bug == Some(Bug::WriteConfirmedEarly) && frame {
             self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
@@ -566,7 +689,13 @@ impl World {
             self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
             return;
         }
-        self.after_about(self.sizes.disk_nanos, Event::Landed { node, id, result });
+        self.after_about(node, self.disk_nanos(node), Event::Landed { node, id, result });
+    }
+
+    /// Typical latency of a disk now.
+    fn disk_nanos(&self, node: u16) -> u64 {
+        let slow = self.now < self.machines[usize::from(node)].disk_slow_until;
+        if slow { 100 * self.sizes.disk_nanos } else { self.sizes.disk_nanos }
     }
 
     fn landed(&mut self, node: u16, id: u64, landing: Landing) -> Result<(), Failure> {
@@ -574,15 +703,20 @@ impl World {
         let landed = match landing {
             Landing::Whole => machine.disk.complete(id).is_some(),
             Landing::WholeSilent => true,
-            Landing::Error | Landing::Short => machine.disk.fail(id, &mut self.draw).is_some(),
+            Landing::Error(_) | Landing::Short => {
+                machine.disk.fail(id, &mut machine.draw).is_some()
+            }
         };
         let Some((token, bytes)) = machine.tokens.remove(&id).filter(|_| landed) else {
             return Ok(());
         };
-        self.trace.note("landed", self.now, id, landing as u64);
+        self.trace.note("landed", self.now, id, u64::from(landing == Landing::Whole));
+        if let (Landing::Whole, Token::Frame(sequence, _)) = (landing, &token) {
+            self.oracle.landed(node, *sequence);
+        }
         let length = bytes.len() as u32;
         let result = match landing {
-            Landing::Error if self.options.bug != Some(Bug::WriteErrorIgnored) => Err(EIO),
+            Landing::Error(errno) if self.options.bug != Some(Bug::WriteErrorIgnored) => Err(errno),
             Landing::Short if self.options.bug != Some(Bug::WriteErrorIgnored) => Ok(length / 2),
             _ => Ok(length),
         };
@@ -614,15 +748,22 @@ impl World {
 
     /// Puts bytes on a connection, in pieces.
     fn send(&mut self, number: u64, to: Side, mut bytes: &[u8]) {
-        let alive = self.network.connections.get(&number).is_some_and(|c| !c.broken);
+        let Some(connection) = self.network.connections.get(&number) else { return };
+        let (worker, alive) = (connection.worker, !connection.broken);
+        let pieces_max = match connection.piece_bytes_max {
+            0 => usize::MAX,
+            // So small that frames come in many pieces, and so large that their number is bounded.
+            small => small.max(bytes.len() / 50),
+        };
         while alive && !bytes.is_empty() {
-            let cut = match self.draw.below(4) {
-                0 => self.draw.below(bytes.len() as u64) as usize + 1,
+            let draw = &mut self.workers_draws[worker];
+            let cut = match draw.below(4) {
+                0 => draw.below(bytes.len() as u64) as usize + 1,
                 _ => bytes.len(),
             };
-            let (piece, rest) = bytes.split_at(cut);
+            let (piece, rest) = bytes.split_at(cut.min(pieces_max));
             bytes = rest;
-            let at = self.now + self.draw.nanos(self.sizes.network_nanos);
+            let at = self.now + draw.nanos(self.sizes.network_nanos);
             let at = self.network.arrival(number, to, at);
             self.at(at, Event::Arrived(number, to, piece.to_vec()));
         }
@@ -683,36 +824,29 @@ impl World {
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if !self.has_faults() {
-            return;
-        }
-        let alive: Vec<u64> = self
-            .network
-            .connections
-            .iter()
-            .filter(|(_, connection)| !connection.broken)
-            .map(|(number, _)| *number)
-            .collect();
-        if !alive.is_empty() {
-            let number = self.draw.pick(&alive);
-            if let Some(connection) = self.network.connections.get_mut(&number) {
-                connection.broken = true;
-            }
-            self.oracle.counts.resets += 1;
-            self.trace.note("reset", self.now, number, 0);
-            for side in [Side::Client, Side::Node] {
-                self.after_about(self.sizes.network_nanos, Event::Gone(number, side));
-            }
-        }
-        self.after_about(self.sizes.reset_nanos, Event::Reset);
-    }
-
     fn worker(&mut self, at: usize, input: ClientInput<'_>) -> Result<(), Failure> {
+        if self.workers_gone.contains(&at) {
+            return Ok(());
+        }
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];
-        let outcome = worker.step(self.now, input, working, world, &mut self.draw)?;
+        worker.lsn_known = self.oracle.history.last().0;
+        let outcome =
+            match worker.step(self.now, input, working, world, &mut self.workers_draws[at]) {
+                Ok(outcome) => outcome,
+                Err(failure) => {
+                    let number = worker.connection;
+                    let connection =
+                        number.and_then(|number| self.network.connections.get(&number));
+                    let node = connection.map_or(0, |connection| connection.node + 1);
+                    let rest = self.unrest();
+                    return Err(Failure::new(format!(
+                        "{failure}; connected to node {node}; {rest}"
+                    )));
+                }
+            };
+        let worker = &mut self.workers[at];
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;
@@ -739,12 +873,36 @@ impl World {
     }
 
     fn worker_new(&mut self, session: u64) {
-        let at = self.workers.len();
         let shard = (self.sessions % usize::from(self.sizes.shards)) as u16;
         self.sessions += 1;
-        let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut self.draw);
+        self.worker_add(shard, session);
+        if self.readers < self.sizes.readers {
+            self.readers += 1;
+            self.reader_add();
+        }
+    }
+
+    fn reader_add(&mut self) {
+        let at = self.workers.len();
+        let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
+        let node = draw.below(self.sizes.nodes.into()) as u16;
+        let place = (node, draw.below(self.sizes.shards.into()) as u16);
+        let worker = Worker::reader(at, place, &self.sizes, &self.tables, &mut draw);
+        self.worker_begin(worker, draw);
+    }
+
+    fn worker_add(&mut self, shard: u16, session: u64) {
+        let at = self.workers.len();
+        let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
+        let worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
+        self.worker_begin(worker, draw);
+    }
+
+    fn worker_begin(&mut self, mut worker: Worker, draw: Draw) {
+        let at = self.workers.len();
         let wishes = worker.start(self.now);
         self.workers.push(worker);
+        self.workers_draws.push(draw);
         self.wishes(at, wishes);
         self.worker_schedule(at);
     }
@@ -765,7 +923,8 @@ impl World {
                 Wish::Connect(node, shard) => {
                     let number = self.network.connect(at, node, shard);
                     self.workers[at].connection = Some(number);
-                    self.after_about(self.sizes.network_nanos, Event::Connected(number));
+                    let nanos = self.network_nanos(number);
+                    self.after(nanos, Event::Connected(number));
                 }
                 Wish::Send(bytes) => {
                     if let Some(number) = self.workers[at].connection {
@@ -777,7 +936,7 @@ impl World {
                     if let Some(connection) = self.network.connections.get_mut(&number) {
                         connection.client_open = false;
                     }
-                    let at = self.now + self.draw.nanos(self.sizes.network_nanos);
+                    let at = self.now + self.network_nanos(number);
                     let at = self.network.arrival(number, Side::Node, at);
                     self.at(at, Event::Gone(number, Side::Node));
                 }

@@ -474,10 +474,18 @@ impl ClientCore {
         let target = self.course.target();
         let known = self.course.book().shard_address(target, self.options.shard);
         let (address, purpose) = match known {
-            Some(address) if !self.probe_wanted => (address, Purpose::Serve),
+            Some(address)
+                if !self.probe_wanted && !spillway_runtime::fault_point!(ClientProbesFirst) =>
+            {
+                (address, Purpose::Serve)
+            }
             _ => (target.to_owned(), Purpose::Probe),
         };
-        let deadline = now.saturating_add(self.connect_timeout_nanos());
+        let mut timeout = self.connect_timeout_nanos();
+        if spillway_runtime::fault_point!(ClientConnectsInHaste) {
+            timeout /= 200;
+        }
+        let deadline = now.saturating_add(timeout);
         self.state = State::Connecting { deadline, purpose };
         self.attempt += 1;
         self.assembler = FrameAssembler::default();
@@ -518,7 +526,9 @@ impl ClientCore {
         self.window.connection_lost(self.present.take().filter(|_| is_loss));
         self.is_confirmed = false;
         self.behinds = 0;
-        let until = now.saturating_add(self.course.depart(now, departure));
+        let wait = self.course.depart(now, departure);
+        let at_once = spillway_runtime::fault_point!(ClientRetriesAtOnce);
+        let until = now.saturating_add(if at_once { 1 } else { wait });
         let is_patient = if self.was_ready {
             self.options.reconnect
         } else {
@@ -734,9 +744,19 @@ impl ClientCore {
         self.options.shards = welcome.shard_ports.len();
         let target = self.course.target().to_owned();
         self.has_news |= self.course.book_mut().greeted(&target, &welcome);
-        if self.options.follow == Follow::Leader && welcome.leader != welcome.node {
-            self.redirect(now, welcome.leader, welcome.leader_address, effects);
-            return;
+        if self.options.follow == Follow::Leader {
+            if welcome.leader != welcome.node {
+                self.redirect(now, welcome.leader, welcome.leader_address, effects);
+                return;
+            }
+            if let Some((leader, epoch)) = self.course.book().leader()
+                && welcome.epoch < epoch
+            {
+                // It was deposed and does not know it yet: a later term has its leader.
+                let known = self.course.book().address_of(leader).unwrap_or_default().to_owned();
+                self.redirect(now, leader, known, effects);
+                return;
+            }
         }
         if purpose == Purpose::Probe {
             self.probe_wanted = false;
@@ -984,7 +1004,11 @@ impl ClientCore {
             State::Ready => {
                 let timeout = self.options.request_timeout_nanos;
                 let oldest = self.window.oldest_awaiting();
-                if oldest.is_some_and(|entry| entry.sent_at.saturating_add(timeout) <= now) {
+                let is_late = oldest.is_some_and(|entry| {
+                    entry.sent_at.saturating_add(timeout) <= now
+                        || spillway_runtime::fault_point!(ClientTimesOut)
+                });
+                if is_late {
                     self.timed_out(now, timeout, effects);
                     return;
                 }

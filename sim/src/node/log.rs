@@ -10,8 +10,8 @@ use spillway_updateserver::log::{
     Superblock, sections_bytes,
 };
 use spillway_updateserver::quorum::{
-    Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaInput,
-    ReplicaOptions, ReplicaStart, Role, RoleChange, Room,
+    Freshness, Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaFailure,
+    ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange, Room, Round,
 };
 use spillway_updateserver::shard::{LogItem, ORIGIN_ROOT};
 
@@ -23,9 +23,7 @@ use crate::options::{Bug, Sizes};
 use crate::start::RecoveredLog;
 
 /// Entries that may wait for one shard of a follower.
-const APPLY_ENTRIES_MAX: usize = 8;
-/// Unix time at which all runs begin, microseconds.
-const WALL_MICROS: u64 = 1_700_000_000_000_000;
+pub(super) const APPLY_ENTRIES_MAX: usize = 8;
 
 /// A write that has ended.
 #[derive(Debug)]
@@ -51,15 +49,22 @@ pub struct LogSeat {
     inbox: BTreeMap<NodeId, VecDeque<PeerEvent>>,
     /// Bytes on their way to each node, and what of it the replica was told.
     outgoing: BTreeMap<NodeId, (usize, usize)>,
-    commands: VecDeque<ReplicaCommand>,
+    pub(super) commands: VecDeque<ReplicaCommand>,
+    /// The members as the quorum last told them, and those that are none any more.
+    members: Vec<NodeId>,
+    pub(super) gone: Vec<NodeId>,
+    freshness: Freshness,
+    /// Why the replica must not go on.
+    pub(super) failure: Option<ReplicaFailure>,
     batches: u64,
     margin_bytes: u64,
-    /// How far this node's clock is ahead, microseconds.
-    skew_micros: u64,
     /// Sections that were appended and not yet seen in an entry, with their items' tickets.
     appended: VecDeque<(u64, EntrySection)>,
     /// Ticket and LSN of the newest own entry that was written or sent.
     issued: (u64, u64),
+    /// Own entries of this leadership were seen without a gap up to here, and those behind it.
+    proposed_to: u64,
+    proposed_early: BTreeMap<u64, Rc<Entry>>,
     /// When the log wants a tick.
     pub(super) deadline: Option<u64>,
     /// Whether the device has failed.
@@ -114,8 +119,6 @@ impl LogSeat {
             config_entries: log.config_entries,
         };
         let published = Published { lsn: applied.0, ..Published::default() };
-        let peers = (1..=sizes.nodes).map(NodeId).filter(|node| *node != superblock.node);
-        let number = usize::from(superblock.node.0 - 1);
         Self {
             replica: Replica::new(replica_options(&superblock, sizes), start),
             cluster: superblock.cluster,
@@ -128,20 +131,21 @@ impl LogSeat {
             completions: VecDeque::new(),
             shards_seen: ShardWord::default(),
             inbox: BTreeMap::new(),
-            outgoing: peers.map(|node| (node, (0, 0))).collect(),
+            outgoing: BTreeMap::new(),
             commands: VecDeque::from([ReplicaCommand::Drained(Vec::new())]),
+            members: Vec::new(),
+            gone: Vec::new(),
+            freshness: Freshness::default(),
+            failure: None,
             batches: 0,
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
-            skew_micros: sizes.skews_micros[number],
             appended: VecDeque::new(),
             issued: (0, 0),
+            proposed_to: 0,
+            proposed_early: BTreeMap::new(),
             deadline: Some(0),
             failed: false,
         }
-    }
-
-    pub(super) fn wall(&self, now: u64) -> WallMicros {
-        WallMicros(WALL_MICROS + self.skew_micros + now / 1000)
     }
 }
 
@@ -152,9 +156,9 @@ impl Node {
     }
 
     /// Where it stands, for reports.
-    pub fn report(&self, now: u64) -> String {
+    pub fn report(&self, monotonic_nanos: u64, wall: WallMicros) -> String {
         let log = &self.log;
-        let now = Now { monotonic_nanos: now, wall: log.wall(now) };
+        let now = Now { monotonic_nanos, wall };
         let status = log.replica.status(now);
         let inbox: usize = log.inbox.values().map(VecDeque::len).sum();
         format!(
@@ -175,9 +179,7 @@ impl Node {
 
     /// How much is on its way to another node.
     pub fn outgoing_set(&mut self, to: NodeId, bytes: usize) {
-        if let Some((_, now)) = self.log.outgoing.get_mut(&to) {
-            *now = bytes;
-        }
+        self.log.outgoing.entry(to).or_default().0 = bytes;
     }
 
     /// A write ended; the log takes its turn.
@@ -228,6 +230,7 @@ impl Node {
         self.outgoing_tell(scene)?;
         self.reap(scene)?;
         self.shards_turn(scene)?;
+        self.freshness_turn(scene)?;
         while let Some(command) = self.log.commands.pop_front() {
             self.step(ReplicaInput::Command(command), scene)?;
         }
@@ -283,6 +286,10 @@ impl Node {
                             .map(|slot| EntryFrame::verify(&geometry, cluster, slot))
                             .transpose()
                             .map_err(|fault| Failure::new(format!("an entry sent: {fault}")))?;
+                        let log = &mut self.log;
+                        let leader = NodeId(log.published.leader);
+                        let leader = Some(leader).filter(|leader| leader.0 > 0);
+                        log.freshness.heard(leader, from, header.committed, header.time);
                         self.step(ReplicaInput::Peer { from, header, frame }, scene)?;
                     }
                 }
@@ -313,9 +320,13 @@ impl Node {
                     }
                 }
                 Completion::Raw(id, result) => {
-                    self.log.raw_waiting.pop_front().expect("a raw write was in flight");
-                    self.raw_submit(scene);
                     self.step(ReplicaInput::RawCompleted { id, result }, scene)?;
+                    self.log.raw_waiting.pop_front().expect("a raw write was in flight");
+                    if self.log.failed {
+                        // Rounds behind one that failed must not be written.
+                        self.log.raw_waiting.clear();
+                    }
+                    self.raw_submit(scene);
                 }
                 Completion::Read(lsn, result) => {
                     self.step(ReplicaInput::EntryRead { lsn, result }, scene)?;
@@ -346,9 +357,25 @@ impl Node {
         if word.applied != seen.applied {
             self.step(ReplicaInput::Applied(Lsn(word.applied)), scene)?;
         }
+        self.log.freshness.applied(Lsn(word.applied));
         if word.round_wanted > seen.round_wanted {
             self.step(ReplicaInput::RoundWanted(word.round_wanted), scene)?;
         }
+        Ok(())
+    }
+
+    /// Tells the shards how fresh this node is.
+    fn freshness_turn(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        if self.alone {
+            return Ok(());
+        }
+        let Published { round_started, round_confirmed, .. } = self.log.published;
+        let round = Round { started: round_started, confirmed: round_confirmed };
+        let now = Now { monotonic_nanos: scene.now, wall: scene.wall };
+        if let Some(round) = self.log.freshness.round_due(now, round) {
+            self.step(ReplicaInput::RoundWanted(round), scene)?;
+        }
+        self.log.published.fresh_micros = self.log.freshness.fresh().0;
         Ok(())
     }
 
@@ -404,7 +431,7 @@ impl Node {
     }
 
     fn step(&mut self, input: ReplicaInput, scene: &mut Scene<'_>) -> Result<(), Failure> {
-        let now = Now { monotonic_nanos: scene.now, wall: self.log.wall(scene.now) };
+        let now = Now { monotonic_nanos: scene.now, wall: scene.wall };
         let mut effects = std::mem::take(&mut self.log.effects);
         effects.clear();
         self.log.replica.step(now, input, &mut self.log.slots, &mut effects);
@@ -434,9 +461,9 @@ impl Node {
         if effects.role.is_some() || effects.round.is_some() {
             self.publish(scene);
         }
-        let committed = Lsn(self.log.published.lsn);
+        let (committed, time) = (Lsn(self.log.published.lsn), self.log.freshness.proof());
         for PeerSend { to, header, body } in effects.sends.drain(..) {
-            let header = PeerHeader { committed, ..header };
+            let header = PeerHeader { committed, time, ..header };
             scene.actions.sends.push((to, PeerMessage { header: header.encode(), body }));
         }
         scene.actions.resets.append(&mut effects.resets);
@@ -462,8 +489,15 @@ impl Node {
             self.log.published.failed = true;
             self.log.failed = true;
         }
+        if let Some(members) = effects.members.take() {
+            let log = &mut self.log;
+            if log.published.leading {
+                log.gone.extend(log.members.iter().filter(|node| !members.contains(node)));
+            }
+            log.members = members;
+        }
         if let Some(failure) = effects.failed.take() {
-            return Err(Failure::new(format!("node {}: {failure}", self.number + 1)));
+            self.log.failure = Some(failure);
         }
         self.log.deadline = effects.next_deadline_nanos;
         Ok(())
@@ -476,14 +510,19 @@ impl Node {
         }
         let block = self.log.geometry.block();
         let sent = effects.sends.iter().filter_map(|send| send.body.as_deref());
-        let written = effects.writes.iter().map(|write| &write.slot[block..]);
-        for body in sent.chain(written) {
-            if let Some(entry) = scene.oracle.history.propose(body)? {
+        for body in sent {
+            if let Some(entry) = scene.oracle.proposed(body)? {
+                self.log.proposed(&entry)?;
+            }
+        }
+        for write in &effects.writes {
+            let body = &write.slot[block..];
+            if let Some(entry) = scene.oracle.wrote(self.number, write.sequence, body)? {
                 self.log.proposed(&entry)?;
             }
         }
         if let Some(committed) = effects.committed {
-            scene.oracle.committed(committed.lsn, committed.epoch)?;
+            scene.oracle.committed(self.number, committed.lsn, committed.epoch)?;
         }
         Ok(())
     }
@@ -492,14 +531,18 @@ impl Node {
         let published = &mut self.log.published;
         assert!(change.number > published.role_number, "role changes are numbered upwards");
         published.role_number = change.number;
+        published.fresh_micros = 0;
         published.barrier_ticket = change.barrier.ticket;
         published.barrier_lsn = change.barrier.lsn.0;
         self.log.appended.clear();
+        self.log.proposed_early.clear();
+        self.log.proposed_to = change.barrier.lsn.0;
+        self.log.freshness.role_changed(matches!(change.role, Role::Lead { .. }));
         match change.role {
             Role::Lead { epoch } => {
                 published.leading = true;
                 published.epoch = epoch.0;
-                scene.oracle.leads(epoch, change.barrier.lsn)
+                scene.oracle.leads(self.number, epoch, change.barrier.lsn)
             }
             Role::Follow => {
                 published.leading = false;
@@ -545,6 +588,7 @@ impl Node {
     fn publish(&mut self, scene: &mut Scene<'_>) {
         let log = &mut self.log;
         let space = log.replica.space();
+        log.published.limited = log.replica.is_held_up();
         log.published.full = space.used_bytes + log.margin_bytes >= space.total_bytes;
         if log.published != self.shown {
             self.shown = log.published;
@@ -554,20 +598,48 @@ impl Node {
 }
 
 impl LogSeat {
-    /// An entry is seen for the first time: one of this node's own holds what was appended.
-    fn proposed(&mut self, entry: &Entry) -> Result<(), Failure> {
-        if !entry.has_sections() || !self.published.leading {
+    /// Memory for entries in use.
+    pub(super) fn slots_used(&self) -> usize {
+        self.slots.bytes_used()
+    }
+
+    /// An entry is seen for the first time, perhaps before those in front of it, whose messages
+    /// were lost: each of this node's own holds what was appended.
+    fn proposed(&mut self, entry: &Rc<Entry>) -> Result<(), Failure> {
+        if !self.published.leading {
             return Ok(());
         }
         if entry.term.0 != self.published.epoch {
-            return Err(Failure::new(format!("LSN {} appears late", entry.lsn)));
+            let late = Failure::new(format!("LSN {} appears late", entry.lsn));
+            return if entry.has_sections() { Err(late) } else { Ok(()) };
         }
+        self.proposed_early.insert(entry.lsn.0, Rc::clone(entry));
+        while let Some(entry) = self.proposed_early.remove(&(self.proposed_to + 1)) {
+            self.proposed_to += 1;
+            if entry.has_sections() {
+                self.proposed_next(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next own entry behind those that were seen before.
+    fn proposed_next(&mut self, entry: &Entry) -> Result<(), Failure> {
         for section in &entry.sections {
             match self.appended.pop_front() {
                 Some((ticket, appended)) if appended == *section => {
                     self.issued = (ticket, entry.lsn.0);
                 }
-                _ => return Err(Failure::new(format!("LSN {} was not appended", entry.lsn))),
+                found => {
+                    let found = found.map(|(ticket, next)| (ticket, next.partition));
+                    return Err(Failure::new(format!(
+                        "LSN {} was not appended: partition {} where ticket and partition \
+                         {found:?} come next, with {} behind it",
+                        entry.lsn,
+                        section.partition,
+                        self.appended.len()
+                    )));
+                }
             }
         }
         Ok(())

@@ -1,15 +1,15 @@
 //! What the shell of a shard does.
 
-use std::sync::Arc;
-
 use spillway_net::frame::{Assembled, FrameAssembler, FrameKind, HEADER_BYTES};
 use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 use spillway_net::limits::FRAME_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{ClusterReport, HELLO_BYTES_MAX};
+use spillway_updateserver::quorum::ReplicaCommand;
 use spillway_updateserver::redo::PARTITION_SYSTEM;
-use spillway_updateserver::root::RootInput;
+use spillway_updateserver::root::{Replacement, RootInput};
 use spillway_updateserver::shard::{
-    InboundFrame, LogState, ORIGIN_ROOT, Released, RootOrigin, ShardInput, system_commands,
+    InboundFrame, LogState, ORIGIN_ROOT, Released, ReplayError, RootOrigin, ShardInput,
+    system_commands,
 };
 
 use super::{Client, Inbound, Node, Published, Scene, Seat, ShardSeat};
@@ -132,10 +132,11 @@ impl Node {
             .collect();
         seat.shard.step(scene.now, ShardInput::Frames(&frames), &mut seat.effects);
         // The shard may leave some for later; what it took the model executes too.
+        let applied = seat.shard.applied_lsn();
         for inbound in seat.inbound.drain(..seat.effects.frames_taken) {
             let Inbound { connection, header, frame, answered_epoch } = inbound;
             let (at, payload) = ((self.number, shard), &frame[HEADER_BYTES..]);
-            scene.oracle.execute(at, connection, answered_epoch, &header, payload)?;
+            scene.oracle.execute(at, connection, answered_epoch, &header, payload, applied)?;
         }
         seat.shard.step(scene.now, ShardInput::TurnEnd, &mut seat.effects);
         self.apply(shard, scene)
@@ -150,12 +151,14 @@ impl Node {
         if scene.bug == Some(Bug::RoundNotAwaited) {
             published.round_confirmed = published.round_started + 1;
         }
+        let addresses = self.addresses();
         let seat = &mut self.seats[usize::from(shard)];
-        if !seat.members_told {
-            seat.members_told = true;
-            let input = ShardInput::Members(Arc::clone(&self.members));
+        if seat.members_told != self.known_version {
+            seat.members_told = self.known_version;
+            let input = ShardInput::Members(addresses);
             seat.shard.step(scene.now, input, &mut seat.effects);
         }
+        // Reads that may be old are judged by the clock, which goes on while the log stands still.
         if published == seat.seen && seat.inbound.is_empty() {
             return Ok(());
         }
@@ -166,7 +169,13 @@ impl Node {
         } else if seat.leading {
             seat.committed_to(published.ticket);
         }
+        let root_before = self.root_told;
         self.log_told(shard, self.state_of(published, scene), scene);
+        if shard == 0 && self.seats[0].leading && self.root_told > root_before {
+            // The root service changes one member at a time.
+            self.members_propose(scene);
+            self.members_publish(scene);
+        }
         self.apply(shard, scene)?;
         if failed {
             scene.oracle.log_failed((self.number, shard));
@@ -179,14 +188,14 @@ impl Node {
             vdl: Lsn(published.lsn),
             full: published.full,
             failed: published.failed,
-            limited: false,
-            drained: false,
+            limited: published.limited,
+            drained: published.drained,
             round_next: if self.alone { 0 } else { published.round_started + 1 },
             round_confirmed: published.round_confirmed,
             leader: NodeId(published.leader),
             epoch: Epoch(published.epoch),
-            fresh: WallMicros(0),
-            wall: self.log.wall(scene.now),
+            fresh: WallMicros(published.fresh_micros),
+            wall: scene.wall,
         }
     }
 
@@ -195,6 +204,7 @@ impl Node {
         let input = ShardInput::Log { stamp: seat.committed, state };
         seat.shard.step(scene.now, input, &mut seat.effects);
         if seat.leading && shard == 0 {
+            self.root_told = seat.committed_root;
             let input = RootInput::Committed { stamp: seat.committed_root };
             self.root.step(scene.now, input, &mut self.root_effects);
         }
@@ -238,6 +248,7 @@ impl Node {
             seat.leading = true;
             if shard == 0 {
                 self.root.step(scene.now, RootInput::Lead { epoch }, &mut self.root_effects);
+                self.members_propose(scene);
             }
         }
         self.seats[at].role_acted = published.role_number;
@@ -259,6 +270,11 @@ impl Node {
                         Ok(commands) => {
                             for command in commands {
                                 root.step(scene.now, RootInput::Apply(command), root_effects);
+                                if let Some(error) = root_effects.diverged.take() {
+                                    let (lsn, partition) = (batch.lsn, section.partition);
+                                    let error = ReplayError::Redo { partition, lsn, error };
+                                    seat.effects.diverged = Some(error);
+                                }
                             }
                         }
                         Err(error) => seat.effects.diverged = Some(error),
@@ -298,6 +314,11 @@ impl Node {
                 seat.shard.step(scene.now, ShardInput::Root(order), &mut seat.effects);
             }
         }
+        self.apply(shard, scene)
+    }
+
+    /// See [`Self::apply`].
+    pub(super) fn apply_seat(&mut self, shard: u16, scene: &mut Scene<'_>) -> Result<(), Failure> {
         self.apply(shard, scene)
     }
 
@@ -365,6 +386,10 @@ impl Node {
         seat.backlog.extend(seat.effects.items.drain(..));
         seat.backlog.extend(effects.items.drain(..));
         send(&effects.answers, scene);
+        for Replacement { old, new, .. } in effects.replacements.drain(..) {
+            self.log.commands.push_back(ReplicaCommand::MemberReplace { old, new });
+            scene.actions.turns.insert(Seat::Log);
+        }
         effects.clear();
         self.root_effects = effects;
         ordered
@@ -387,6 +412,8 @@ impl Node {
 
     /// The root service's tick.
     pub fn tick(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        self.members_publish(scene);
+        self.gone_propose(scene);
         let seat = &self.seats[0];
         let log_takes = seat.leading && !seat.seen.full && !seat.seen.failed;
         self.root.step(scene.now, RootInput::Tick { log_takes }, &mut self.root_effects);

@@ -46,11 +46,6 @@ impl UndoLog {
         undo
     }
 
-    /// Whether it keeps nothing.
-    pub fn is_off(&self) -> bool {
-        self.off
-    }
-
     /// Where the log stands: what is written from now on is undone by `rollback_to` this mark.
     #[must_use]
     pub fn mark(&self) -> UndoMark {
@@ -98,7 +93,9 @@ impl UndoLog {
         assert!(!self.off, "a log that keeps nothing cannot roll back");
         assert!(mark.0 <= self.entries.len(), "a mark behind the end of the log");
         while self.entries.len() > mark.0 {
-            let entry = self.entries.pop().expect("the log is longer than the mark");
+            let oldest_first = spillway_runtime::planted!(UndoOldestFirst);
+            let last = if oldest_first { mark.0 } else { self.entries.len() - 1 };
+            let entry = self.entries.remove(last);
             match entry {
                 UndoEntry::Created { slice, row, hash } => {
                     slices[slice.0 as usize].remove_row(arena, row, hash);

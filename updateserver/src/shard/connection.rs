@@ -54,10 +54,14 @@ impl Connections {
         self.by_number.keys().copied().collect()
     }
 
-    /// Those that asked for a session which was not known.
-    pub fn unattached(&self) -> Vec<u64> {
-        let unattached = self.by_number.iter().filter(|(_, connection)| connection.unattached);
-        unattached.map(|(number, _)| *number).collect()
+    /// Those that asked for a session which was not known, or whose session `is_lost`: it is told
+    /// session and connection.
+    pub fn unattached(&self, is_lost: impl Fn(SessionId, u64) -> bool) -> Vec<u64> {
+        let is_unattached = |(number, connection): &(&u64, &Connection)| {
+            connection.unattached
+                || connection.session.is_some_and(|session| is_lost(session, **number))
+        };
+        self.by_number.iter().filter(is_unattached).map(|(number, _)| *number).collect()
     }
 
     pub fn count(&self) -> usize {
@@ -152,13 +156,14 @@ impl Shard {
                 self.session_remove(older, out);
             }
             let held = self.sessions.enter(session);
-            if hello.attempt < held.attempt {
+            if hello.attempt < held.attempt && !spillway_runtime::planted!(LateHelloServed) {
                 let text = format!("session {session} was attached by a newer connection");
                 out.refuse_and_close(connection, request, RefusalCode::SessionFenced, text);
                 return;
             }
             held.attempt = hello.attempt;
-            if let Some(fenced) = held.connection.replace(connection) {
+            let fenced = held.connection.replace(connection);
+            if let Some(fenced) = fenced.filter(|_| !spillway_runtime::planted!(FenceForgotten)) {
                 let text = format!("a newer connection took over session {session}");
                 out.refuse_and_close(fenced, 0, RefusalCode::SessionFenced, text);
                 if let Some(fenced) = self.connections.get_mut(fenced) {

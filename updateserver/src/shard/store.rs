@@ -18,6 +18,7 @@ use crate::memtable::{
     Arena, ChunkSource, RowRef, SliceIndex, Stamp, TableSlice, UndoLog, UndoMark, VersionKind,
     WriteVersion, Wrote, block_bytes_max, row_insert_bytes_max, version_bytes,
 };
+use crate::redo::RedoError;
 
 use super::handover::History;
 use super::partition::{Partition, Touched};
@@ -25,6 +26,8 @@ use super::partition::{Partition, Touched};
 /// Rows up to this size are always written whole: a patch would save less than it costs to
 /// resolve. Bytes.
 const ROW_WHOLE_BYTES_MAX: usize = 128;
+/// A patch of one column of a fixed width is smaller, bytes.
+const PATCH_BYTES_ONE: usize = 32;
 /// Patches a read may have to resolve before a write replaces them by a whole row.
 const PATCH_CHAIN_MAX: usize = 4;
 /// What a record costs in the log beside its key and value: its head and row version, bytes.
@@ -169,12 +172,21 @@ impl Store {
     }
 
     /// A table exists from now on.
-    pub fn table_create(&mut self, id: TableId, definition: TableDefinition) {
+    ///
+    /// # Errors
+    /// There is one with this id, or the definition is not valid. Nothing has changed then.
+    pub fn table_create(
+        &mut self,
+        id: TableId,
+        definition: TableDefinition,
+    ) -> Result<(), RedoError> {
         let at = usize::from(id.0);
-        assert!(self.table_held(id).is_none(), "table ids are never reused");
+        if self.table_held(id).is_some() {
+            return Err(RedoError::Contradiction("a table is created twice"));
+        }
         let base = self.slices.len();
         let table = ShardTable::new(id, definition, base)
-            .expect("the root service logs only definitions that were validated");
+            .map_err(|_| RedoError::Contradiction("a table's definition is not valid"))?;
         for i in 0..self.partitions.len() {
             self.slices.push(TableSlice::new(SliceIndex((base + i) as u32)));
         }
@@ -182,6 +194,7 @@ impl Store {
             self.tables.resize_with(at + 1, || None);
         }
         self.tables[at] = Some(Box::new(table));
+        Ok(())
     }
 
     /// Clients do not see the table any more.
@@ -412,8 +425,13 @@ impl Store {
         let table = self.table(operation.table).expect("prepared");
         let column = usize::from(operation.column);
         let column_type = table.layout.value_columns()[column].column_type;
-        let argument = AddArgument::decode(column_type, operation.value)
+        let mut argument = AddArgument::decode(column_type, operation.value)
             .map_err(|_| OutcomeStatus::Malformed)?;
+        if spillway_runtime::planted!(BoundsIgnored)
+            && let AddArgument::Int(bounded) = &mut argument
+        {
+            bounded.min = None;
+        }
         row_add(&table.layout, row, column, &argument).map_err(|error| match error {
             AddError::BoundsViolated => OutcomeStatus::BoundsViolated,
             AddError::Overflow => OutcomeStatus::Overflow,
@@ -473,6 +491,9 @@ impl Store {
         let partition = &mut self.partitions[usize::from(operation.partition)];
         let number = partition.next_number;
         partition.next_number += 1;
+        if number.is_multiple_of(16) && spillway_runtime::planted!(RowVersionReused) {
+            partition.next_number = number;
+        }
         let slice = &mut self.slices[operation.slice as usize];
         let row = match found {
             Some(row) => row,
@@ -493,8 +514,14 @@ impl Store {
 }
 
 /// Whether a write should be a whole row rather than a patch.
-const fn whole(row_bytes: usize, patch_bytes: usize, chain: usize) -> bool {
-    row_bytes <= ROW_WHOLE_BYTES_MAX || patch_bytes * 2 >= row_bytes || chain >= PATCH_CHAIN_MAX
+fn whole(row_bytes: usize, patch_bytes: usize, chain: usize) -> bool {
+    let must = patch_bytes * 2 >= row_bytes || chain >= PATCH_CHAIN_MAX;
+    // The room that was checked is that of a row: what replaces it must be clearly smaller.
+    if !must && row_bytes > 2 * PATCH_BYTES_ONE && spillway_runtime::fault_point!(RowWrittenAsPatch)
+    {
+        return false;
+    }
+    must || row_bytes <= ROW_WHOLE_BYTES_MAX || spillway_runtime::fault_point!(RowWrittenWhole)
 }
 
 fn get_result(results: &mut Vec<u8>, row: Option<(&[u8], u64)>) {
