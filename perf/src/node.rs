@@ -202,6 +202,7 @@ impl Node {
 
     /// Whether it says by now that it serves. Fails if it has ended by itself.
     pub fn is_ready(&mut self) -> Result<bool, PerfError> {
+        self.check_alive()?;
         let text = file::read_to_string(&self.home.output).map_err(PerfError::from)?;
         let (addresses, is_ready) = parse_ready(&text);
         if is_ready && !addresses.is_empty() {
@@ -209,7 +210,6 @@ impl Node {
             self.ready_seconds = monotonic_now().saturating_since(self.began).as_secs_f64();
             return Ok(true);
         }
-        self.check_alive()?;
         Ok(false)
     }
 

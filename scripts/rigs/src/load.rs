@@ -24,6 +24,8 @@ use crate::order::Order;
 const LOG_BYTES_PER_TRANSACTION: f64 = 2_000.0;
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node that says that its log failed is given to end by itself.
+const END_WAIT: Duration = Duration::from_secs(3);
 /// How often somebody who waits looks again.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 
@@ -282,7 +284,7 @@ pub fn power_off(
     kind: &'static str,
 ) -> Result<(), PerfError> {
     disks.cut(nodes);
-    let at = field.cluster.kill(nodes)?;
+    let at = kill_up(field.cluster, nodes)?;
     field.note(kind, nodes, at);
     Ok(())
 }
@@ -316,6 +318,51 @@ pub fn report_of(cluster: &Cluster, node: usize) -> Option<ClusterReport> {
 pub fn log_failed(cluster: &Cluster, node: usize) -> Option<bool> {
     let numbers = probe::status(cluster.address(node)).ok()?;
     Some(numbers.get("log_failed").copied() == Some(1))
+}
+
+/// A node whose log has failed.
+pub struct Fenced {
+    /// When it said so, or had ended.
+    pub at: MonotonicNanos,
+    /// Whether it has ended, and is down.
+    pub has_ended: bool,
+}
+
+/// Waits until a node whose log has failed says so, and a little for it to end by itself.
+pub fn fence_wait(cluster: &mut Cluster, node: usize) -> Result<Fenced, PerfError> {
+    let began = monotonic_now();
+    let mut said: Option<MonotonicNanos> = None;
+    loop {
+        let now = monotonic_now();
+        match cluster.is_ready(node) {
+            Ok(_) if said.is_none() && log_failed(cluster, node) == Some(true) => {
+                said = Some(monotonic_now());
+            }
+            Ok(_) => {}
+            Err(error @ PerfError::Node { .. }) => {
+                cluster.bury(&[node])?;
+                let is_told = cluster.tail(node).contains("the log device failed");
+                let at = said.unwrap_or(now);
+                return if is_told { Ok(Fenced { at, has_ended: true }) } else { Err(error) };
+            }
+            Err(other) => return Err(other),
+        }
+        if let Some(at) = said.filter(|at| now.saturating_since(*at) > END_WAIT) {
+            return Ok(Fenced { at, has_ended: false });
+        }
+        if now.saturating_since(began) > PATIENCE {
+            let (seconds, tail) = (PATIENCE.as_secs(), cluster.tails());
+            let what = "the node's word that its log failed";
+            return Err(PerfError::TimedOut { what, seconds, tail });
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Kills those of the nodes that are still up.
+pub fn kill_up(cluster: &mut Cluster, nodes: &[usize]) -> Result<MonotonicNanos, PerfError> {
+    let up: Vec<usize> = nodes.iter().copied().filter(|node| cluster.is_up(*node)).collect();
+    cluster.kill(&up)
 }
 
 /// Milliseconds since a moment of the monotonic clock.

@@ -13,8 +13,8 @@ use crate::disk::{Effect, Fault, Operation, Part, When};
 use crate::error::RigError;
 use crate::file_system::Disks;
 use crate::load::{
-    LoadArguments, Outcome, Programs, Stage, Tally, log_failed, millis_since, order, power_off,
-    refuse, report_of, tallied, tally, target, wait,
+    Fenced, LoadArguments, Outcome, Programs, Stage, Tally, fence_wait, kill_up, millis_since,
+    order, power_off, refuse, report_of, tallied, tally, target, wait,
 };
 use crate::order::Order;
 use crate::sectors::Keep;
@@ -65,6 +65,8 @@ struct Seen {
     writes: u32,
     flushes: u32,
     torn: u32,
+    /// Nodes that ended by themselves because of it.
+    ended: u32,
     reads_refused: u32,
     reads_passed: u32,
     /// Entries acknowledged by nodes whose log had failed.
@@ -149,7 +151,7 @@ impl Round {
                 order(disks, node, Order::PowerOn(keep))?;
             }
             None => {
-                let at = field.cluster.kill(&[node])?;
+                let at = kill_up(field.cluster, &[node])?;
                 field.note("failed node killed", &[node], at);
             }
         }
@@ -171,14 +173,24 @@ fn watch(
         Some(disks.counters(node).fault_nanos).filter(|nanos| *nanos > 0)
     })?;
     field.note(kind, &[node], monotonic_now());
-    wait(field.cluster, "the node's word that its log failed", |cluster| {
-        log_failed(cluster, node).filter(|failed| *failed)
-    })?;
-    let fence_ms = millis_since(fault_nanos);
+    let Fenced { at, has_ended } = fence_wait(field.cluster, node)?;
+    let fence_ms = at.0.saturating_sub(fault_nanos) as f64 / 1e6;
     let leader = wait(field.cluster, "a leader that can write", |cluster| {
         cluster.leader().filter(|leader| *leader != node)
     })?;
     let takeover_ms = millis_since(fault_nanos);
+    if has_ended {
+        // The dead acknowledge nothing.
+        field.progress_wait()?;
+        tally(seen, |seen| {
+            seen.ended += 1;
+            seen.fence_ms.push(fence_ms);
+            if is_leader {
+                seen.takeover_ms.push(takeover_ms);
+            }
+        });
+        return Ok(());
+    }
     field.sleep(REPORT_AGE_MAX)?;
     let own = wait(field.cluster, "the failed node's report", |it| report_of(it, node))?;
     field.progress_wait()?;
@@ -274,6 +286,7 @@ pub fn run(
     let fence = extremes(&seen.fence_ms);
     let what = format!(
         "{} leaders' and {} followers' disks failed ({} writes, {} flushes, {} torn writes), {} \
+         of them ended by themselves, {} \
          starts without reads refused and {} not met by them; {} entries acknowledged after the \
          failure; fenced after {} ms (at most {} allowed), another leader after {} ms \
          (median, longest)",
@@ -282,6 +295,7 @@ pub fn run(
         seen.writes,
         seen.flushes,
         seen.torn,
+        seen.ended,
         seen.reads_refused,
         seen.reads_passed,
         seen.acknowledged_after,

@@ -11,13 +11,14 @@ use spillway_perf::identity::Draw;
 use spillway_perf::node::directories;
 use spillway_perf::script::{Field, Script};
 use spillway_runtime::clock::monotonic_now;
-use spillway_runtime::file;
+use spillway_runtime::{file, thread};
 
 use crate::disk::{Effect, Fault, Operation, Part, When};
 use crate::error::RigError;
 use crate::file_system::Disks;
 use crate::load::{
-    LoadArguments, Outcome, Programs, Stage, Tally, log_failed, order, tallied, tally, target, wait,
+    LoadArguments, Outcome, Programs, Stage, Tally, fence_wait, kill_up, log_failed, order,
+    tallied, tally, target,
 };
 use crate::mount::Mount;
 use crate::order::Order;
@@ -39,6 +40,8 @@ struct Seen {
     acknowledged_full: u64,
 }
 
+/// How long a majority may take to fail.
+const FAILED_MAX: Duration = Duration::from_secs(60);
 /// Bytes of the log of the node that is formatted without room.
 const FORMAT_LOG_BYTES: u64 = 64 << 20;
 
@@ -108,9 +111,7 @@ fn growth(field: &mut Field<'_>, disks: &Disks) -> Result<(), PerfError> {
 }
 
 fn failed_wait(field: &mut Field<'_>, node: usize) -> Result<(), PerfError> {
-    wait(field.cluster, "the node's word that its log failed", |cluster| {
-        log_failed(cluster, node).filter(|failed| *failed)
-    })?;
+    fence_wait(field.cluster, node)?;
     let told = field.cluster.tail(node);
     if told.contains("errno 28") || told.contains("No space left") {
         return Ok(());
@@ -127,7 +128,7 @@ fn one(field: &mut Field<'_>, disks: &Disks, node: usize) -> Result<(), PerfErro
     field.cluster.wait("another leader", |cluster| cluster.leader().filter(|it| *it != node))?;
     field.progress_wait()?;
     order(disks, node, Order::Heal)?;
-    field.cluster.kill(&[node])?;
+    kill_up(field.cluster, &[node])?;
     field.restart()?;
     field.caught_up_wait()
 }
@@ -139,20 +140,36 @@ fn all(field: &mut Field<'_>, disks: &Disks, seen: &Tally<Seen>) -> Result<(), P
     field.note("no room anywhere", &nodes, monotonic_now());
     // What is left when a majority has failed has nobody to write for.
     let majority = nodes.len() / 2 + 1;
-    let failed = wait(field.cluster, "the word of a majority that its log failed", |cluster| {
-        let failed = nodes.iter().filter(|node| log_failed(cluster, **node) == Some(true));
-        let failed: Vec<usize> = failed.copied().collect();
-        (failed.len() >= majority).then_some(failed)
-    })?;
-    failed.iter().try_for_each(|node| failed_wait(field, *node))?;
+    let began = monotonic_now();
+    let mut failed = 0;
+    while failed < majority {
+        failed = 0;
+        for node in &nodes {
+            let is_down = !field.cluster.is_up(*node);
+            let has_failed = is_down
+                || match field.cluster.is_ready(*node) {
+                    Ok(_) => log_failed(field.cluster, *node) == Some(true),
+                    Err(_) => true,
+                };
+            if has_failed && !is_down {
+                failed_wait(field, *node)?;
+            }
+            failed += usize::from(has_failed);
+        }
+        if monotonic_now().saturating_since(began) > FAILED_MAX {
+            let text = "a majority without room did not say so".to_owned();
+            return Err(PerfError::Refused(text));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
     // Answers that were on their way.
-    field.sleep(Duration::from_millis(300))?;
+    thread::sleep(Duration::from_millis(300));
     let before = field.committed();
-    field.sleep(Duration::from_secs(1))?;
+    thread::sleep(Duration::from_secs(1));
     let acknowledged = field.committed() - before;
     tally(seen, |seen| seen.acknowledged_full += acknowledged);
     nodes.iter().try_for_each(|node| order(disks, *node, Order::Heal))?;
-    field.cluster.kill(&nodes)?;
+    kill_up(field.cluster, &nodes)?;
     field.restart()?;
     field.progress_wait()?;
     field.caught_up_wait()
