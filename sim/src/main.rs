@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
+use spillway_sim::checker::command::{self, CheckArguments};
 use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
 use spillway_sim::runner::{Found, Plan, Summary, run_seeds, seed_of};
 use spillway_sim::shrink::{faults_of, shrink};
@@ -70,6 +71,8 @@ impl Arguments {
 enum Command {
     /// Plant every bug and look for it.
     Detect(DetectArguments),
+    /// Judge histories of clients that are in files.
+    Check(CheckArguments),
 }
 
 #[derive(Args)]
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
         Some(Command::Detect(detect)) => detect.run(),
+        Some(Command::Check(check)) => command::command(check),
         None => run_plan(&arguments),
     }
 }
