@@ -381,7 +381,8 @@ impl World {
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): \
+             {}",
             self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
