@@ -45,6 +45,7 @@ pub mod disk;
 pub mod draw;
 pub mod entry;
 pub mod history;
+pub mod images;
 pub mod links;
 pub mod model;
 pub mod network;

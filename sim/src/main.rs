@@ -1,14 +1,19 @@
 //! The simulator on the command line. See the library.
 
+mod images_command;
+
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Mode, Options, Report, run};
 
 /// Runs seeds of the simulated node.
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
@@ -30,6 +35,12 @@ struct Arguments {
     /// Plant a bug.
     #[arg(long, value_parser = bug_of)]
     bug: Option<Bug>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Power losses at every moment of short sequences of log operations.
+    Images(images_command::Arguments),
 }
 
 /// `OrderLost` as `order-lost`.
@@ -54,6 +65,10 @@ fn bug_of(name: &str) -> Result<Bug, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Images(arguments)) => return images_command::run_images(&arguments),
+        None => {}
+    }
     let (first, count) = match arguments.seed {
         Some(seed) => (seed, 1),
         None => (arguments.start, arguments.seeds),
