@@ -29,6 +29,8 @@ use crate::draw::Draw;
 pub const CLUSTER: ClusterId = ClusterId(0x5350_4c57);
 /// The errno of an input/output error.
 pub const EIO: i32 = 5;
+/// The errno of a full device.
+pub const ENOSPC: i32 = 28;
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,16 @@ impl Draw {
         Self(xxh3_64_with_seed(&seed.to_le_bytes(), 0x5350_4c57))
     }
 
+    /// A stream of its own of this seed: what others draw does not move it.
+    pub fn stream(seed: u64, name: &str) -> Self {
+        Self(xxh3_64_with_seed(name.as_bytes(), Self::new(seed).0))
+    }
+
+    /// Another source that begins here.
+    pub fn fork(&mut self) -> Self {
+        Self::new(self.bits())
+    }
+
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -16,6 +16,15 @@ use crate::entry::Entry;
 use crate::model::Model;
 use crate::worker::Tables;
 
+/// An entry that a node wrote or sent.
+#[derive(Clone, Debug)]
+pub struct Proposed {
+    /// The entry.
+    pub entry: Rc<Entry>,
+    /// Whether nobody wrote or sent it before.
+    pub is_new: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct History {
@@ -50,14 +59,16 @@ impl History {
         }
     }
 
-    /// A node wrote or sent this body. Returns the entry if it is new.
-    pub fn propose(&mut self, body: &[u8]) -> Result<Option<Rc<Entry>>, Failure> {
+    /// A node wrote or sent this body. `None` for a watermark's.
+    pub fn propose(&mut self, body: &[u8]) -> Result<Option<Proposed>, Failure> {
         let view = BodyView::new(&self.geometry, body)
             .map_err(|fault| Failure::new(format!("the body of a frame: {fault}")))?;
         let shared = view.shared;
         if let Some(known) = self.proposed.get(&(shared.index.0, shared.checksum)) {
-            let same = known.body == body;
-            return if same { Ok(None) } else { Err(changed(shared.index)) };
+            if known.body != body {
+                return Err(changed(shared.index));
+            }
+            return Ok(Some(Proposed { entry: Rc::clone(known), is_new: false }));
         }
         let Some(entry) = Entry::of(&self.geometry, body)? else { return Ok(None) };
         let (lsn, term) = (entry.lsn.0, entry.term.0);
@@ -66,7 +77,7 @@ impl History {
             return Err(Failure::new(format!("LSN {lsn} of term {term} exists twice")));
         }
         self.proposed.insert((lsn, entry.checksum), Rc::clone(&entry));
-        Ok(Some(entry))
+        Ok(Some(Proposed { entry, is_new: true }))
     }
 
     /// Index of the last committed entry.
@@ -77,6 +88,26 @@ impl History {
     /// A committed entry.
     pub fn at(&self, lsn: Lsn) -> Option<&Rc<Entry>> {
         self.committed.get((lsn.0 as usize).checked_sub(1)?)
+    }
+
+    /// The last committed entry of a term before this one.
+    pub fn last_before(&self, term: Epoch) -> Lsn {
+        Lsn(self.committed.partition_point(|entry| entry.term < term) as u64)
+    }
+
+    /// Whether a log that ends with this entry holds everything committed up to `committed`.
+    pub fn descends(&self, last: Lsn, last_term: Epoch, committed: Lsn) -> bool {
+        if committed.0 == 0 {
+            return true;
+        }
+        let of_term = self.of_term.get(&(last.0, last_term.0)).copied();
+        let (mut at, mut checksum) = (last.0, of_term);
+        // Entries that are committed continue each other: one of them is as good as all.
+        while at > committed.0 {
+            checksum = checksum.and_then(|sum| Some(self.proposed.get(&(at, sum))?.previous));
+            at -= 1;
+        }
+        at == committed.0 && checksum == self.at(committed).map(|entry| entry.checksum)
     }
 
     /// Whether this was ever proposed.

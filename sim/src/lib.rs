@@ -10,17 +10,24 @@
 //! cargo xtask sim --seeds 1000            # seeds 0 to 999, a node of its own
 //! cargo xtask sim --seeds 1000 --nodes 3  # a cluster
 //! cargo xtask sim --seeds 1000 --start 5000
-//! cargo xtask sim --seed 4711             # one, with its numbers
+//! cargo xtask sim --seeds 500 --nodes 3 --seconds 60
+//! cargo xtask sim --seed 4711             # one, with its faults and numbers
 //! cargo xtask sim --seed 4711 --beyond    # with flipped bits, too
-//! cargo xtask sim --seeds 9 --nodes 3 --lossy
+//! cargo xtask sim --seed 4711 --shrink    # with as few faults as show its failure
+//! cargo xtask sim --seeds 9 --nodes 3 --lossy --twice
 //! cargo xtask sim --seeds 50 --bug sessions-forgotten
 //! ```
 //!
 //! A failure prints the line that repeats it. The same seed gives the same run on every machine:
-//! [`Report::trace`] is a hash over all its events.
+//! [`Report::trace`] is a hash over all its events, and `--twice` holds two runs against each
+//! other. [`runner`] runs seeds on all CPUs, [`shrink`] makes a failing run small, [`arguments`]
+//! says what a run is made of.
 //!
 //! What is judged:
 //!
+//! - [`replicas`]: each node's own log. Logs match; a node acknowledges only what is durable there;
+//!   what is committed was durable on a majority; nothing committed is ever replaced; a leader was
+//!   elected with a log that has everything committed; a node's committed end never falls.
 //! - [`history`]: there is one log. Nothing committed is ever replaced; what a follower applies and
 //!   what a restart finds is, byte for byte, what was appended; LSN, terms and timestamps rise. A
 //!   term has one leader, and a new one has everything that is committed. Over all its starts a
@@ -38,9 +45,12 @@
 //! Sizes are drawn small, so that logs and memory fill up. Nothing raises the log's floor yet:
 //! segments are used once, and some runs have a log that is small enough to be full.
 //!
-//! [`options::Bug`] lists bugs that can be planted around the cores; tests assert that each is
+//! [`bug::Bug`] lists bugs that can be planted around the cores; tests assert that each is
 //! found.
 
+pub mod arguments;
+pub mod bug;
+pub mod counts;
 pub mod disk;
 pub mod draw;
 pub mod entry;
@@ -52,14 +62,23 @@ pub mod network;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod plan;
+pub mod replicas;
+pub mod runner;
+pub mod shrink;
 pub mod start;
 pub mod worker;
 pub mod world;
 
 use std::fmt;
 
-pub use options::{BUGS, BUGS_CLUSTER, Bug, Mode, Options};
+pub use bug::{BUGS, BUGS_CLUSTER, Bug};
+pub use options::{Mode, Options};
+pub use plan::{Fault, FaultKind, FaultKinds};
 pub use world::{Report, World};
+
+/// Words of a failure that tell its kind.
+const KIND_WORDS: usize = 8;
 
 /// What must not happen, and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +88,13 @@ impl Failure {
     /// In words.
     pub fn new(what: impl Into<String>) -> Self {
         Self(what.into())
+    }
+
+    /// Its first words without their numbers: failures of one kind have the same.
+    pub fn kind(&self) -> String {
+        let words = self.0.split_whitespace().take(KIND_WORDS);
+        let word = |word: &str| word.replace(|letter: char| letter.is_ascii_digit(), "");
+        words.map(word).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -11,11 +11,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::draw::Draw;
+
 /// Two nodes, counted from 0, the lower one first.
 pub type Pair = (u16, u16);
 
 /// One link. Sides and the directions from them are 0 and 1.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Link {
     /// Whether it stands.
     pub is_up: bool,
@@ -31,9 +33,30 @@ pub struct Link {
     pub last_at: [u64; 2],
     /// Bytes on their way from each side.
     pub outgoing: [usize; 2],
+    /// How many of the next messages from each side are lost.
+    pub lose_next: [u32; 2],
+    /// How many of the next messages from each side arrive twice.
+    pub twice_next: [u32; 2],
+    /// Chance of what goes over it.
+    pub draw: Draw,
 }
 
 impl Link {
+    fn new(draw: Draw) -> Self {
+        Self {
+            is_up: false,
+            generation: 0,
+            told: [false; 2],
+            is_tried: false,
+            cut_until: [0; 2],
+            last_at: [0; 2],
+            outgoing: [0; 2],
+            lose_next: [0; 2],
+            twice_next: [0; 2],
+            draw,
+        }
+    }
+
     /// A time of arrival at a side that keeps the order.
     pub fn arrival(&mut self, side: usize, at: u64) -> u64 {
         let last = &mut self.last_at[side];
@@ -53,10 +76,11 @@ pub fn pair_of(node: u16, other: u16) -> (Pair, usize) {
 }
 
 impl Links {
-    /// Between so many nodes.
-    pub fn new(nodes: u16) -> Self {
+    /// Between so many nodes of a seed.
+    pub fn new(seed: u64, nodes: u16) -> Self {
         let pairs = (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b)));
-        Self(pairs.map(|pair| (pair, Link::default())).collect())
+        let link = |pair| Link::new(Draw::stream(seed, &format!("link {pair:?}")));
+        Self(pairs.map(|pair| (pair, link(pair))).collect())
     }
 
     /// One of them.

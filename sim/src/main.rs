@@ -1,136 +1,143 @@
 //! The simulator on the command line. See the library.
 
-mod images_command;
-
+use std::num::NonZero;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Mode, Options, Report, run};
+use clap::Parser;
+use spillway_runtime::clock::monotonic_now;
+use spillway_sim::arguments::{RunArguments, seconds};
+use spillway_sim::counts::Counted;
+use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
+use spillway_sim::shrink::{faults_of, shrink};
+use spillway_sim::{Failure, Options, Report};
 
-/// Runs seeds of the simulated node.
+/// Runs that shrinking one failure may take.
+const SHRINK_RUNS_MAX: u64 = 2000;
+/// How often a long run tells how far it is.
+const PROGRESS_NANOS: u64 = 10_000_000_000;
+
+/// Runs seeds of the simulated cluster.
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
-#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
     /// The first one.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
     start: u64,
-    /// Only this one, with its numbers.
+    #[command(flatten)]
+    run: RunArguments,
+    /// Threads; as many as there are CPUs unless told.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Run every seed twice; both runs must be the same.
     #[arg(long)]
-    seed: Option<u64>,
-    /// Nodes of the cluster.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=7))]
-    nodes: u16,
-    /// Links between nodes lose and repeat single messages.
+    twice: bool,
+    /// Make the first failure small: less time, fewer kinds of faults, fewer faults, fewer clients.
     #[arg(long)]
-    lossy: bool,
-    /// Flip bits of what is durable: a start may then refuse, but never lose silently.
-    #[arg(long, conflicts_with = "nodes")]
-    beyond: bool,
-    /// Plant a bug.
-    #[arg(long, value_parser = bug_of)]
-    bug: Option<Bug>,
+    shrink: bool,
+    /// Go on behind a failure.
+    #[arg(long)]
+    keep_going: bool,
+    /// Fail if there is something that runs of this kind may meet and none has met.
+    #[arg(long)]
+    require_all: bool,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Power losses at every moment of short sequences of log operations.
-    Images(images_command::Arguments),
-}
-
-/// `OrderLost` as `order-lost`.
-fn kebab(name: &str) -> String {
-    let mut out = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !out.is_empty() {
-            out.push('-');
+impl Arguments {
+    fn plan(&self) -> Plan {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Plan {
+            options: self.run.options(0),
+            start: self.run.seed.unwrap_or(self.start),
+            seeds: if self.run.seed.is_some() { 1 } else { self.seeds },
+            jobs: self.jobs.map_or(cpus, usize::from),
+            twice: self.twice,
+            keep_going: self.keep_going,
         }
-        out.push(letter.to_ascii_lowercase());
     }
-    out
-}
-
-fn bug_of(name: &str) -> Result<Bug, String> {
-    let named = |bug: &Bug| kebab(&format!("{bug:?}"));
-    let bugs: Vec<Bug> = BUGS.into_iter().chain(BUGS_CLUSTER).collect();
-    let names: Vec<_> = bugs.iter().map(named).collect();
-    let known = bugs.into_iter().find(|bug| named(bug) == name);
-    known.ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Command::Images(arguments)) => return images_command::run_images(&arguments),
-        None => {}
+    let plan = arguments.plan();
+    if plan.seeds == 0 || plan.start.checked_add(plan.seeds - 1).is_none() {
+        eprintln!("there are no such seeds");
+        return ExitCode::FAILURE;
     }
-    let (first, count) = match arguments.seed {
-        Some(seed) => (seed, 1),
-        None => (arguments.start, arguments.seeds),
-    };
-    println!("seeds {first} to {}", first + count.max(1) - 1);
-    let mut total = [0u64; 7];
-    for seed in first..first + count {
-        let mut options = match arguments.nodes {
-            1 => Options::new(seed),
-            nodes => Options::cluster(seed, nodes),
-        };
-        options.bug = arguments.bug;
-        options.lossy = arguments.lossy;
-        if arguments.beyond {
-            options.mode = Mode::Beyond;
+    println!("seeds {} to {}, commit {}", plan.start, plan.start + (plan.seeds - 1), commit());
+    let began = monotonic_now();
+    let mut told_at = began;
+    let summary = run_seeds(&plan, |runs, options, result| {
+        if arguments.run.seed.is_some() {
+            print_run(options, result);
         }
-        let mut line = format!("cargo xtask sim --seed {seed}");
-        if arguments.nodes > 1 {
-            line.push_str(&format!(" --nodes {}", arguments.nodes));
+        let now = monotonic_now();
+        if now.saturating_nanos_since(told_at) > PROGRESS_NANOS {
+            told_at = now;
+            eprintln!("{runs} of {} seeds", plan.seeds);
         }
-        line.push_str(if arguments.lossy { " --lossy" } else { "" });
-        line.push_str(if arguments.beyond { " --beyond" } else { "" });
-        if let Some(bug) = options.bug {
-            line.push_str(&format!(" --bug {}", kebab(&format!("{bug:?}"))));
+        if let Err(failure) = result {
+            print_failure(options, failure);
         }
-        let repeat = line.clone();
-        std::panic::set_hook(Box::new(move |panic| {
-            eprintln!("seed {seed}: {panic}\nrepeat with: {repeat}");
-        }));
-        match run(options) {
-            Ok(report) => {
-                if arguments.seed.is_some() {
-                    print_report(seed, &report);
-                }
-                let c = &report.counts;
-                let counted = [
-                    c.committed,
-                    c.repeated,
-                    c.restarts,
-                    c.torn,
-                    c.resets,
-                    c.write_errors,
-                    c.leaderships,
-                ];
-                total.iter_mut().zip(counted).for_each(|(total, count)| *total += count);
-            }
-            Err(failure) => {
-                eprintln!("seed {seed}: {failure}\nrepeat with: {line}");
-                return ExitCode::FAILURE;
-            }
-        }
+    });
+    let took = monotonic_now().saturating_since(began).as_secs_f64();
+    if arguments.shrink
+        && let Some(found) = summary.found.first()
+    {
+        print_shrunk(found);
     }
-    let [committed, repeated, restarts, torn, resets, write_errors, leaderships] = total;
-    println!(
-        "{count} seed(s): nothing found in {committed} committed transactions, {repeated} answered \
-         again, {restarts} starts, {torn} torn tails, {resets} lost connections, {write_errors} \
-         write errors, {leaderships} leaderships"
-    );
-    ExitCode::SUCCESS
+    print_summary(&plan, &summary, took);
+    let missing = summary.never_met(&plan.options);
+    if arguments.require_all && !missing.is_empty() {
+        eprintln!("never met: {}", missing.join(", "));
+        return ExitCode::FAILURE;
+    }
+    if summary.found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn print_report(seed: u64, report: &Report) {
-    println!("seed {seed}: trace {:016x}, {} ms", report.trace.0, report.nanos / 1_000_000);
-    println!("{:#?}", report.counts);
+/// What runs; `cargo xtask` tells.
+fn commit() -> String {
+    std::env::var("SPILLWAY_COMMIT").unwrap_or_else(|_| "unknown".to_owned())
+}
+
+fn print_run(options: &Options, result: &Result<Report, Failure>) {
+    for fault in faults_of(options) {
+        println!("{fault}");
+    }
+    let Ok(report) = result else { return };
+    let (trace, nanos) = (report.trace.0, report.nanos);
+    println!("seed {}: trace {trace:016x}, {} s", options.seed, seconds(nanos));
+}
+
+fn print_failure(options: &Options, failure: &Failure) {
+    eprintln!("seed {}: {failure}", options.seed);
+    eprintln!("commit {}, repeat with: {}", commit(), options.to_line());
+}
+
+fn print_shrunk(found: &Found) {
+    eprintln!("seed {} shrinks, in up to {SHRINK_RUNS_MAX} runs", found.options.seed);
+    let Some(shrunk) = shrink(&found.options, SHRINK_RUNS_MAX) else {
+        eprintln!("it does not fail any more: one seed has two runs (see --twice)");
+        return;
+    };
+    println!("after {} runs: {}", shrunk.runs, shrunk.failure);
+    for fault in &shrunk.faults {
+        println!("{fault}");
+    }
+    println!("{} faults, repeat with: {}", shrunk.faults.len(), shrunk.options.to_line());
+}
+
+fn print_summary(plan: &Plan, summary: &Summary, took: f64) {
+    for counter in summary.counts.counters() {
+        println!("{:>14} {}", counter.count, counter.name);
+    }
+    println!(
+        "{} seed(s), {} s of virtual time in {took:.1} s on {} thread(s): {} failed",
+        summary.runs,
+        summary.nanos / 1_000_000_000,
+        plan.jobs,
+        summary.found.len()
+    );
 }

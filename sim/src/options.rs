@@ -1,70 +1,15 @@
-//! What a run is made of, drawn from its seed, and the bugs that can be planted into it.
+//! What a run is made of, drawn from its seed.
+
+use std::collections::BTreeSet;
 
 use spillway_updateserver::log::Geometry;
 
+pub use crate::bug::Bug;
 use crate::draw::Draw;
+use crate::plan::FaultKinds;
 
 /// One second of virtual time.
 pub const SECOND: u64 = 1_000_000_000;
-
-/// A bug of the glue around the cores, planted to prove that the oracles see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// A log write is reported durable while it is still on its way to the disk.
-    WriteConfirmedEarly,
-    /// At the completion of one write, all issued ones count as durable.
-    CommitOutOfOrder,
-    /// Shards are told that what they handed over is committed at once.
-    AnswerBeforeCommit,
-    /// A write error is reported as success.
-    WriteErrorIgnored,
-    /// The last section of an item that has several does not reach the log.
-    SectionDropped,
-    /// An item now and then never reaches the log.
-    HandOverLost,
-    /// Replay leaves out the newest entry.
-    ReplayOneLess,
-    /// Replay leaves out one section now and then.
-    ReplaySectionSkipped,
-    /// After a restart the shards know no outcomes.
-    SessionsForgotten,
-    /// A restart does not write the superblock of its boot.
-    SuperblockNotWritten,
-    /// An order of the root service now and then does not reach a shard.
-    OrderLost,
-    /// A start takes entries for committed that may still be superseded.
-    TailNotHeldBack,
-    /// Shards are told that a round of leadership succeeded when it has only begun.
-    RoundNotAwaited,
-    /// A superblock write in service is reported durable, and lost.
-    HardStateLost,
-}
-
-/// Those that show on a node of its own.
-pub const BUGS: [Bug; 11] = [
-    Bug::WriteConfirmedEarly,
-    Bug::CommitOutOfOrder,
-    Bug::AnswerBeforeCommit,
-    Bug::WriteErrorIgnored,
-    Bug::SectionDropped,
-    Bug::HandOverLost,
-    Bug::ReplayOneLess,
-    Bug::ReplaySectionSkipped,
-    Bug::SessionsForgotten,
-    Bug::SuperblockNotWritten,
-    Bug::OrderLost,
-];
-
-/// Those that are looked for in a cluster.
-pub const BUGS_CLUSTER: [Bug; 7] = [
-    Bug::WriteConfirmedEarly,
-    Bug::AnswerBeforeCommit,
-    Bug::HandOverLost,
-    Bug::ReplaySectionSkipped,
-    Bug::TailNotHeldBack,
-    Bug::RoundNotAwaited,
-    Bug::HardStateLost,
-];
 
 /// Which faults a run meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +21,7 @@ pub enum Mode {
 }
 
 /// A run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Everything else follows from it.
     pub seed: u64,
@@ -90,6 +35,19 @@ pub struct Options {
     pub bug: Option<Bug>,
     /// Virtual time with faults; after it they stop, and everything must come to rest.
     pub faults_nanos: u64,
+    /// Kinds of faults instead of those that the seed draws.
+    pub kinds: Option<FaultKinds>,
+    /// Kinds of faults that are left out; all others stay where they are.
+    pub kinds_off: FaultKinds,
+    /// Faults that are left out, by their number in [`crate::plan::plan`]; all others stay where
+    /// they are.
+    pub faults_skipped: BTreeSet<u64>,
+    /// The faults end, and with them the clients' work, before their time: the plan is the same.
+    pub until_nanos: Option<u64>,
+    /// Other chance around the same plan and the same sizes.
+    pub salt: u64,
+    /// Fewer clients than the seed draws.
+    pub workers_max: Option<u16>,
 }
 
 impl Options {
@@ -102,6 +60,12 @@ impl Options {
             lossy: false,
             bug: None,
             faults_nanos: 3 * SECOND,
+            kinds: None,
+            kinds_off: FaultKinds::NONE,
+            faults_skipped: BTreeSet::new(),
+            until_nanos: None,
+            salt: 0,
+            workers_max: None,
         }
     }
 
@@ -109,6 +73,23 @@ impl Options {
     pub fn cluster(seed: u64, nodes: u16) -> Self {
         assert!(nodes > 1, "a cluster has nodes");
         Self { nodes, faults_nanos: 5 * SECOND, ..Self::new(seed) }
+    }
+
+    /// When faults and work end.
+    pub fn faults_end(&self) -> u64 {
+        self.until_nanos.map_or(self.faults_nanos, |until| until.min(self.faults_nanos))
+    }
+
+    /// What all chance follows from that neither plans nor sizes.
+    pub fn chance(&self) -> u64 {
+        self.seed ^ self.salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The same run over so many seconds of virtual time.
+    #[must_use]
+    pub fn seconds(self, seconds: u64) -> Self {
+        assert!((1..=60).contains(&seconds), "sizes are drawn for 1 to 60 seconds");
+        Self { faults_nanos: seconds * SECOND, ..self }
     }
 }
 
@@ -147,12 +128,6 @@ pub struct Sizes {
     pub network_nanos: u64,
     /// Typical time between two frames of a client.
     pub think_nanos: u64,
-    /// Typical time between power losses.
-    pub crash_nanos: u64,
-    /// Typical time between lost connections.
-    pub reset_nanos: u64,
-    /// One write in so many fails; 0: none.
-    pub write_error_in: u64,
     /// Memory for entries in flight.
     pub slots_bytes: usize,
     /// Length of the state machine's tick.
@@ -161,16 +136,12 @@ pub struct Sizes {
     pub skews_micros: Vec<u64>,
     /// Typical latency between nodes.
     pub peer_nanos: u64,
-    /// One message between nodes in so many is lost, and its link with it, or if links are lossy
-    /// that message alone, and one in so many doubled; 0: none.
-    pub peer_loss_in: u64,
-    /// Typical time between two cuts between nodes, and of a cut.
-    pub cut_nanos: u64,
 }
 
 impl Sizes {
     /// Draws them.
-    pub fn draw(draw: &mut Draw, nodes: u16) -> Self {
+    pub fn draw(draw: &mut Draw, options: &Options) -> Self {
+        let nodes = options.nodes;
         let alone = nodes == 1;
         // Nothing raises the floor yet: a small log fills, and is full from then on.
         let log_small = draw.once_in(4);
@@ -193,23 +164,17 @@ impl Sizes {
             chunks: if alone { draw.pick(&[6, 8, 20, 40]) } else { draw.pick(&[20, 40]) },
             handovers_max: draw.range(1, 9),
             turn_frames: draw.range(1, 9) as usize,
-            workers: draw.range(1, 4) as u16,
+            workers: (draw.range(1, 4) as u16).min(options.workers_max.unwrap_or(u16::MAX)),
             accounts: draw.range(4, 60) as i64,
             frame_transactions: draw.range(1, 9),
             client_frames: draw.range(1, 6) as usize,
             disk_nanos: draw.pick(&latencies),
             network_nanos: draw.pick(&latencies),
             think_nanos: draw.pick(&[200_000, 2_000_000, 10_000_000]),
-            crash_nanos: draw.pick(&[100_000_000, 300_000_000, 900_000_000])
-                * if alone { 1 } else { 2 },
-            reset_nanos: draw.pick(&[20_000_000, 100_000_000, 500_000_000]),
-            write_error_in: draw.pick(&[0, 0, 200, 1000]),
             slots_bytes: draw.pick(&[1 << 20, 3 << 19]),
             tick_nanos: if alone { 10_000_000 } else { draw.pick(&[1_000_000, 2_000_000]) },
             skews_micros: (0..nodes).map(|node| u64::from(node) * draw.below(100_000)).collect(),
             peer_nanos: draw.pick(&[20_000, 100_000, 500_000]),
-            peer_loss_in: draw.pick(&[0, 0, 50, 500]),
-            cut_nanos: draw.pick(&[50_000_000, 200_000_000, 600_000_000]),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! with what was executed, committed and not answered, must be what the log holds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEADER_BYTES};
 use spillway_net::ids::{Epoch, Lsn, PartitionId};
@@ -13,14 +14,18 @@ use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{
     self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
 };
-use spillway_updateserver::log::Geometry;
+use spillway_updateserver::log::{EntryIndex, Geometry};
 use spillway_updateserver::quorum::{PeerHeader, PeerMessage};
 use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 use spillway_updateserver::shard::Shard;
 
 use crate::Failure;
-use crate::history::History;
+use crate::counts::counted;
+use crate::entry::Entry;
+use crate::history::{History, Proposed};
 use crate::model::{Model, Transaction, transactions};
+use crate::plan::FaultCounts;
+use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
@@ -42,6 +47,7 @@ struct Executed {
 /// A shard of a node: both numbers count from 0.
 pub type At = (u16, u16);
 
+counted! {
 /// What happened, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -93,6 +99,9 @@ pub struct Counts {
     pub gave_up: u64,
     /// Events.
     pub events: u64,
+    /// Faults that struck, by kind.
+    pub faults: FaultCounts,
+}
 }
 
 /// What the judge knows of a shard of a node.
@@ -125,6 +134,7 @@ pub struct Oracle {
     shards: u16,
     /// What is committed.
     pub history: History,
+    replicas: Replicas,
     sessions: BTreeMap<u64, u64>,
     /// By node and shard.
     places: Vec<Vec<Place>>,
@@ -152,6 +162,7 @@ impl Oracle {
             tables,
             shards,
             history: History::new(geometry, nodes == 1),
+            replicas: Replicas::new(nodes),
             sessions: BTreeMap::new(),
             places: (0..nodes).map(|_| places()).collect(),
             leaderships: BTreeMap::new(),
@@ -269,6 +280,7 @@ impl Oracle {
 
     /// A node sends a message. Over all its starts its term never falls, and it votes once in each.
     pub fn sent(&mut self, header: &PeerHeader) -> Result<(), Failure> {
+        self.replicas.sent(header, &self.history)?;
         let (node, term) = (header.from.0, header.term.0);
         let vote = match header.message {
             PeerMessage::Append { .. }
@@ -295,9 +307,41 @@ impl Oracle {
         Ok(())
     }
 
+    /// A node has started with what its disk holds.
+    pub fn started(&mut self, node: u16, entries: &EntryIndex) {
+        self.replicas.started(node, entries, &self.history);
+    }
+
+    /// A node sends the body of a frame. Returns the entry if it is new.
+    pub fn proposed(&mut self, body: &[u8]) -> Result<Option<Rc<Entry>>, Failure> {
+        let proposed = self.history.propose(body)?;
+        Ok(proposed.filter(|proposed| proposed.is_new).map(|proposed| proposed.entry))
+    }
+
+    /// A node writes a frame with this body. Returns the entry if it is new.
+    pub fn wrote(
+        &mut self,
+        node: u16,
+        sequence: u64,
+        body: &[u8],
+    ) -> Result<Option<Rc<Entry>>, Failure> {
+        let Some(Proposed { entry, is_new }) = self.history.propose(body)? else {
+            return Ok(None);
+        };
+        self.replicas.wrote(node, sequence, &entry, &self.history)?;
+        Ok(Some(entry).filter(|_| is_new))
+    }
+
+    /// A frame of a node is on its medium.
+    pub fn landed(&mut self, node: u16, sequence: u64) {
+        self.replicas.landed(node, sequence, &self.history);
+    }
+
     /// A node says that everything up to an entry is committed.
-    pub fn committed(&mut self, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
-        for entry in self.history.commit(lsn, term, &self.tables)? {
+    pub fn committed(&mut self, node: u16, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
+        let new = self.history.commit(lsn, term, &self.tables)?;
+        self.replicas.committed(node, lsn, &new, &self.history)?;
+        for entry in new {
             for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
                 let reader = FragmentReader::new(&section.bytes)
                     .map_err(|error| Failure::new(error.to_string()))?;
@@ -310,7 +354,8 @@ impl Oracle {
     }
 
     /// A node leads, and has everything up to an entry.
-    pub fn leads(&mut self, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+    pub fn leads(&mut self, node: u16, epoch: Epoch, lsn: Lsn) -> Result<(), Failure> {
+        self.replicas.leads(node, epoch.0, &self.history)?;
         let history = &self.history;
         let of_epoch = history.at(lsn).is_some_and(|entry| entry.term == epoch);
         if !of_epoch {

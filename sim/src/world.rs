@@ -1,9 +1,10 @@
 //! The world of one run: virtual time, the nodes, their disks, the networks, clients, and what goes
 //! wrong.
 
+mod faults;
 mod peers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::client::core::ClientInput;
 use spillway_net::ids::NodeId;
@@ -11,13 +12,14 @@ use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
-use crate::disk::{Disk, EIO, File};
+use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
 use crate::network::{Connection, Network, Side};
 use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
 use crate::options::{Bug, Mode, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
+use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
 
@@ -26,7 +28,6 @@ const REST_NANOS_MAX: u64 = 120 * SECOND;
 /// More events than any run needs: a run that reaches this does not come to rest.
 const EVENTS_MAX: u64 = 6_000_000;
 const TICK_NANOS: u64 = 500_000_000;
-const TRANSFER_NANOS: u64 = 400_000_000;
 const OPERATOR_NANOS: u64 = 100_000_000;
 /// How soon a message that found no memory is looked at again.
 const MEMORY_RETRY_NANOS: u64 = 1_000_000;
@@ -49,10 +50,10 @@ enum Event {
     Tick(u16, u64),
     /// A worker's deadline.
     Worker(usize),
-    /// The network loses a connection.
-    Reset,
-    /// The power of a node goes, or that of all.
-    PowerLoss,
+    /// A fault of the plan strikes.
+    Fault(Fault),
+    /// What went wrong is over.
+    FaultsEnd,
     /// The operator restarts a node of this start whose log failed.
     Operator(u16, u64),
     /// The power of a node is back.
@@ -63,10 +64,6 @@ enum Event {
     LinkTold { pair: Pair, side: usize, up: Option<u64> },
     /// A message between nodes arrives.
     PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
-    /// Something comes between nodes.
-    Cut,
-    /// The operator wants another leader.
-    Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +71,8 @@ enum Landing {
     Whole,
     /// The node has been told before; planted.
     WholeSilent,
-    Error,
+    /// The error that the node hears of.
+    Error(i32),
     Short,
 }
 
@@ -101,10 +99,16 @@ struct Machine {
     memory_retry_at: u64,
     operator_called: bool,
     tokens: BTreeMap<u64, (Token, Vec<u8>)>,
+    /// How the next writes end.
+    landings_next: VecDeque<Landing>,
+    /// In which round of its superblock the next start loses power, and how that tears.
+    start_torn: Option<(usize, Draw)>,
+    /// Chance of its disk and of its threads.
+    draw: Draw,
 }
 
 impl Machine {
-    fn new(disk: Disk) -> Self {
+    fn new(disk: Disk, draw: Draw) -> Self {
         Self {
             disk,
             node: None,
@@ -114,6 +118,9 @@ impl Machine {
             memory_retry_at: 0,
             operator_called: false,
             tokens: BTreeMap::new(),
+            landings_next: VecDeque::new(),
+            start_torn: None,
+            draw,
         }
     }
 }
@@ -131,6 +138,8 @@ pub struct World {
     links: Links,
     network: Network,
     workers: Vec<Worker>,
+    /// Chance of each worker and of its connections.
+    workers_draws: Vec<Draw>,
     sessions: usize,
     oracle: Oracle,
     trace: Trace,
@@ -139,14 +148,17 @@ pub struct World {
 impl World {
     /// Before its first event.
     pub fn new(options: Options) -> Self {
-        let mut draw = Draw::new(options.seed);
-        let nodes = options.nodes;
-        let sizes = Sizes::draw(&mut draw, nodes);
+        let (chance, nodes) = (options.chance(), options.nodes);
+        let sizes = Sizes::draw(&mut Draw::new(options.seed), &options);
+        let draw = Draw::stream(chance, "world");
         let tables = Tables::new(&sizes);
-        let disk = |node| Disk::format(sizes.geometry, NodeId(node + 1), nodes);
-        let machines = (0..nodes).map(|node| Machine::new(disk(node))).collect();
+        let machine = |node| {
+            let disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+            Machine::new(disk, Draw::stream(chance, &format!("machine {node}")))
+        };
+        let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
-        let operator = Worker::new(0, 0, 0, &sizes, &tables, &mut draw);
+        let faults = plan(&options);
         let mut world = Self {
             options,
             sizes,
@@ -156,9 +168,10 @@ impl World {
             events: BTreeMap::new(),
             events_count: 0,
             machines,
-            links: Links::new(nodes),
+            links: Links::new(chance, nodes),
             network: Network::default(),
-            workers: vec![operator],
+            workers: Vec::new(),
+            workers_draws: Vec::new(),
             sessions: 0,
             oracle,
             trace: Trace::default(),
@@ -166,9 +179,12 @@ impl World {
         for node in 0..nodes {
             world.after(0, Event::Start(node));
         }
-        let (crash, reset) = (world.sizes.crash_nanos, world.sizes.reset_nanos);
-        world.after_about(crash, Event::PowerLoss);
-        world.after_about(reset, Event::Reset);
+        for fault in faults {
+            if !is_left_out(&fault, &world.options) && fault.at < world.options.faults_end() {
+                world.at(fault.at, Event::Fault(fault));
+            }
+        }
+        world.at(world.options.faults_end(), Event::FaultsEnd);
         world.links_begin();
         world
     }
@@ -178,9 +194,16 @@ impl World {
         self.events.insert((self.now + nanos, self.events_count), event);
     }
 
-    fn after_about(&mut self, typical: u64, event: Event) {
-        let nanos = self.draw.nanos(typical);
+    /// After a time that a machine's own chance decides.
+    fn after_about(&mut self, node: u16, typical: u64, event: Event) {
+        let nanos = self.machines[usize::from(node)].draw.nanos(typical);
         self.after(nanos, event);
+    }
+
+    /// A latency of a client's connection.
+    fn network_nanos(&mut self, connection: u64) -> u64 {
+        let worker = self.network.connections.get(&connection).map_or(0, |c| c.worker);
+        self.workers_draws[worker].nanos(self.sizes.network_nanos)
     }
 
     fn at(&mut self, at: u64, event: Event) {
@@ -188,14 +211,12 @@ impl World {
     }
 
     fn has_faults(&self) -> bool {
-        self.now < self.options.faults_nanos
+        self.now < self.options.faults_end()
     }
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Report, Failure> {
-        let wishes = self.workers[0].start(self.now);
-        self.wishes(0, wishes);
-        self.worker_schedule(0);
+        self.worker_add(0, 0);
         let refused = self.run_events()?;
         if !refused {
             self.finish()?;
@@ -213,7 +234,8 @@ impl World {
             node.check_complete(&self.oracle)?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
-        nodes.clone().for_each(|node| self.power_loss(node));
+        let mut draw = self.draw.fork();
+        nodes.clone().for_each(|node| self.power_loss(node, &mut draw));
         self.now += 1;
         let last = self.oracle.history.last();
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
@@ -237,7 +259,7 @@ impl World {
             if !self.has_faults() && self.is_at_rest() {
                 return Ok(false);
             }
-            let late = self.now > self.options.faults_nanos + REST_NANOS_MAX;
+            let late = self.now > self.options.faults_end() + REST_NANOS_MAX;
             if late || self.events_count > EVENTS_MAX {
                 return Err(Failure::new(self.unrest()));
             }
@@ -274,7 +296,7 @@ impl World {
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
             "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}): {}",
-            self.now.saturating_sub(self.options.faults_nanos) / SECOND,
+            self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
             nodes.join("; "),
@@ -302,13 +324,14 @@ impl World {
                     self.worker(at, ClientInput::Tick)?;
                 }
             }
-            Event::Reset => self.reset(),
-            Event::PowerLoss if self.has_faults() => self.power_losses(),
+            Event::Fault(fault) => self.strike(&fault)?,
+            Event::FaultsEnd => self.faults_end(),
             Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
-            Event::Turn(..) | Event::Tick(..) | Event::PowerLoss | Event::Operator(..) => {}
+            Event::Turn(..) | Event::Tick(..) | Event::Operator(..) => {}
             Event::Start(node) => {
                 if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
-                    self.machines[0].disk.damage(&mut self.draw);
+                    let machine = &mut self.machines[0];
+                    machine.disk.damage(&mut machine.draw);
                     self.trace.note("damage", self.now, self.machines[0].starts, 0);
                 }
                 return self.start(node);
@@ -318,19 +341,8 @@ impl World {
             Event::PeerArrived { from, to, generation, bytes, message } => {
                 self.peer_arrived(from, to, generation, bytes, message);
             }
-            Event::Cut => self.cut(),
-            Event::Transfer => self.transfer()?,
         }
         Ok(false)
-    }
-
-    fn transfer(&mut self) -> Result<(), Failure> {
-        if !self.has_faults() {
-            return Ok(());
-        }
-        self.after_about(TRANSFER_NANOS, Event::Transfer);
-        let node = self.draw.below(u64::from(self.sizes.nodes)) as u16;
-        self.with_node(node, |node, scene| node.transfer(scene))
     }
 
     /// Whether a node still runs in this start.
@@ -339,27 +351,21 @@ impl World {
         machine.starts == start && machine.node.is_some()
     }
 
-    fn power_losses(&mut self) {
-        let nodes = 0..self.sizes.nodes;
-        let all = self.sizes.nodes > 1 && self.draw.once_in(6);
-        let one = self.draw.below(u64::from(self.sizes.nodes)) as u16;
-        for node in nodes.filter(|node| all || *node == one) {
-            if self.machines[usize::from(node)].node.is_some() {
-                self.restart(node);
-            }
-        }
-        self.after_about(self.sizes.crash_nanos, Event::PowerLoss);
-    }
-
     fn restart(&mut self, node: u16) {
-        self.power_loss(node);
-        self.after_about(20_000_000, Event::Start(node));
+        let mut draw = self.machines[usize::from(node)].draw.fork();
+        self.restart_torn(node, &mut draw);
     }
 
-    fn power_loss(&mut self, node: u16) {
+    /// Takes a node's power, tears what it was writing, and gives the power back.
+    fn restart_torn(&mut self, node: u16, draw: &mut Draw) {
+        self.power_loss(node, draw);
+        self.after(draw.nanos(20_000_000), Event::Start(node));
+    }
+
+    fn power_loss(&mut self, node: u16, draw: &mut Draw) {
         let machine = &mut self.machines[usize::from(node)];
         self.trace.note("power", self.now, machine.starts, node.into());
-        machine.disk.crash(&mut self.draw);
+        machine.disk.crash(draw);
         machine.node = None;
         machine.tokens.clear();
         self.oracle.crashed(node);
@@ -372,19 +378,21 @@ impl World {
                 connection.node_open = false;
                 connection.broken = true;
             }
-            self.after_about(self.sizes.network_nanos, Event::Gone(number, Side::Client));
+            let nanos = self.network_nanos(number);
+            self.after(nanos, Event::Gone(number, Side::Client));
         }
     }
 
     /// Reads a node's log. None: the node refused, where it may.
     fn started_log(&mut self, node: u16) -> Result<Option<Started>, Failure> {
         loop {
+            let machine = &mut self.machines[usize::from(node)];
             let scene = &mut StartScene {
-                disk: &self.machines[usize::from(node)].disk,
+                disk: &machine.disk,
                 sizes: &self.sizes,
                 history: &self.oracle.history,
                 bug: self.options.bug,
-                draw: &mut self.draw,
+                draw: &mut machine.draw,
                 now: self.now,
             };
             match start(scene) {
@@ -424,20 +432,22 @@ impl World {
 
     fn started(&mut self, node: u16, started: Started) {
         let rounds = spillway_updateserver::log::superblock_update(&started.superblock);
-        let torn = self.has_faults() && self.draw.once_in(8);
-        let torn_round = if torn { self.draw.below(2) as usize } else { 2 };
         let machine = &mut self.machines[usize::from(node)];
+        let mut torn = machine.start_torn.take();
         for (at, round) in rounds.iter().enumerate() {
             if self.options.bug == Some(Bug::SuperblockNotWritten) {
                 break;
             }
-            if at == torn_round {
-                machine.disk.superblock_round(round, Some(&mut self.draw));
-                self.after_about(20_000_000, Event::Start(node));
+            if let Some((_, draw)) = torn.as_mut().filter(|(round, _)| *round == at) {
+                machine.disk.superblock_round(round, Some(draw));
+                let nanos = draw.nanos(20_000_000);
+                self.oracle.counts.faults.note(FaultKind::PowerLossInStart);
+                self.after(nanos, Event::Start(node));
                 return;
             }
             machine.disk.superblock_round(round, None);
         }
+        self.oracle.started(node, &started.log.recovered.entries);
         machine.node = Some(Node::new(started, &self.sizes));
         machine.turns.clear();
         machine.log_tick_at = None;
@@ -461,7 +471,7 @@ impl World {
             sizes: &self.sizes,
             bug: self.options.bug,
             oracle: &mut self.oracle,
-            draw: &mut self.draw,
+            draw: &mut machine.draw,
             actions: &mut actions,
         };
         step(node, &mut scene)?;
@@ -487,7 +497,7 @@ impl World {
             }
         }
         if call_operator {
-            self.after_about(OPERATOR_NANOS, Event::Operator(number, starts));
+            self.after_about(number, OPERATOR_NANOS, Event::Operator(number, starts));
         }
         self.actions(number, starts, actions);
         Ok(())
@@ -505,7 +515,7 @@ impl World {
             let Some(state) = self.network.connections.get_mut(&connection) else { continue };
             state.node_ending = true;
             for side in [Side::Client, Side::Node] {
-                let at = self.now + self.draw.nanos(self.sizes.network_nanos);
+                let at = self.now + self.network_nanos(connection);
                 let at = self.network.arrival(connection, side, at);
                 self.at(at, Event::Gone(connection, side));
             }
@@ -520,7 +530,8 @@ impl World {
             self.write(node, file, offset, bytes, token);
         }
         for (lsn, request) in actions.reads {
-            self.after_about(self.sizes.disk_nanos, Event::ReadBack { node, start, lsn, request });
+            let event = Event::ReadBack { node, start, lsn, request };
+            self.after_about(node, self.sizes.disk_nanos, event);
         }
         let machine = &mut self.machines[usize::from(node)];
         if actions.memory_short && self.now >= machine.memory_retry_at {
@@ -536,8 +547,8 @@ impl World {
             let starts = machine.starts;
             if machine.turns.insert(seat) {
                 // Now and then a thread gets no CPU for a while.
-                let typical = if self.draw.once_in(100) { 1_000_000 } else { 5_000 };
-                self.after_about(typical, Event::Turn(node, starts, seat));
+                let typical = if machine.draw.once_in(100) { 1_000_000 } else { 5_000 };
+                self.after_about(node, typical, Event::Turn(node, starts, seat));
             }
         }
     }
@@ -549,14 +560,10 @@ impl World {
         let bug = self.options.bug;
         let frame = matches!(token, Token::Frame(..));
         machine.tokens.insert(id, (token, bytes));
-        let error_in = match bug {
-            Some(Bug::WriteErrorIgnored) => 100,
-            _ => self.sizes.write_error_in,
-        };
-        let mut result = Landing::Whole;
-        if error_in > 0 && self.has_faults() && self.draw.once_in(error_in) {
+        let result = machine.landings_next.pop_front().unwrap_or(Landing::Whole);
+        if result != Landing::Whole {
             self.oracle.counts.write_errors += 1;
-            result = if self.draw.once_in(3) { Landing::Short } else { Landing::Error };
+            self.oracle.counts.faults.note(FaultKind::WriteError);
         }
         if bug == Some(Bug::WriteConfirmedEarly) && frame {
             self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
@@ -566,7 +573,7 @@ impl World {
             self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
             return;
         }
-        self.after_about(self.sizes.disk_nanos, Event::Landed { node, id, result });
+        self.after_about(node, self.sizes.disk_nanos, Event::Landed { node, id, result });
     }
 
     fn landed(&mut self, node: u16, id: u64, landing: Landing) -> Result<(), Failure> {
@@ -574,15 +581,20 @@ impl World {
         let landed = match landing {
             Landing::Whole => machine.disk.complete(id).is_some(),
             Landing::WholeSilent => true,
-            Landing::Error | Landing::Short => machine.disk.fail(id, &mut self.draw).is_some(),
+            Landing::Error(_) | Landing::Short => {
+                machine.disk.fail(id, &mut machine.draw).is_some()
+            }
         };
         let Some((token, bytes)) = machine.tokens.remove(&id).filter(|_| landed) else {
             return Ok(());
         };
-        self.trace.note("landed", self.now, id, landing as u64);
+        self.trace.note("landed", self.now, id, u64::from(landing == Landing::Whole));
+        if let (Landing::Whole, Token::Frame(sequence, _)) = (landing, &token) {
+            self.oracle.landed(node, *sequence);
+        }
         let length = bytes.len() as u32;
         let result = match landing {
-            Landing::Error if self.options.bug != Some(Bug::WriteErrorIgnored) => Err(EIO),
+            Landing::Error(errno) if self.options.bug != Some(Bug::WriteErrorIgnored) => Err(errno),
             Landing::Short if self.options.bug != Some(Bug::WriteErrorIgnored) => Ok(length / 2),
             _ => Ok(length),
         };
@@ -614,15 +626,17 @@ impl World {
 
     /// Puts bytes on a connection, in pieces.
     fn send(&mut self, number: u64, to: Side, mut bytes: &[u8]) {
-        let alive = self.network.connections.get(&number).is_some_and(|c| !c.broken);
+        let Some(connection) = self.network.connections.get(&number) else { return };
+        let (worker, alive) = (connection.worker, !connection.broken);
         while alive && !bytes.is_empty() {
-            let cut = match self.draw.below(4) {
-                0 => self.draw.below(bytes.len() as u64) as usize + 1,
+            let draw = &mut self.workers_draws[worker];
+            let cut = match draw.below(4) {
+                0 => draw.below(bytes.len() as u64) as usize + 1,
                 _ => bytes.len(),
             };
             let (piece, rest) = bytes.split_at(cut);
             bytes = rest;
-            let at = self.now + self.draw.nanos(self.sizes.network_nanos);
+            let at = self.now + draw.nanos(self.sizes.network_nanos);
             let at = self.network.arrival(number, to, at);
             self.at(at, Event::Arrived(number, to, piece.to_vec()));
         }
@@ -683,36 +697,11 @@ impl World {
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if !self.has_faults() {
-            return;
-        }
-        let alive: Vec<u64> = self
-            .network
-            .connections
-            .iter()
-            .filter(|(_, connection)| !connection.broken)
-            .map(|(number, _)| *number)
-            .collect();
-        if !alive.is_empty() {
-            let number = self.draw.pick(&alive);
-            if let Some(connection) = self.network.connections.get_mut(&number) {
-                connection.broken = true;
-            }
-            self.oracle.counts.resets += 1;
-            self.trace.note("reset", self.now, number, 0);
-            for side in [Side::Client, Side::Node] {
-                self.after_about(self.sizes.network_nanos, Event::Gone(number, side));
-            }
-        }
-        self.after_about(self.sizes.reset_nanos, Event::Reset);
-    }
-
     fn worker(&mut self, at: usize, input: ClientInput<'_>) -> Result<(), Failure> {
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];
-        let outcome = worker.step(self.now, input, working, world, &mut self.draw)?;
+        let outcome = worker.step(self.now, input, working, world, &mut self.workers_draws[at])?;
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;
@@ -739,12 +728,18 @@ impl World {
     }
 
     fn worker_new(&mut self, session: u64) {
-        let at = self.workers.len();
         let shard = (self.sessions % usize::from(self.sizes.shards)) as u16;
         self.sessions += 1;
-        let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut self.draw);
+        self.worker_add(shard, session);
+    }
+
+    fn worker_add(&mut self, shard: u16, session: u64) {
+        let at = self.workers.len();
+        let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
+        let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
         let wishes = worker.start(self.now);
         self.workers.push(worker);
+        self.workers_draws.push(draw);
         self.wishes(at, wishes);
         self.worker_schedule(at);
     }
@@ -765,7 +760,8 @@ impl World {
                 Wish::Connect(node, shard) => {
                     let number = self.network.connect(at, node, shard);
                     self.workers[at].connection = Some(number);
-                    self.after_about(self.sizes.network_nanos, Event::Connected(number));
+                    let nanos = self.network_nanos(number);
+                    self.after(nanos, Event::Connected(number));
                 }
                 Wish::Send(bytes) => {
                     if let Some(number) = self.workers[at].connection {
@@ -777,7 +773,7 @@ impl World {
                     if let Some(connection) = self.network.connections.get_mut(&number) {
                         connection.client_open = false;
                     }
-                    let at = self.now + self.draw.nanos(self.sizes.network_nanos);
+                    let at = self.now + self.network_nanos(number);
                     let at = self.network.arrival(number, Side::Node, at);
                     self.at(at, Event::Gone(number, Side::Node));
                 }

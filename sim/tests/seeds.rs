@@ -1,116 +1,122 @@
 //! Some hundred seeds, their determinism, and the power to detect.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use spillway_sim::oracle::Counts;
+use spillway_sim::runner::{Plan, run_caught, run_seeds};
+use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Failure, Mode, Options};
 
-use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Mode, Options, Report, run};
-
-/// A broken assertion of a core is a finding too.
-fn caught(options: Options) -> Result<Report, String> {
-    match catch_unwind(AssertUnwindSafe(|| run(options))) {
-        Ok(Ok(report)) => Ok(report),
-        Ok(Err(failure)) => Err(failure.to_string()),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default()),
-    }
+fn plan(options: Options, seeds: u64) -> Plan {
+    Plan { start: options.seed, options, seeds, jobs: 1, twice: false, keep_going: false }
 }
 
-fn clean(seeds: std::ops::Range<u64>, mode: Mode) -> Vec<Report> {
-    seeds
-        .map(|seed| {
-            let mut options = Options::new(seed);
-            options.mode = mode;
-            options.faults_nanos /= 2;
-            caught(options).unwrap_or_else(|failure| panic!("seed {seed}, {mode:?}: {failure}"))
-        })
-        .collect()
+/// No seed fails.
+fn clean(plan: &Plan) -> Counts {
+    let summary = run_seeds(plan, |_, options, result| {
+        if let Err(failure) = result {
+            panic!("{failure}\nrepeat with: {}", options.to_line());
+        }
+    });
+    assert_eq!(summary.runs, plan.seeds);
+    summary.counts
+}
+
+fn alone(seed: u64, mode: Mode) -> Options {
+    let options = Options::new(seed);
+    Options { mode, faults_nanos: options.faults_nanos / 2, ..options }
 }
 
 #[test]
 fn promised_faults_are_survived() {
-    let reports = clean(0..120, Mode::Promised);
-    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    let counts = clean(&plan(alone(0, Mode::Promised), 120));
     // The runs must meet what they are meant to meet.
-    assert!(sum(|r| r.counts.committed) > 10_000);
-    assert!(sum(|r| r.counts.repeated) > 50);
-    assert!(sum(|r| r.counts.scans) > 500);
-    assert!(sum(|r| r.counts.torn) > 20);
-    assert!(sum(|r| r.counts.write_errors) > 10);
-    assert!(sum(|r| r.counts.log_full) > 10);
-    assert!(sum(|r| r.counts.memory_full) > 0);
+    assert!(counts.committed > 10_000);
+    assert!(counts.repeated > 50);
+    assert!(counts.scans > 500);
+    assert!(counts.torn > 20);
+    assert!(counts.write_errors > 10);
+    assert!(counts.log_full > 10);
+    assert!(counts.memory_full > 0);
 }
 
 #[test]
 fn flipped_bits_are_refused_or_harmless() {
-    let reports = clean(0..60, Mode::Beyond);
-    assert!(reports.iter().map(|r| r.counts.refused_starts).sum::<u64>() > 10);
-}
-
-#[test]
-fn the_same_seed_gives_the_same_run() {
-    let (first, second) = (clean(0..20, Mode::Promised), clean(0..20, Mode::Promised));
-    assert_eq!(first, second);
-    assert_ne!(first[0].trace, first[1].trace);
-}
-
-fn clean_cluster(seeds: std::ops::Range<u64>, nodes: u16) -> Vec<Report> {
-    seeds
-        .map(|seed| {
-            let report = caught(Options::cluster(seed, nodes));
-            report.unwrap_or_else(|failure| panic!("seed {seed}, {nodes} nodes: {failure}"))
-        })
-        .collect()
+    let counts = clean(&plan(alone(0, Mode::Beyond), 60));
+    assert!(counts.refused_starts > 10);
 }
 
 #[test]
 fn clusters_survive_what_they_promise_to() {
-    let mut reports = clean_cluster(0..40, 3);
-    reports.extend(clean_cluster(1000..1010, 5));
-    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
-    assert!(sum(|r| r.counts.committed) > 20_000);
-    assert!(sum(|r| r.counts.repeated) > 300);
-    assert!(sum(|r| r.counts.leaderships) > 200);
-    assert!(sum(|r| r.counts.transfers) > 20);
-    assert!(sum(|r| r.counts.held_back) > 200);
-    assert!(sum(|r| r.counts.superseded) > 20);
-    assert!(sum(|r| r.counts.read_back) > 200);
-    assert!(sum(|r| r.counts.messages_entries) > 10_000);
-    assert!(sum(|r| r.counts.torn) > 20);
-    assert!(sum(|r| r.counts.write_errors) > 10);
+    let counts = clean(&plan(Options::cluster(0, 3), 40));
+    assert!(counts.committed > 20_000);
+    assert!(counts.repeated > 300);
+    assert!(counts.leaderships > 200);
+    assert!(counts.transfers > 20);
+    assert!(counts.held_back > 200);
+    assert!(counts.superseded > 20);
+    assert!(counts.read_back > 200);
+    assert!(counts.messages_entries > 10_000);
+    assert!(counts.torn > 20);
+    assert!(counts.write_errors > 10);
+    clean(&plan(Options::cluster(1000, 5), 10));
 }
 
 #[test]
-fn the_same_seed_gives_the_same_cluster() {
-    assert_eq!(clean_cluster(0..5, 3), clean_cluster(0..5, 3));
+fn the_same_seed_gives_the_same_run() {
+    clean(&Plan { twice: true, ..plan(alone(0, Mode::Promised), 20) });
+    clean(&Plan { twice: true, ..plan(Options::cluster(0, 3), 5) });
+    let trace = |seed| run_caught(&alone(seed, Mode::Promised)).expect("clean").trace;
+    assert_ne!(trace(0), trace(1));
 }
 
-fn found_within(options: Options, bug: Bug, seeds: u64) -> Option<(u64, String)> {
-    (0..seeds).find_map(|seed| {
-        let options = Options { seed, bug: Some(bug), ..options };
-        caught(options).err().map(|failure| (seed, failure))
-    })
+#[test]
+fn many_threads_give_the_same_numbers() {
+    let one = plan(alone(0, Mode::Promised), 20);
+    assert_eq!(clean(&Plan { jobs: 5, ..one.clone() }), clean(&one));
 }
 
-fn all_are_found(options: Options, bugs: &[Bug]) {
+fn first_found(options: &Options, bug: Bug, seeds: u64) -> (Options, Failure) {
+    let options = Options { bug: Some(bug), ..options.clone() };
+    let mut found = run_seeds(&plan(options, seeds), |_, _, _| {}).found;
+    let found = found.pop().unwrap_or_else(|| panic!("{bug:?} was not found"));
+    // The bug was found, not something else that this seed meets without it.
+    let without = run_caught(&Options { bug: None, ..found.options.clone() });
+    assert!(without.is_ok(), "{} fails without its bug: {without:?}", found.options.to_line());
+    (found.options, found.failure)
+}
+
+fn all_are_found(options: &Options, bugs: &[Bug]) {
     for bug in bugs {
-        let found = found_within(options, *bug, 200);
-        let (seed, failure) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
-        // The bug was found, not something else that this seed meets without it.
-        let without = caught(Options { seed, bug: None, ..options });
-        assert!(without.is_ok(), "seed {seed} fails without {bug:?}: {without:?}");
-        let failure: String = failure.chars().take(160).collect();
-        println!("{bug:?}: seed {seed}: {failure}");
+        let (options, failure) = first_found(options, *bug, 200);
+        let failure: String = failure.to_string().chars().take(160).collect();
+        println!("{}: {failure}", options.to_line());
     }
 }
 
 #[test]
 fn every_planted_bug_is_found() {
-    all_are_found(Options::new(0), &BUGS);
+    all_are_found(&Options::new(0), &BUGS);
 }
 
 #[test]
 fn every_bug_planted_in_a_cluster_is_found() {
-    all_are_found(Options::cluster(0, 3), &BUGS_CLUSTER);
+    all_are_found(&Options::cluster(0, 3), &BUGS_CLUSTER);
+}
+
+/// Keep-going tells of every failing seed in order, and else the lowest one alone.
+#[test]
+fn failures_are_told_in_the_order_of_their_seeds() {
+    let options = Options { bug: Some(Bug::AnswerBeforeCommit), ..Options::new(0) };
+    let all = Plan { jobs: 3, keep_going: true, ..plan(options, 12) };
+    let told = |plan: &Plan| {
+        let mut told = Vec::new();
+        let summary =
+            run_seeds(plan, |_, options, result| told.push((options.seed, result.is_ok())));
+        let found: Vec<u64> = summary.found.iter().map(|found| found.options.seed).collect();
+        (told, found)
+    };
+    let (seeds, found) = told(&all);
+    assert!(seeds.iter().map(|(seed, _)| *seed).eq(0..12));
+    assert!(found.len() > 1 && found.is_sorted());
+    let (seeds, first) = told(&Plan { keep_going: false, ..all });
+    assert_eq!(first, found[..1]);
+    assert_eq!(seeds.last(), Some(&(found[0], false)));
 }

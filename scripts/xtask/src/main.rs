@@ -25,9 +25,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// Runs the simulated node from seeds; a failure prints the line that repeats it.
+    /// Runs the simulated cluster from seeds; a failure prints the line that repeats it.
     Sim {
-        /// --seeds N, --start S, or --seed S; --beyond, --bug B (sim/src/lib.rs says more).
+        /// --seeds N, --start S, or --seed S; --nodes N, --seconds V, --shrink, --help says more.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
@@ -105,11 +105,25 @@ fn fuzz(rest: &[String]) -> Result<(), String> {
     run("cargo", &arguments)
 }
 
-/// A crate of its own for the same reason; with optimizations, because seeds are many.
+/// A crate of its own for the same reason; with optimizations, because seeds are many, and with
+/// panics that end one seed and not all.
 fn sim(rest: &[String]) -> Result<(), String> {
-    let mut arguments = vec!["run", "--quiet", "--release", "--package", "spillway-sim", "--"];
+    let mut arguments =
+        vec!["run", "--quiet", "--profile", "sim", "--package", "spillway-sim", "--"];
     arguments.extend(rest.iter().map(String::as_str));
-    run("cargo", &arguments)
+    run_with("cargo", &arguments, &[("SPILLWAY_COMMIT", &commit())])
+}
+
+/// What a failure must name to be repeated: the commit, and whether the tree differs from it.
+fn commit() -> String {
+    let arguments = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"];
+    let output = Command::new("git").args(arguments).current_dir(tree::root()).output();
+    match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        _ => "unknown".to_owned(),
+    }
 }
 
 fn kill9(times: u32, rest: &[String]) -> Result<(), String> {
@@ -149,10 +163,16 @@ fn perf(task: &str, rest: &[String]) -> Result<(), String> {
 
 /// Runs a program in the root of the workspace, its output on ours.
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    run_with(program, arguments, &[])
+}
+
+/// The same with variables of the environment.
+fn run_with(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), String> {
     println!("+ {program} {}", arguments.join(" "));
     let root: &Path = &tree::root();
     let status = Command::new(program)
         .args(arguments)
+        .envs(variables.iter().copied())
         .current_dir(root)
         .status()
         .map_err(|e| format!("cannot start {program}: {e}; is it installed and in PATH?"))?;

@@ -476,14 +476,19 @@ impl Node {
         }
         let block = self.log.geometry.block();
         let sent = effects.sends.iter().filter_map(|send| send.body.as_deref());
-        let written = effects.writes.iter().map(|write| &write.slot[block..]);
-        for body in sent.chain(written) {
-            if let Some(entry) = scene.oracle.history.propose(body)? {
+        for body in sent {
+            if let Some(entry) = scene.oracle.proposed(body)? {
+                self.log.proposed(&entry)?;
+            }
+        }
+        for write in &effects.writes {
+            let body = &write.slot[block..];
+            if let Some(entry) = scene.oracle.wrote(self.number, write.sequence, body)? {
                 self.log.proposed(&entry)?;
             }
         }
         if let Some(committed) = effects.committed {
-            scene.oracle.committed(committed.lsn, committed.epoch)?;
+            scene.oracle.committed(self.number, committed.lsn, committed.epoch)?;
         }
         Ok(())
     }
@@ -499,7 +504,7 @@ impl Node {
             Role::Lead { epoch } => {
                 published.leading = true;
                 published.epoch = epoch.0;
-                scene.oracle.leads(epoch, change.barrier.lsn)
+                scene.oracle.leads(self.number, epoch, change.barrier.lsn)
             }
             Role::Follow => {
                 published.leading = false;

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use spillway_net::ids::NodeId;
 
-use super::{Event, TRANSFER_NANOS, World};
+use super::{Event, World};
+use crate::draw::Draw;
 use crate::links::{Pair, pair_of};
 use crate::node::{PeerEvent, PeerMessage, Seat};
+use crate::plan::FaultKind;
 
 /// A link that is silent for longer is given up.
 const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
@@ -19,21 +21,18 @@ impl World {
         for pair in self.links.pairs() {
             self.link_retry(pair);
         }
-        if self.sizes.nodes > 1 {
-            self.after_about(self.sizes.cut_nanos, Event::Cut);
-            self.after_about(TRANSFER_NANOS, Event::Transfer);
-        }
     }
 
     fn link_retry(&mut self, pair: Pair) {
-        if !std::mem::replace(&mut self.links.get_mut(pair).is_tried, true) {
-            self.after_about(TRY_NANOS, Event::LinkTry(pair));
+        let link = self.links.get_mut(pair);
+        if !std::mem::replace(&mut link.is_tried, true) {
+            let nanos = link.draw.nanos(TRY_NANOS);
+            self.after(nanos, Event::LinkTry(pair));
         }
     }
 
     /// Two nodes connect, if they can.
     pub(super) fn link_try(&mut self, pair: Pair) {
-        let cuts = self.has_faults();
         let up = |node: u16| self.machines[usize::from(node)].node.is_some();
         let both_up = up(pair.0) && up(pair.1);
         let now = self.now;
@@ -42,7 +41,7 @@ impl World {
         if link.is_up {
             return;
         }
-        if !both_up || (cuts && link.cut_until.iter().any(|until| *until > now)) {
+        if !both_up || link.cut_until.iter().any(|until| *until > now) {
             self.link_retry(pair);
             return;
         }
@@ -54,8 +53,9 @@ impl World {
 
     fn link_tell(&mut self, pair: Pair, up: Option<u64>) {
         for side in [0, 1] {
-            let at = self.now + self.draw.nanos(self.sizes.peer_nanos);
-            let at = self.links.get_mut(pair).arrival(side, at);
+            let link = self.links.get_mut(pair);
+            let at = self.now + link.draw.nanos(self.sizes.peer_nanos);
+            let at = link.arrival(side, at);
             self.at(at, Event::LinkTold { pair, side, up });
         }
     }
@@ -115,15 +115,20 @@ impl World {
 
     /// A node sends a message.
     pub(super) fn peer_send(&mut self, from: u16, to: u16, message: PeerMessage) {
-        let (faults, lossy) = (self.has_faults(), self.options.lossy);
-        let loss_in = if faults { self.sizes.peer_loss_in } else { 0 };
+        let lossy = self.options.lossy;
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
         if !link.is_up || !link.told[side] {
             return;
         }
-        let cut_until = if faults { link.cut_until[side] } else { 0 };
-        let is_lost = loss_in > 0 && self.draw.once_in(loss_in);
+        let cut_until = link.cut_until[side];
+        let is_lost = armed(&mut link.lose_next[side]);
+        let twice = !is_lost && armed(&mut link.twice_next[side]);
+        let generation = link.generation;
+        let faults = &mut self.oracle.counts.faults;
+        if is_lost {
+            faults.note(FaultKind::MessageLost);
+        }
         if is_lost || (lossy && cut_until > self.now) {
             self.oracle.counts.messages_lost += 1;
             if !lossy {
@@ -131,14 +136,14 @@ impl World {
             }
             return;
         }
-        let twice = lossy && loss_in > 0 && self.draw.once_in(loss_in);
-        let generation = link.generation;
+        if twice {
+            faults.note(FaultKind::MessageTwice);
+        }
         let bytes = message.header.len() + message.body.as_ref().map_or(0, |body| body.len());
         for _ in 0..if twice { 2 } else { 1 } {
             // What a cut holds up is sent again behind it.
-            let end = cut_until.min(self.options.faults_nanos);
-            let at = self.now.max(end) + self.draw.nanos(self.sizes.peer_nanos);
             let link = self.links.get_mut(pair);
+            let at = self.now.max(cut_until) + link.draw.nanos(self.sizes.peer_nanos);
             link.outgoing[side] += bytes;
             let at = link.arrival(1 - side, at);
             let message = message.clone();
@@ -173,18 +178,15 @@ impl World {
     }
 
     /// Something comes between nodes: in one direction or both, for one link or all of a node.
-    pub(super) fn cut(&mut self) {
-        if !self.has_faults() {
-            return;
-        }
+    pub(super) fn cut(&mut self, draw: &mut Draw) {
         let nodes = u64::from(self.sizes.nodes);
-        let node = self.draw.below(nodes) as u16;
-        let one = (node + 1 + self.draw.below(nodes - 1) as u16) % self.sizes.nodes;
-        let all = self.draw.once_in(2);
-        let (out, into) = self.draw.pick(&[(true, false), (false, true), (true, true)]);
-        let until = self.now + self.draw.nanos(self.sizes.cut_nanos);
-        let noticed = self.draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
-        self.trace.note("cut", self.now, node.into(), until);
+        let node = draw.below(nodes) as u16;
+        let one = (node + 1 + draw.below(nodes - 1) as u16) % self.sizes.nodes;
+        let all = draw.once_in(2);
+        let (out, into) = draw.pick(&[(true, false), (false, true), (true, true)]);
+        let typical = draw.pick(&[50_000_000, 200_000_000, 600_000_000]);
+        let until = (self.now + draw.nanos(typical)).min(self.options.faults_end());
+        let noticed = draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
         for other in (0..self.sizes.nodes).filter(|other| *other != node && (all || *other == one))
         {
             let (pair, side) = pair_of(node, other);
@@ -198,6 +200,12 @@ impl World {
                 self.link_down(node, other);
             }
         }
-        self.after_about(2 * self.sizes.cut_nanos, Event::Cut);
     }
+}
+
+/// Takes one of what is to happen next.
+fn armed(next: &mut u32) -> bool {
+    let is_armed = *next > 0;
+    *next = next.saturating_sub(1);
+    is_armed
 }
