@@ -2,13 +2,14 @@
 //!
 //! Fault model, as far as a node of its own promises to survive it:
 //!
-//! - A write takes a time of its own; writes in flight complete in any order.
+//! - A write takes a time of its own; writes in flight complete in any order. For a while a disk
+//!   may take a hundred times as long, or complete nothing at all and then everything.
 //! - Until it has completed, a write is on the medium not at all, in part or in full: at a power
 //!   loss every block of it is old or new as a whole, by one of several patterns (none, all, a
 //!   prefix, all but a prefix, every block by itself). That covers torn writes and the loss of
 //!   what a cache had not flushed; a completed write was durable, for that is what the shells
 //!   order (a synced write, or a write and a flush, whichever the device needs).
-//! - A write may end with an error, or short. Then it has landed in part, by the same patterns.
+//! - A write may end with an error (input/output error, or no space), or short. Then it has landed in part, by the same patterns.
 //! - Reads return what the medium holds.
 //!
 //! Beyond that promise, where one node can only refuse to start: [`Disk::damage`] changes a bit of

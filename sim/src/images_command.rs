@@ -4,8 +4,6 @@ use std::process::ExitCode;
 
 use spillway_sim::images::{Options, PLANTS, Plant, run, run_current};
 
-use crate::kebab;
-
 /// Power losses at every moment of short sequences of log operations.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -24,6 +22,18 @@ pub struct Arguments {
     /// Plant a fault.
     #[arg(long, value_parser = plant_of)]
     plant: Option<Plant>,
+}
+
+/// `WipeSkipped` as `wipe-skipped`.
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
 }
 
 fn plant_of(name: &str) -> Result<Plant, String> {

@@ -50,6 +50,7 @@
 
 pub mod arguments;
 pub mod bug;
+pub mod clock;
 pub mod counts;
 pub mod disk;
 pub mod draw;

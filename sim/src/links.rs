@@ -2,9 +2,14 @@
 //!
 //! Fault model: a link is made again and again until it stands; each side hears of it, and of its
 //! end, at a time of its own. What is sent over a link arrives in order, late, whole. A link may
-//! end at any moment, with everything on its way; it ends when a message is lost. One direction
-//! may be cut for a while without anybody being told: what is sent meanwhile arrives afterwards, if
-//! the link still stands.
+//! end at any moment, with everything on its way, or with what was on its way in one direction
+//! (the other one arrived, and its sender does not know it: it is sent again over the next link);
+//! it ends when a message is lost, and when a side was not heard for a second. What was sent over
+//! an earlier link never arrives. One direction may be cut or clogged for a while without anybody
+//! being told: what is sent, or what is on its way, arrives afterwards, if the link still stands.
+//! Cuts and clogs strike one link, all of a node, all between two halves that one node in the
+//! middle still joins, or a random set of directions, closed and opened in different orders. A
+//! link may be a hundred times as slow for a while.
 //!
 //! Beyond what TCP does, if a run is `lossy`: single messages are lost, or arrive twice, and what
 //! meets a cut is gone.
@@ -37,6 +42,8 @@ pub struct Link {
     pub lose_next: [u32; 2],
     /// How many of the next messages from each side arrive twice.
     pub twice_next: [u32; 2],
+    /// Until then everything takes long.
+    pub slow_until: u64,
     /// Chance of what goes over it.
     pub draw: Draw,
 }
@@ -53,8 +60,14 @@ impl Link {
             outgoing: [0; 2],
             lose_next: [0; 2],
             twice_next: [0; 2],
+            slow_until: 0,
             draw,
         }
+    }
+
+    /// How long something takes that is sent now.
+    pub fn latency(&mut self, now: u64, typical: u64) -> u64 {
+        self.draw.nanos(if now < self.slow_until { 100 * typical } else { typical })
     }
 
     /// A time of arrival at a side that keeps the order.

@@ -1,9 +1,11 @@
 //! The simulator on the command line. See the library.
 
+mod images_command;
+
 use std::num::NonZero;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
 use spillway_sim::counts::Counted;
@@ -19,7 +21,10 @@ const PROGRESS_NANOS: u64 = 10_000_000_000;
 /// Runs seeds of the simulated cluster.
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
@@ -45,6 +50,12 @@ struct Arguments {
     require_all: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Power losses at every moment of short sequences of log operations.
+    Images(images_command::Arguments),
+}
+
 impl Arguments {
     fn plan(&self) -> Plan {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -61,6 +72,10 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Images(arguments)) => return images_command::run_images(&arguments),
+        None => {}
+    }
     let plan = arguments.plan();
     if plan.seeds == 0 || plan.start.checked_add(plan.seeds - 1).is_none() {
         eprintln!("there are no such seeds");

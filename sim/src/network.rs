@@ -1,10 +1,13 @@
 //! The simulated network.
 //!
 //! Fault model, that of TCP: a connection is two ordered streams of bytes. Bytes arrive late and
-//! in pieces of any size, cut anywhere. A connection may be lost at any moment; then each side has
-//! received some prefix of what the other one sent, and hears of the loss at a time of its own.
-//! Bytes are neither changed nor repeated within a connection; a client that reconnects repeats
-//! its frames. A node that loses power loses all its connections.
+//! in pieces of any size, cut anywhere; some connections deliver a few bytes at a time. One
+//! direction, or both, may stand still for a while: a client that does not read, or whose bytes
+//! arrive when it has long given the connection up and made another one. A connection may be lost
+//! at any moment; then each side has received some prefix of what the other one sent, and hears of
+//! the loss at a time of its own. Bytes are neither changed nor repeated within a connection; a
+//! client that reconnects repeats its frames. A node that loses power loses all its connections. A
+//! client may go away in the middle, with or without a word, and never return.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +37,8 @@ pub struct Connection {
     pub broken: bool,
     /// The node has said its last word: what still arrives there is dropped.
     pub node_ending: bool,
+    /// Bytes of a piece at most; 0: any number.
+    pub piece_bytes_max: usize,
     /// Time of the last arrival at the client and at the node.
     pub last_at: [u64; 2],
 }
@@ -58,6 +63,7 @@ impl Network {
             node_open: false,
             broken: false,
             node_ending: false,
+            piece_bytes_max: 0,
             last_at: [0; 2],
         };
         self.connections.insert(self.next, connection);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use spillway_net::frame::{FrameAssembler, FrameHeader};
-use spillway_net::ids::NodeId;
+use spillway_net::ids::{NodeId, WallMicros};
 use spillway_net::message::MemberAddress;
 use spillway_runtime::slot_ring::Slot;
 use spillway_updateserver::log::ReadRequest;
@@ -94,6 +94,7 @@ struct Published {
     lsn: u64,
     ticket: u64,
     full: bool,
+    limited: bool,
     failed: bool,
     leading: bool,
     leader: u16,
@@ -151,8 +152,10 @@ struct ShardSeat {
 
 /// What a step of the node works with.
 pub struct Scene<'a> {
-    /// Virtual time.
+    /// The machine's monotonic clock.
     pub now: u64,
+    /// Its wall clock.
+    pub wall: WallMicros,
     /// Sizes of the run.
     pub sizes: &'a Sizes,
     /// The planted bug.

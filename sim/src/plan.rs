@@ -34,6 +34,34 @@ pub enum FaultKind {
     MessageTwice,
     /// The operator wants another leader.
     Transfer,
+    /// A node stands still for a while; its disk and its clocks go on.
+    Pause,
+    /// A shard, or the log of a node, gets little CPU for a while.
+    CoreSlow,
+    /// The wall clock of a node jumps.
+    ClockJump,
+    /// The clocks of a node run at another rate.
+    ClockDrift,
+    /// A disk does nothing for a while, then all of it.
+    DiskStall,
+    /// A disk takes a hundred times as long for a while.
+    DiskSlow,
+    /// Two halves of a cluster see of each other only one node in the middle.
+    Bridge,
+    /// One direction of a link lets nothing through for a while, then everything.
+    Clog,
+    /// Directions of a random set of links are clogged one by one and freed in another order.
+    Swizzle,
+    /// A link ends; what was on its way arrives in one direction at most.
+    LinkReset,
+    /// A link takes a hundred times as long for a while.
+    LinkSlow,
+    /// One direction of a client's connection, or both, lets nothing through for a while.
+    ConnectionClog,
+    /// Bytes of a client's connection arrive in small pieces from now on.
+    ConnectionDribble,
+    /// A client goes away in the middle of its requests and never returns.
+    ClientGone,
 }
 
 /// All of them.
@@ -47,10 +75,24 @@ pub const FAULT_KINDS: [FaultKind; FAULT_KINDS_COUNT] = [
     FaultKind::MessageLost,
     FaultKind::MessageTwice,
     FaultKind::Transfer,
+    FaultKind::Pause,
+    FaultKind::CoreSlow,
+    FaultKind::ClockJump,
+    FaultKind::ClockDrift,
+    FaultKind::DiskStall,
+    FaultKind::DiskSlow,
+    FaultKind::Bridge,
+    FaultKind::Clog,
+    FaultKind::Swizzle,
+    FaultKind::LinkReset,
+    FaultKind::LinkSlow,
+    FaultKind::ConnectionClog,
+    FaultKind::ConnectionDribble,
+    FaultKind::ClientGone,
 ];
 
 /// How many there are.
-pub const FAULT_KINDS_COUNT: usize = 9;
+pub const FAULT_KINDS_COUNT: usize = 23;
 
 const MILLI: u64 = 1_000_000;
 
@@ -76,10 +118,28 @@ impl FaultKind {
     pub fn is_possible(self, options: &Options) -> bool {
         let cluster = options.nodes > 1;
         match self {
-            Self::PowerLoss | Self::PowerLossInStart | Self::WriteError | Self::ConnectionReset => {
-                true
-            }
-            Self::PowerLossAll | Self::Cut | Self::MessageLost | Self::Transfer => cluster,
+            Self::PowerLoss
+            | Self::PowerLossInStart
+            | Self::WriteError
+            | Self::ConnectionReset
+            | Self::Pause
+            | Self::CoreSlow
+            | Self::ClockJump
+            | Self::ClockDrift
+            | Self::DiskStall
+            | Self::DiskSlow
+            | Self::ConnectionClog
+            | Self::ConnectionDribble
+            | Self::ClientGone => true,
+            Self::PowerLossAll
+            | Self::Cut
+            | Self::MessageLost
+            | Self::Transfer
+            | Self::Clog
+            | Self::Swizzle
+            | Self::LinkReset
+            | Self::LinkSlow => cluster,
+            Self::Bridge => options.nodes > 2,
             Self::MessageTwice => cluster && options.lossy,
         }
     }
@@ -99,6 +159,20 @@ impl FaultKind {
             Self::MessageLost => [10, 100, 400],
             Self::MessageTwice => [5, 20, 100],
             Self::Transfer => [200, 400, 1000],
+            Self::Pause => [200, 600, 2000],
+            Self::CoreSlow => [100, 400, 1500],
+            Self::ClockJump => [300, 1000, 2000],
+            Self::ClockDrift => [500, 1000, 2000],
+            Self::DiskStall => [300, 800, 2000],
+            Self::DiskSlow => [300, 800, 2000],
+            Self::Bridge => [300, 800, 2000],
+            Self::Clog => [50, 200, 800],
+            Self::Swizzle => [400, 1000, 2000],
+            Self::LinkReset => [50, 200, 800],
+            Self::LinkSlow => [200, 600, 1500],
+            Self::ConnectionClog => [30, 150, 600],
+            Self::ConnectionDribble => [30, 150, 600],
+            Self::ClientGone => [200, 600, 1500],
         };
         millis.map(|millis| millis * MILLI)
     }

@@ -317,6 +317,12 @@ impl Worker {
         self.sessions_wanted == 0 && (self.session() != 0 || self.tables_created == 2)
     }
 
+    /// The operator shall open one more session.
+    pub fn session_want(&mut self) {
+        assert!(self.session() == 0, "the operator opens sessions");
+        self.sessions_wanted += 1;
+    }
+
     /// When it wants a tick.
     pub fn deadline(&self, working: bool) -> Option<u64> {
         let wants = working || (self.session() == 0 && !self.is_done());

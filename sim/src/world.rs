@@ -12,6 +12,7 @@ use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
+use crate::clock::Clock;
 use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
@@ -54,6 +55,16 @@ enum Event {
     Fault(Fault),
     /// What went wrong is over.
     FaultsEnd,
+    /// A start of a node goes on after it stood still.
+    Resume(u16, u64),
+    /// A direction of a link, from this side, is clogged until then.
+    Clog(Pair, usize, u64),
+    /// It is free again.
+    Unclog(Pair, usize),
+    /// A link of this generation ends.
+    LinkEnd(Pair, u64),
+    /// What goes to a side of a connection gets through again.
+    ConnectionUnclog(u64, Side),
     /// The operator restarts a node of this start whose log failed.
     Operator(u16, u64),
     /// The power of a node is back.
@@ -103,12 +114,21 @@ struct Machine {
     landings_next: VecDeque<Landing>,
     /// In which round of its superblock the next start loses power, and how that tears.
     start_torn: Option<(usize, Draw)>,
+    /// What has happened to it while it stands still; none: it runs.
+    held: Option<Vec<Event>>,
+    clock: Clock,
+    /// Nothing of its disk completes until then.
+    stalled_until: u64,
+    /// Its disk is slow until then.
+    disk_slow_until: u64,
+    /// Who of it gets little CPU, and until when.
+    slow_seats: BTreeMap<Seat, u64>,
     /// Chance of its disk and of its threads.
     draw: Draw,
 }
 
 impl Machine {
-    fn new(disk: Disk, draw: Draw) -> Self {
+    fn new(disk: Disk, clock: Clock, draw: Draw) -> Self {
         Self {
             disk,
             node: None,
@@ -120,6 +140,11 @@ impl Machine {
             tokens: BTreeMap::new(),
             landings_next: VecDeque::new(),
             start_torn: None,
+            held: None,
+            clock,
+            stalled_until: 0,
+            disk_slow_until: 0,
+            slow_seats: BTreeMap::new(),
             draw,
         }
     }
@@ -136,8 +161,14 @@ pub struct World {
     events_count: u64,
     machines: Vec<Machine>,
     links: Links,
+    /// What waits in clogged directions of links, by the side that sent it.
+    link_clogs: BTreeMap<(Pair, usize), Vec<Event>>,
     network: Network,
+    /// What waits in connections that let nothing through, by the side that it goes to.
+    connection_clogs: BTreeMap<(u64, Side), Vec<Event>>,
     workers: Vec<Worker>,
+    /// Workers that went away.
+    workers_gone: BTreeSet<usize>,
     /// Chance of each worker and of its connections.
     workers_draws: Vec<Draw>,
     sessions: usize,
@@ -154,7 +185,8 @@ impl World {
         let tables = Tables::new(&sizes);
         let machine = |node| {
             let disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
-            Machine::new(disk, Draw::stream(chance, &format!("machine {node}")))
+            let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
+            Machine::new(disk, clock, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
@@ -169,8 +201,11 @@ impl World {
             events_count: 0,
             machines,
             links: Links::new(chance, nodes),
+            link_clogs: BTreeMap::new(),
             network: Network::default(),
+            connection_clogs: BTreeMap::new(),
             workers: Vec::new(),
+            workers_gone: BTreeSet::new(),
             workers_draws: Vec::new(),
             sessions: 0,
             oracle,
@@ -277,7 +312,8 @@ impl World {
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
         let nodes = || self.machines.iter().map(|machine| machine.node.as_ref());
-        self.workers.iter().all(idle)
+        let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
+        self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
             && nodes().all(|node| node.is_some_and(complete))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
@@ -285,13 +321,17 @@ impl World {
     fn unrest(&self) -> String {
         let busy = |(at, worker): (usize, &Worker)| {
             let waits = worker.in_flight() > 0 || !worker.is_done();
+            let waits = waits && !self.workers_gone.contains(&at);
             waits.then(|| format!("client {at}: {} unanswered", worker.in_flight()))
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
-            Some(node) => node.report(self.now),
+            Some(node) => {
+                let clock = &machine.clock;
+                node.report(clock.monotonic(self.now), clock.wall(self.now))
+            }
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
@@ -305,6 +345,7 @@ impl World {
     }
 
     fn event(&mut self, event: Event) -> Result<bool, Failure> {
+        let Some(event) = self.held_up(event) else { return Ok(false) };
         match event {
             Event::Landed { node, id, result } => self.landed(node, id, result)?,
             Event::ReadBack { node, start, lsn, request } => {
@@ -325,9 +366,20 @@ impl World {
                 }
             }
             Event::Fault(fault) => self.strike(&fault)?,
-            Event::FaultsEnd => self.faults_end(),
+            Event::FaultsEnd => return self.faults_end(),
+            Event::Resume(node, start) if self.is_now(node, start) => return self.resume(node),
+            Event::Clog(pair, side, until) => self.clog(pair, side, until),
+            Event::Unclog(pair, side) => return self.unclog(pair, side),
+            Event::LinkEnd(pair, generation) => {
+                if self.links.get_mut(pair).generation == generation {
+                    self.link_down(pair.0, pair.1);
+                }
+            }
+            Event::ConnectionUnclog(connection, side) => {
+                return self.connection_unclog(connection, side);
+            }
             Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
-            Event::Turn(..) | Event::Tick(..) | Event::Operator(..) => {}
+            Event::Turn(..) | Event::Tick(..) | Event::Operator(..) | Event::Resume(..) => {}
             Event::Start(node) => {
                 if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
                     let machine = &mut self.machines[0];
@@ -367,7 +419,9 @@ impl World {
         self.trace.note("power", self.now, machine.starts, node.into());
         machine.disk.crash(draw);
         machine.node = None;
+        machine.held = None;
         machine.tokens.clear();
+        machine.clock.begin(self.now, draw.below(SECOND * 1_000_000));
         self.oracle.crashed(node);
         self.links_down_of(node);
         let connections = self.network.connections.iter();
@@ -393,7 +447,7 @@ impl World {
                 history: &self.oracle.history,
                 bug: self.options.bug,
                 draw: &mut machine.draw,
-                now: self.now,
+                now: machine.clock.monotonic(self.now),
             };
             match start(scene) {
                 Ok(started) => return Ok(Some(started)),
@@ -467,7 +521,8 @@ impl World {
         let Some(node) = &mut machine.node else { return Ok(()) };
         let mut actions = Actions::default();
         let mut scene = Scene {
-            now: self.now,
+            now: machine.clock.monotonic(self.now),
+            wall: machine.clock.wall(self.now),
             sizes: &self.sizes,
             bug: self.options.bug,
             oracle: &mut self.oracle,
@@ -480,7 +535,7 @@ impl World {
         let (starts, now) = (machine.starts, self.now);
         let mut call_operator = failed && !machine.operator_called;
         machine.operator_called |= failed;
-        if let Some(deadline) = deadline
+        if let Some(deadline) = deadline.map(|deadline| machine.clock.virtual_at(deadline))
             && machine.log_tick_at.is_none_or(|at| at > deadline || at <= now)
         {
             machine.log_tick_at = Some(deadline);
@@ -531,7 +586,7 @@ impl World {
         }
         for (lsn, request) in actions.reads {
             let event = Event::ReadBack { node, start, lsn, request };
-            self.after_about(node, self.sizes.disk_nanos, event);
+            self.after_about(node, self.disk_nanos(node), event);
         }
         let machine = &mut self.machines[usize::from(node)];
         if actions.memory_short && self.now >= machine.memory_retry_at {
@@ -548,6 +603,8 @@ impl World {
             if machine.turns.insert(seat) {
                 // Now and then a thread gets no CPU for a while.
                 let typical = if machine.draw.once_in(100) { 1_000_000 } else { 5_000 };
+                let slow = machine.slow_seats.get(&seat).is_some_and(|until| self.now < *until);
+                let typical = if slow { 100 * typical } else { typical };
                 self.after_about(node, typical, Event::Turn(node, starts, seat));
             }
         }
@@ -573,7 +630,13 @@ impl World {
             self.after(1, Event::Landed { node, id, result: Landing::WholeSilent });
             return;
         }
-        self.after_about(node, self.sizes.disk_nanos, Event::Landed { node, id, result });
+        self.after_about(node, self.disk_nanos(node), Event::Landed { node, id, result });
+    }
+
+    /// Typical latency of a disk now.
+    fn disk_nanos(&self, node: u16) -> u64 {
+        let slow = self.now < self.machines[usize::from(node)].disk_slow_until;
+        if slow { 100 * self.sizes.disk_nanos } else { self.sizes.disk_nanos }
     }
 
     fn landed(&mut self, node: u16, id: u64, landing: Landing) -> Result<(), Failure> {
@@ -628,13 +691,18 @@ impl World {
     fn send(&mut self, number: u64, to: Side, mut bytes: &[u8]) {
         let Some(connection) = self.network.connections.get(&number) else { return };
         let (worker, alive) = (connection.worker, !connection.broken);
+        let pieces_max = match connection.piece_bytes_max {
+            0 => usize::MAX,
+            // So small that frames come in many pieces, and so large that their number is bounded.
+            small => small.max(bytes.len() / 50),
+        };
         while alive && !bytes.is_empty() {
             let draw = &mut self.workers_draws[worker];
             let cut = match draw.below(4) {
                 0 => draw.below(bytes.len() as u64) as usize + 1,
                 _ => bytes.len(),
             };
-            let (piece, rest) = bytes.split_at(cut);
+            let (piece, rest) = bytes.split_at(cut.min(pieces_max));
             bytes = rest;
             let at = self.now + draw.nanos(self.sizes.network_nanos);
             let at = self.network.arrival(number, to, at);
@@ -698,6 +766,9 @@ impl World {
     }
 
     fn worker(&mut self, at: usize, input: ClientInput<'_>) -> Result<(), Failure> {
+        if self.workers_gone.contains(&at) {
+            return Ok(());
+        }
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];

@@ -24,8 +24,6 @@ use crate::start::RecoveredLog;
 
 /// Entries that may wait for one shard of a follower.
 const APPLY_ENTRIES_MAX: usize = 8;
-/// Unix time at which all runs begin, microseconds.
-const WALL_MICROS: u64 = 1_700_000_000_000_000;
 
 /// A write that has ended.
 #[derive(Debug)]
@@ -54,8 +52,6 @@ pub struct LogSeat {
     commands: VecDeque<ReplicaCommand>,
     batches: u64,
     margin_bytes: u64,
-    /// How far this node's clock is ahead, microseconds.
-    skew_micros: u64,
     /// Sections that were appended and not yet seen in an entry, with their items' tickets.
     appended: VecDeque<(u64, EntrySection)>,
     /// Ticket and LSN of the newest own entry that was written or sent.
@@ -115,7 +111,6 @@ impl LogSeat {
         };
         let published = Published { lsn: applied.0, ..Published::default() };
         let peers = (1..=sizes.nodes).map(NodeId).filter(|node| *node != superblock.node);
-        let number = usize::from(superblock.node.0 - 1);
         Self {
             replica: Replica::new(replica_options(&superblock, sizes), start),
             cluster: superblock.cluster,
@@ -132,16 +127,11 @@ impl LogSeat {
             commands: VecDeque::from([ReplicaCommand::Drained(Vec::new())]),
             batches: 0,
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
-            skew_micros: sizes.skews_micros[number],
             appended: VecDeque::new(),
             issued: (0, 0),
             deadline: Some(0),
             failed: false,
         }
-    }
-
-    pub(super) fn wall(&self, now: u64) -> WallMicros {
-        WallMicros(WALL_MICROS + self.skew_micros + now / 1000)
     }
 }
 
@@ -152,9 +142,9 @@ impl Node {
     }
 
     /// Where it stands, for reports.
-    pub fn report(&self, now: u64) -> String {
+    pub fn report(&self, monotonic_nanos: u64, wall: WallMicros) -> String {
         let log = &self.log;
-        let now = Now { monotonic_nanos: now, wall: log.wall(now) };
+        let now = Now { monotonic_nanos, wall };
         let status = log.replica.status(now);
         let inbox: usize = log.inbox.values().map(VecDeque::len).sum();
         format!(
@@ -313,9 +303,13 @@ impl Node {
                     }
                 }
                 Completion::Raw(id, result) => {
-                    self.log.raw_waiting.pop_front().expect("a raw write was in flight");
-                    self.raw_submit(scene);
                     self.step(ReplicaInput::RawCompleted { id, result }, scene)?;
+                    self.log.raw_waiting.pop_front().expect("a raw write was in flight");
+                    if self.log.failed {
+                        // Rounds behind one that failed must not be written.
+                        self.log.raw_waiting.clear();
+                    }
+                    self.raw_submit(scene);
                 }
                 Completion::Read(lsn, result) => {
                     self.step(ReplicaInput::EntryRead { lsn, result }, scene)?;
@@ -404,7 +398,7 @@ impl Node {
     }
 
     fn step(&mut self, input: ReplicaInput, scene: &mut Scene<'_>) -> Result<(), Failure> {
-        let now = Now { monotonic_nanos: scene.now, wall: self.log.wall(scene.now) };
+        let now = Now { monotonic_nanos: scene.now, wall: scene.wall };
         let mut effects = std::mem::take(&mut self.log.effects);
         effects.clear();
         self.log.replica.step(now, input, &mut self.log.slots, &mut effects);
@@ -550,6 +544,7 @@ impl Node {
     fn publish(&mut self, scene: &mut Scene<'_>) {
         let log = &mut self.log;
         let space = log.replica.space();
+        log.published.limited = log.replica.is_held_up();
         log.published.full = space.used_bytes + log.margin_bytes >= space.total_bytes;
         if log.published != self.shown {
             self.shown = log.published;

@@ -179,14 +179,14 @@ impl Node {
             vdl: Lsn(published.lsn),
             full: published.full,
             failed: published.failed,
-            limited: false,
+            limited: published.limited,
             drained: false,
             round_next: if self.alone { 0 } else { published.round_started + 1 },
             round_confirmed: published.round_confirmed,
             leader: NodeId(published.leader),
             epoch: Epoch(published.epoch),
             fresh: WallMicros(0),
-            wall: self.log.wall(scene.now),
+            wall: scene.wall,
         }
     }
 

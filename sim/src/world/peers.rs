@@ -11,7 +11,7 @@ use crate::node::{PeerEvent, PeerMessage, Seat};
 use crate::plan::FaultKind;
 
 /// A link that is silent for longer is given up.
-const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
+pub(super) const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
 /// Time between two attempts to connect.
 const TRY_NANOS: u64 = 10_000_000;
 
@@ -54,7 +54,7 @@ impl World {
     fn link_tell(&mut self, pair: Pair, up: Option<u64>) {
         for side in [0, 1] {
             let link = self.links.get_mut(pair);
-            let at = self.now + link.draw.nanos(self.sizes.peer_nanos);
+            let at = self.now + link.latency(self.now, self.sizes.peer_nanos);
             let at = link.arrival(side, at);
             self.at(at, Event::LinkTold { pair, side, up });
         }
@@ -143,7 +143,7 @@ impl World {
         for _ in 0..if twice { 2 } else { 1 } {
             // What a cut holds up is sent again behind it.
             let link = self.links.get_mut(pair);
-            let at = self.now.max(cut_until) + link.draw.nanos(self.sizes.peer_nanos);
+            let at = self.now.max(cut_until) + link.latency(self.now, self.sizes.peer_nanos);
             link.outgoing[side] += bytes;
             let at = link.arrival(1 - side, at);
             let message = message.clone();
