@@ -1,6 +1,8 @@
 //! The simulator on the command line. See the library.
 
+mod flip_command;
 mod images_command;
+mod matrix_command;
 
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -54,6 +56,10 @@ struct Arguments {
 enum Command {
     /// Power losses at every moment of short sequences of log operations.
     Images(images_command::Arguments),
+    /// Every single fault of a disk, on three nodes.
+    Matrix(matrix_command::Arguments),
+    /// A flipped bit in one log of five and a power loss of all, again and again.
+    Flip(flip_command::Arguments),
 }
 
 impl Arguments {
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Images(arguments)) => return images_command::run_images(&arguments),
+        Some(Command::Matrix(arguments)) => return matrix_command::run_matrix(&arguments),
+        Some(Command::Flip(arguments)) => return flip_command::run_flips(&arguments),
         None => {}
     }
     let plan = arguments.plan();

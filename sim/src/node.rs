@@ -245,6 +245,11 @@ impl Node {
         self.log.failed
     }
 
+    /// Why its replica stopped, if it did.
+    pub fn stopped(&self) -> Option<&str> {
+        self.log.stopped.as_deref()
+    }
+
     /// Whether it leads, as far as its shards know.
     pub fn leads(&self) -> bool {
         self.shown.leading

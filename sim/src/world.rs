@@ -2,7 +2,9 @@
 //! wrong.
 
 mod faults;
+mod inject;
 mod peers;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,6 +25,12 @@ use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
+use inject::Inject;
+pub use inject::{
+    BLOCK_FAULTS, BlockFault, Exposure, Injection, InjectionReport, MOMENTS, Moment, VICTIMS,
+    Victim, is_nonsense,
+};
+use repair::{Begun, Repairing};
 
 /// After the faults, everything must come to rest within this virtual time.
 const REST_NANOS_MAX: u64 = 120 * SECOND;
@@ -75,6 +83,12 @@ enum Event {
     LinkTold { pair: Pair, side: usize, up: Option<u64> },
     /// A message between nodes arrives.
     PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
+    /// A body has landed that a start of a node repairs its log with.
+    RepairLanded { node: u16, start: u64, id: u64 },
+    /// A start of a node that repairs its log asks its peers again.
+    RepairTick(u16, u64),
+    /// A step of the one fault that was ordered.
+    Inject(Inject),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +116,12 @@ pub struct Report {
 struct Machine {
     disk: Disk,
     node: Option<Node>,
+    /// It is down, and asks its peers for what its disk has lost.
+    repair: Option<Repairing>,
+    /// What was durable on it was changed: it may refuse to start, or stop, and say so.
+    is_damaged: bool,
+    /// It stopped for good and said why: it must be replaced.
+    retired: Option<String>,
     /// Starts so far: events of an earlier one are void.
     starts: u64,
     turns: BTreeSet<Seat>,
@@ -132,6 +152,9 @@ impl Machine {
         Self {
             disk,
             node: None,
+            repair: None,
+            is_damaged: false,
+            retired: None,
             starts: 0,
             turns: BTreeSet::new(),
             log_tick_at: None,
@@ -174,6 +197,7 @@ pub struct World {
     sessions: usize,
     oracle: Oracle,
     trace: Trace,
+    exposure: Exposure,
 }
 
 impl World {
@@ -210,6 +234,7 @@ impl World {
             sessions: 0,
             oracle,
             trace: Trace::default(),
+            exposure: Exposure::default(),
         };
         for node in 0..nodes {
             world.after(0, Event::Start(node));
@@ -251,6 +276,16 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Report, Failure> {
+        self.run_to_end()
+    }
+
+    /// Runs to the end, with the faults that were ordered.
+    pub fn run_injected(mut self) -> Result<(Report, InjectionReport), Failure> {
+        let report = self.run_to_end()?;
+        Ok((report, self.injection_report()))
+    }
+
+    fn run_to_end(&mut self) -> Result<Report, Failure> {
         self.worker_add(0, 0);
         let refused = self.run_events()?;
         if !refused {
@@ -264,7 +299,7 @@ impl World {
     fn finish(&mut self) -> Result<(), Failure> {
         self.oracle.settled()?;
         let nodes = 0..self.sizes.nodes;
-        for machine in &self.machines {
+        for machine in self.machines.iter().filter(|machine| machine.retired.is_none()) {
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
             node.check_complete(&self.oracle)?;
         }
@@ -276,8 +311,13 @@ impl World {
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
         let mut have = 0;
         for node in nodes {
-            let started = self.started_log(node)?;
-            let Some(Started { log, .. }) = started else { return Ok(()) };
+            let Begun::Started(started) = self.started_log(node)? else {
+                if self.sizes.nodes == 1 {
+                    return Ok(());
+                }
+                continue;
+            };
+            let log = started.log;
             let found = log.recovered.entries.get(last).map(|meta| meta.checksum);
             have += u16::from(found == checksum);
         }
@@ -311,7 +351,8 @@ impl World {
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
-        let nodes = || self.machines.iter().map(|machine| machine.node.as_ref());
+        let staying = || self.machines.iter().filter(|machine| machine.retired.is_none());
+        let nodes = || staying().map(|machine| machine.node.as_ref());
         let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
             && nodes().all(|node| node.is_some_and(complete))
@@ -326,6 +367,8 @@ impl World {
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
+            None if machine.retired.is_some() => "to be replaced".to_owned(),
+            None if machine.repair.is_some() => "repairs its log".to_owned(),
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
             Some(node) => {
@@ -389,10 +432,13 @@ impl World {
                 return self.start(node);
             }
             Event::LinkTry(pair) => self.link_try(pair),
-            Event::LinkTold { pair, side, up } => self.link_told(pair, side, up),
+            Event::LinkTold { pair, side, up } => self.link_told(pair, side, up)?,
             Event::PeerArrived { from, to, generation, bytes, message } => {
-                self.peer_arrived(from, to, generation, bytes, message);
+                self.peer_arrived(from, to, generation, bytes, message)?;
             }
+            Event::RepairLanded { node, start, id } => return self.repair_landed(node, start, id),
+            Event::RepairTick(node, start) => return self.repair_tick(node, start),
+            Event::Inject(inject) => return self.inject_step(inject),
         }
         Ok(false)
     }
@@ -419,6 +465,7 @@ impl World {
         self.trace.note("power", self.now, machine.starts, node.into());
         machine.disk.crash(draw);
         machine.node = None;
+        machine.repair = None;
         machine.held = None;
         machine.tokens.clear();
         machine.clock.begin(self.now, draw.below(SECOND * 1_000_000));
@@ -437,10 +484,11 @@ impl World {
         }
     }
 
-    /// Reads a node's log. None: the node refused, where it may.
-    fn started_log(&mut self, node: u16) -> Result<Option<Started>, Failure> {
+    /// Reads a node's log.
+    fn started_log(&mut self, node: u16) -> Result<Begun, Failure> {
         loop {
             let machine = &mut self.machines[usize::from(node)];
+            let may_refuse = self.options.mode == Mode::Beyond || machine.is_damaged;
             let scene = &mut StartScene {
                 disk: &machine.disk,
                 sizes: &self.sizes,
@@ -450,16 +498,19 @@ impl World {
                 now: machine.clock.monotonic(self.now),
             };
             match start(scene) {
-                Ok(started) => return Ok(Some(started)),
-                Err(StartError::Refused(_)) if self.options.mode == Mode::Beyond => {
-                    self.oracle.counts.refused_starts += 1;
-                    return Ok(None);
+                Ok(started) => return Ok(Begun::Started(Box::new(started))),
+                Err(StartError::MemoryFull) => self.budget_raise(),
+                Err(StartError::Failure(failure)) => return Err(failure),
+                Err(StartError::Refused(why)) if may_refuse => return Ok(Begun::Refused(why)),
+                Err(StartError::Damaged(damaged)) if may_refuse => {
+                    return Ok(Begun::Damaged(damaged));
                 }
                 Err(StartError::Refused(why)) => {
                     return Err(Failure::new(format!("the start was refused: {why}")));
                 }
-                Err(StartError::MemoryFull) => self.budget_raise(),
-                Err(StartError::Failure(failure)) => return Err(failure),
+                Err(StartError::Damaged(why)) => {
+                    return Err(Failure::new(format!("the start was refused: {why}")));
+                }
             }
         }
     }
@@ -471,7 +522,11 @@ impl World {
 
     /// Returns whether the node refused, where it may.
     fn start(&mut self, node: u16) -> Result<bool, Failure> {
-        let Some(started) = self.started_log(node)? else { return Ok(true) };
+        let started = match self.started_log(node)? {
+            Begun::Started(started) => *started,
+            Begun::Refused(why) => return Ok(self.retire(node, why)),
+            Begun::Damaged(damaged) => return self.repair_begin(node, *damaged),
+        };
         let log = &started.log;
         let counts = &mut self.oracle.counts;
         counts.restarts += 1;
@@ -529,7 +584,13 @@ impl World {
             draw: &mut machine.draw,
             actions: &mut actions,
         };
-        step(node, &mut scene)?;
+        if let Err(failure) = step(node, &mut scene) {
+            // Whoever has lost what it acknowledged stops when the leader says so.
+            let stopped = node.stopped().filter(|_| machine.is_damaged);
+            let Some(why) = stopped.map(str::to_owned) else { return Err(failure) };
+            self.retire(number, why);
+            return Ok(());
+        }
         let (deadline, failed, diverged) =
             (node.log_deadline(), node.failed(), node.diverged_take());
         let (starts, now) = (machine.starts, self.now);

@@ -60,6 +60,8 @@ pub struct LogSeat {
     pub(super) deadline: Option<u64>,
     /// Whether the device has failed.
     pub(super) failed: bool,
+    /// Why the replica cannot go on, if it cannot.
+    pub(super) stopped: Option<String>,
 }
 
 fn margin_bytes(geometry: &Geometry, queue_items: usize) -> u64 {
@@ -131,6 +133,7 @@ impl LogSeat {
             issued: (0, 0),
             deadline: Some(0),
             failed: false,
+            stopped: None,
         }
     }
 }
@@ -457,6 +460,7 @@ impl Node {
             self.log.failed = true;
         }
         if let Some(failure) = effects.failed.take() {
+            self.log.stopped = Some(failure.to_string());
             return Err(Failure::new(format!("node {}: {failure}", self.number + 1)));
         }
         self.log.deadline = effects.next_deadline_nanos;
