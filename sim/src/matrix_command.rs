@@ -31,7 +31,7 @@ pub fn run_matrix(arguments: &Arguments) -> ExitCode {
         if !chosen {
             continue;
         }
-        let outcome = run_cell(number, cell, arguments.seed);
+        let outcome = run_cell(number, cell, arguments.seed, None);
         if let Outcome::Unsafe(why) = &outcome {
             eprintln!("cell {number}, {}: {why}", describe(cell));
             eprintln!(
