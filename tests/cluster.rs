@@ -200,6 +200,40 @@ fn a_paused_leader_is_replaced_and_comes_back_as_a_follower() {
     assert!(report.total.committed > 0);
 }
 
+/// The log disk of a node takes nothing any more: it says so and ends, whether it leads or not,
+/// the others go on, and with a disk that works it is one of them again.
+#[test]
+fn a_node_whose_log_fails_ends_and_the_others_go_on() {
+    let mut clique = Clique::new("log-fails", 3);
+    clique.start_all();
+    for round in 0..4 {
+        let leader = clique.leader(&[0, 1, 2]);
+        let all_follow = |clique: &Clique| {
+            let lsn = clique.report(leader)?.vdl;
+            let has = |node: usize| clique.report(node).is_some_and(|it| it.vdl >= lsn);
+            (0..3).all(has).then_some(())
+        };
+        clique.wait("agreement", all_follow);
+        let node = (leader + round % 2) % 3;
+        clique.log_fail(node);
+        let definition = |number: usize| {
+            let text = format!("rows_{round}_{number}(id int8, primary key (id))");
+            TableDefinition::parse(&text).expect("valid")
+        };
+        // The leader may end before it answers.
+        drop(clique.client(leader).create_table(&definition(1)));
+        assert!(!clique.wait_end(node), "it did not end in order");
+        let told = clique.messages(node);
+        for words in ["the others go on", "log device failed", "errno 27", "replace-node"] {
+            assert!(told.contains(words), "{words} is missing in: {told}");
+        }
+        let others: Vec<usize> = (0..3).filter(|other| *other != node).collect();
+        let next = clique.leader(&others);
+        clique.client(next).create_table(&definition(2)).expect("the others go on");
+        clique.start(node);
+    }
+}
+
 #[test]
 fn the_leader_hands_over_when_asked() {
     let seed = seed("the_leader_hands_over_when_asked");

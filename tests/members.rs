@@ -39,7 +39,7 @@ fn admin(clique: &Clique, node: usize, arguments: &[&str]) {
 fn reader(clique: &Clique, node: usize) -> Client {
     let mut options = ClientOptions::new(clique.address(node));
     options.follow = Follow::Any;
-    options.behind_ms = 300;
+    options.behind_ms = 60_000;
     Client::connect_with(options).expect("connected")
 }
 

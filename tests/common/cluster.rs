@@ -138,7 +138,9 @@ impl Clique {
     }
 
     fn command(&self, verb: &str, node: usize) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        // A write beyond a limit of the process is an error to it, not its end: see `log_fail`.
+        let mut command = Command::new("env");
+        command.arg("--ignore-signal=XFSZ").arg(env!("CARGO_BIN_EXE_spillway"));
         command.arg(verb).arg("--config").arg(self.home(node).join("spillway.toml"));
         command
     }
@@ -253,8 +255,18 @@ impl Clique {
 
     /// Waits until a node ends by itself; returns whether in order.
     pub fn wait_end(&mut self, node: usize) -> bool {
-        let child = self.children[node].as_mut().expect("it was started");
-        child.wait().expect("a child").success()
+        let mut child = self.children[node].take().expect("it was started");
+        let status = self.wait("end of a node", |_| child.try_wait().expect("a child"));
+        status.success()
+    }
+
+    /// From now on every write of a frame to a node's log fails: no file may be written behind the
+    /// header of a segment.
+    pub fn log_fail(&self, node: usize) {
+        let child = self.children[node].as_ref().expect("it was started");
+        let (pid, limit) = (child.id().to_string(), "--fsize=20480");
+        let set = Command::new("prlimit").args(["--pid", &pid, limit]).status();
+        assert!(set.expect("prlimit runs").success());
     }
 
     /// SIGKILL, at once.

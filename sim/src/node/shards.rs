@@ -156,7 +156,7 @@ impl Node {
             let input = ShardInput::Members(Arc::clone(&self.members));
             seat.shard.step(scene.now, input, &mut seat.effects);
         }
-        if published == seat.seen {
+        if published == seat.seen && seat.inbound.is_empty() {
             return Ok(());
         }
         let failed = published.failed && !seat.seen.failed;

@@ -35,11 +35,11 @@ impl BatchClock {
         } else {
             // Nobody has seen a time of this boot yet, so it may begin at wall time.
             self.started = true;
-            self.value_nanos = wall_nanos.max((self.last.0 + 1) * 1000);
+            self.value_nanos = wall_nanos.max((self.last.0 + 1).saturating_mul(1000));
         }
         self.at_nanos = self.at_nanos.max(now_nanos);
         let stamp = (self.value_nanos / 1000).max(self.last.0 + 1);
-        self.value_nanos = self.value_nanos.max(stamp * 1000);
+        self.value_nanos = self.value_nanos.max(stamp.saturating_mul(1000));
         assert!(stamp > self.last.0, "batch timestamps rise strictly");
         self.last = WallMicros(stamp);
         self.last
@@ -49,6 +49,7 @@ impl BatchClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::bytes::COUNTER_LIMIT;
 
     #[test]
     fn begins_at_wall_time_or_after_the_log() {
@@ -56,6 +57,15 @@ mod tests {
         assert_eq!(ahead.stamp(5, WallMicros(1_000)), WallMicros(1_000));
         let mut behind = BatchClock::new(WallMicros(5_000));
         assert_eq!(behind.stamp(5, WallMicros(1_000)), WallMicros(5_001));
+    }
+
+    /// A header may carry any time below the limit of counters.
+    #[test]
+    fn goes_on_behind_a_time_that_has_no_nanoseconds() {
+        let last = COUNTER_LIMIT - 10;
+        let mut clock = BatchClock::new(WallMicros(last));
+        assert_eq!(clock.stamp(5, WallMicros(1_000)), WallMicros(last + 1));
+        assert_eq!(clock.stamp(2_000_005, WallMicros(3_000)), WallMicros(last + 2));
     }
 
     #[test]

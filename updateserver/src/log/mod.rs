@@ -63,7 +63,7 @@ pub use frame::{
     SectionView, SharedHeader, body_check,
 };
 pub use fuzz::{FUZZ_GEOMETRY, fuzz_body, fuzz_scan};
-pub use geometry::{Geometry, GeometryError};
+pub use geometry::{BLOCK_BYTES_MAX, Geometry, GeometryError};
 pub use members::{MEMBERS_MAX, Members};
 pub use position::{ChainState, Cursor, Floor, Tail};
 pub use recovery::{

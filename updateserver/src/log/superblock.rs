@@ -70,6 +70,13 @@ pub struct Superblock {
 /// Why a copy, or the superblock as a whole, cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SuperblockError {
+    /// The device did not give it.
+    #[error(
+        "a superblock copy cannot be read (errno {0}), and no other one is whole: check the log \
+         disk, then start the node again; if the disk is lost, let the node join anew with \
+         `spillway admin replace-node`"
+    )]
+    Unreadable(i32),
     /// No magic number: never written, overwritten, or a file of something else.
     #[error("not a superblock")]
     Magic,
@@ -264,6 +271,7 @@ impl Superblock {
         }
         require(self.sequence > 0, "sequence")?;
         require(self.tail.sequence > 0 && chain.sequence > 0, "frame sequence")?;
+        require(chain.entry_term <= self.term, "floor term")?;
         let end = u64::from(self.geometry.segment_bytes);
         let aligned = |offset: u64| offset.is_multiple_of(u64::from(self.geometry.block_bytes));
         let tail = &self.tail;
@@ -318,10 +326,12 @@ pub fn superblock_choose(
 ) -> Result<SuperblockChosen, SuperblockError> {
     let valid = || copies.iter().filter_map(|copy| copy.as_ref().ok());
     let Some(best) = valid().max_by_key(|copy| copy.sequence) else {
-        // A build that is too old says so instead of calling the file damaged.
-        let version =
-            |copy: &&Result<_, SuperblockError>| matches!(copy, Err(SuperblockError::Version(_)));
-        let error = copies.iter().find(version).and_then(|copy| copy.as_ref().err());
+        // A build that is too old says so instead of calling the file damaged; and what was not
+        // read may be whole.
+        let errors = || copies.iter().filter_map(|copy| copy.as_ref().err());
+        let version = errors().find(|error| matches!(error, SuperblockError::Version(_)));
+        let unreadable = || errors().find(|error| matches!(error, SuperblockError::Unreadable(_)));
+        let error = version.or_else(unreadable);
         return Err(error.copied().unwrap_or(SuperblockError::AllBad));
     };
     for copy in valid() {

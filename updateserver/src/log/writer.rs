@@ -5,10 +5,13 @@
 //! physical log ([`LogWriter::write`]), ends its turn with [`LogInput::TurnEnd`], performs the
 //! writes it finds in [`LogEffects`], and reports every completion. It neither decides what an
 //! entry is nor when it is committed. Rules kept here: R6-R9, R12, R13, R21 of the consensus notes,
-//! and two more:
+//! and three more:
 //!
 //! - The first frame of a segment is issued only when everything before it is durable. So the
 //!   frames that a crash may tear lie in one segment.
+//! - A change of members is issued only when everything before it is durable. It was proposed when
+//!   the change before it was committed; so its frame, whose hint may then name that one, is never
+//!   read back without the knowledge that it is.
 //! - Remains of frames that recovery dropped are overwritten with zeros before the first frame of
 //!   a boot, so that every block behind the log has contents that recovery knows.
 
@@ -25,7 +28,7 @@ use super::effects::{
 use super::entries::EntryPlace;
 use super::entry_frame::EntryFrame;
 use super::frame::{
-    FrameSizes, LocalHeader, SharedHeader, body_seal, sector_checksum, watermark_header,
+    FrameKind, FrameSizes, LocalHeader, SharedHeader, body_seal, sector_checksum, watermark_header,
 };
 use super::geometry::Geometry;
 use super::position::Floor;
@@ -347,7 +350,9 @@ impl LogWriter {
     /// Issues entries in order as long as the rules allow it.
     fn pump(&mut self, now_nanos: u64, out: &mut LogEffects) {
         while let Some((_, frame)) = self.queue.front() {
-            if !self.can_issue(frame.frame_bytes() as u64) {
+            let alone = frame.shared.kind == FrameKind::Config;
+            if (alone && !self.in_flight.is_empty()) || !self.can_issue(frame.frame_bytes() as u64)
+            {
                 return;
             }
             let commit_hint = self.commit_hint();

@@ -7,7 +7,7 @@ use spillway_runtime::error::RuntimeError;
 
 use super::peers::TlsError;
 use crate::config::ConfigError;
-use crate::log::{GeometryError, LogDamaged, SuperblockError};
+use crate::log::{GeometryError, LogDamaged, Poisoned, SuperblockError};
 use crate::quorum::ReplicaFailure;
 use crate::shard::ReplayError;
 
@@ -112,6 +112,12 @@ pub enum NodeError {
     /// The replica core cannot go on.
     #[error("{0}")]
     Replica(ReplicaFailure),
+    /// The log failed, and other nodes can do without this one.
+    #[error(
+        "this node ends, the others go on: {0}; if the disk is lost, let the node join anew with \
+         `spillway admin replace-node`"
+    )]
+    LogFailed(Poisoned),
     /// A node that is alone did not come to lead itself.
     #[error(
         "the node has no peers and did not begin to lead within {waited:?}: its log disk does not \

@@ -23,8 +23,8 @@ use spillway_runtime::tcp::{TcpEvent, TcpRing};
 
 use crate::log::{EntryFrame, Geometry, RawContent, RawFile, RawWrite, Section};
 use crate::quorum::{
-    Now, PeerHeader, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions, ReplicaStart, Role,
-    RoleChange, Room,
+    Freshness, Now, PeerHeader, Replica, ReplicaEffects, ReplicaInput, ReplicaOptions,
+    ReplicaStart, Role, RoleChange, Room, Round,
 };
 use crate::shard::{LogItem, ORIGIN_ROOT};
 
@@ -40,8 +40,6 @@ use super::status::LogNumbers;
 const TOKEN_RAW: u64 = 1 << 63;
 /// Largest raw write of zeros, bytes.
 const ZEROS_BYTES_MAX: usize = 1 << 20;
-/// Time between two rounds by which a leader proves how fresh it is.
-const PROOF_NANOS: u64 = 50_000_000;
 /// Time between two views for the operator.
 const STATUS_NANOS: u64 = 100_000_000;
 
@@ -110,13 +108,7 @@ pub(super) struct LogShell {
     members: Vec<NodeId>,
     /// What each peer's connection had not taken when the replica was last told.
     outgoing: Vec<(NodeId, usize)>,
-    /// What a message of the leader said: its committed end, and its time.
-    fresh_next: Option<(Lsn, WallMicros)>,
-    /// As a leader: the newest time at which surely nobody else led, and the round that will
-    /// prove the next one.
-    proof: WallMicros,
-    proof_next: Option<(u64, WallMicros)>,
-    proof_at_nanos: u64,
+    freshness: Freshness,
     failure: Option<NodeError>,
 }
 
@@ -178,10 +170,7 @@ impl LogShell {
             peer_events: Vec::new(),
             members: Vec::new(),
             outgoing: Vec::new(),
-            fresh_next: None,
-            proof: WallMicros(0),
-            proof_next: None,
-            proof_at_nanos: 0,
+            freshness: Freshness::default(),
             failure: None,
         })
     }
@@ -228,7 +217,7 @@ impl LogShell {
         self.outgoing_tell(ring);
         self.reap(ring, now);
         self.shards_turn(ring);
-        self.proof_turn(ring, now);
+        self.freshness_turn(ring);
         self.commands(ring);
         if self.deadline_nanos.is_some_and(|deadline| deadline <= now) {
             self.step(ring, ReplicaInput::Tick);
@@ -245,7 +234,8 @@ impl LogShell {
         self.disk.submit()?;
         self.reader.submit()?;
         self.status_publish(now);
-        match self.failure.take() {
+        let ended = self.replica.ended().map(NodeError::LogFailed);
+        match self.failure.take().or(ended) {
             Some(failure) => Err(failure),
             None => Ok(self.publish() || applied),
         }
@@ -290,9 +280,8 @@ impl LogShell {
                 return self.message_lost(ring, from);
             }
         };
-        if !self.published.leading && self.published.leader == from.0 && self.fresh_next.is_none() {
-            self.fresh_next = Some((header.committed, header.time));
-        }
+        let leader = Some(NodeId(self.published.leader)).filter(|leader| leader.0 > 0);
+        self.freshness.heard(leader, from, header.committed, header.time);
         self.step(ring, ReplicaInput::Peer { from, header, frame });
     }
 
@@ -301,15 +290,6 @@ impl LogShell {
     fn message_lost(&mut self, ring: &mut TcpRing, from: NodeId) {
         if let Some(peers) = &mut self.peers {
             peers.reset(ring, from);
-        }
-    }
-
-    /// Once everything is applied that the leader knew to be committed when it sent a message,
-    /// this node is as fresh as that message.
-    fn fresh_turn(&mut self, applied: Lsn) {
-        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
-            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
-            self.fresh_next = None;
         }
     }
 
@@ -326,25 +306,18 @@ impl LogShell {
         }
     }
 
-    /// A leader asks for a round of its own now and then, so that it and its followers can say how
-    /// fresh they are. What counts is the time when the round began: then nobody else led.
-    fn proof_turn(&mut self, ring: &mut TcpRing, now: u64) {
-        if !self.published.leading || self.peers.is_none() {
+    /// Tells the shards how fresh this node is. A leader asks for a round of its own now and then,
+    /// so that it and its followers can say so.
+    fn freshness_turn(&mut self, ring: &mut TcpRing) {
+        if self.peers.is_none() {
             return;
         }
-        if let Some((round, began)) = self.proof_next
-            && round <= self.published.round_confirmed
-        {
-            self.proof = self.proof.max(began);
-            self.published.fresh_micros = self.proof.0;
-            self.proof_next = None;
-        }
-        if self.proof_next.is_none() && now >= self.proof_at_nanos {
-            self.proof_at_nanos = now + PROOF_NANOS;
-            let round = self.published.round_started + 1;
-            self.proof_next = Some((round, WallMicros(clock::wall_now_micros())));
+        let Published { round_started, round_confirmed, .. } = self.published;
+        let round = Round { started: round_started, confirmed: round_confirmed };
+        if let Some(round) = self.freshness.round_due(self.now(), round) {
             self.step(ring, ReplicaInput::RoundWanted(round));
         }
+        self.published.fresh_micros = self.freshness.fresh().0;
     }
 
     fn reap(&mut self, ring: &mut TcpRing, _now: u64) {
@@ -393,7 +366,7 @@ impl LogShell {
         if word.applied != seen.applied {
             self.step(ring, ReplicaInput::Applied(Lsn(word.applied)));
         }
-        self.fresh_turn(Lsn(word.applied));
+        self.freshness.applied(Lsn(word.applied));
         if word.round_wanted > seen.round_wanted {
             self.step(ring, ReplicaInput::RoundWanted(word.round_wanted));
         }
@@ -505,7 +478,7 @@ impl LogShell {
         }
         // Peers before the own disk: theirs are to work at the same time.
         if let Some(peers) = &mut self.peers {
-            let (committed, time) = (Lsn(self.published.lsn), self.proof);
+            let (committed, time) = (Lsn(self.published.lsn), self.freshness.proof());
             for send in effects.sends.drain(..) {
                 let header = PeerHeader { committed, time, ..send.header };
                 peers.send(ring, send.to, &header.encode(), send.body);
@@ -567,10 +540,8 @@ impl LogShell {
     fn role_changed(&mut self, change: &RoleChange) {
         assert!(change.number > self.published.role_number, "role changes are numbered upwards");
         self.published.role_number = change.number;
+        self.freshness.role_changed(matches!(change.role, Role::Lead { .. }));
         self.published.fresh_micros = 0;
-        self.fresh_next = None;
-        self.proof = WallMicros(0);
-        self.proof_next = None;
         self.published.barrier_ticket = change.barrier.ticket;
         self.published.barrier_lsn = change.barrier.lsn.0;
         match change.role {

@@ -22,6 +22,9 @@ mod shard_shell;
 mod start;
 mod status;
 
+#[cfg(test)]
+mod shard_shell_tests;
+
 pub use error::NodeError;
 pub use format::{FormatReport, format};
 pub use start::{Ready, RunOptions, start};

@@ -45,7 +45,8 @@ pub(super) fn repair(
     shutdown: &Shutdown,
 ) -> Result<Repaired, NodeError> {
     let files = NodeFiles::new(config);
-    let (_, superblock) = superblock_read(&files.superblock())?;
+    let (_, chosen) = superblock_read(&files.superblock())?;
+    let superblock = chosen.superblock;
     let segments = files.segments_open(&superblock.geometry)?;
     eprintln!("warning: {damaged}");
     eprintln!("note: repairing the log from the peers; until it is whole this node takes no part");

@@ -25,7 +25,10 @@ use spillway_runtime::tcp::{ListenerId, RingWaker, TcpRing, TcpRingOptions, Wait
 use spillway_runtime::thread;
 
 use crate::config::{Config, LogThread};
-use crate::log::{DurableWrite, LogWriterOptions, Members, Superblock, superblock_update};
+use crate::log::{
+    DurableWrite, LogWriterOptions, Members, SUPERBLOCK_COPIES, Superblock, SuperblockChosen,
+    Verdict, superblock_update,
+};
 use crate::quorum::{ReplicaOptions, ReplicaStart};
 use crate::root::{Root, RootEffects};
 use crate::session::SessionDirectory;
@@ -208,7 +211,8 @@ fn serve(
     shutdown: &Shutdown,
     started_at: clock::MonotonicNanos,
 ) -> Result<(), NodeError> {
-    let (superblock_file, superblock) = superblock_read(&files.superblock())?;
+    let (superblock_file, chosen) = superblock_read(&files.superblock())?;
+    let superblock = chosen.superblock;
     fixed_check(config, &superblock)?;
     let segments = files.segments_open(&superblock.geometry)?;
     let plan = plan(config)?;
@@ -251,13 +255,15 @@ fn serve(
         nanos: clock::monotonic_now().saturating_nanos_since(started_at),
         log_bytes: log.recovered.bytes,
     };
-    let notes = notes(&log);
+    let notes = notes(&log, &chosen);
     let (term, vote) = (log.recovered.term, log.recovered.vote);
     let next = log.recovered.superblock_next(&superblock, term, vote);
+    let start = replica_start(log, &next);
+    start.check().map_err(NodeError::Replica)?;
     superblock_write(&superblock_file, &superblock_update(&next))?;
     let disk = LogDisk { segments, superblock: superblock_file };
-    let (shared, state) = go_all(config, &plan, &threads, log, &next, disk, shutdown, replay)?;
-    let alone = is_alone(&next.members, next.node);
+    let alone = is_alone(config, &next);
+    let (shared, state) = go_all(config, &plan, &threads, start, disk, shutdown, replay)?;
     serving_all(&plan, &news, alone.then_some(&state), shutdown)?;
     ready(&Ready {
         addresses,
@@ -318,14 +324,22 @@ fn run(
     Ok(())
 }
 
-fn notes(log: &RecoveredLog) -> Vec<String> {
-    match log.recovered.verdict {
-        crate::log::Verdict::Clean => Vec::new(),
-        crate::log::Verdict::TailTorn { sequence, frames, wiped_bytes } => vec![format!(
+fn notes(log: &RecoveredLog, superblock: &SuperblockChosen) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Verdict::TailTorn { sequence, frames, wiped_bytes } = log.recovered.verdict {
+        notes.push(format!(
             "the last writes before the crash were cut short and never acknowledged: dropped \
              {frames} frame(s) from sequence {sequence} on, {wiped_bytes} bytes"
-        )],
+        ));
     }
+    if superblock.copies_bad > 0 {
+        notes.push(format!(
+            "{} of {SUPERBLOCK_COPIES} copies of the superblock were unreadable or damaged, and \
+             were written anew: check the log disk",
+            superblock.copies_bad
+        ));
+    }
+    notes
 }
 
 fn fixed_check(config: &Config, superblock: &Superblock) -> Result<(), NodeError> {
@@ -514,10 +528,13 @@ fn serving_all(
     Ok(())
 }
 
-/// Whether nobody but this node votes, now and as far as the superblock knows.
-fn is_alone(members: &Members, node: NodeId) -> bool {
+/// Whether nobody but this node votes: nobody else did when the log began, and nobody can have
+/// come since, because there are no links to anybody.
+fn is_alone(config: &Config, superblock: &Superblock) -> bool {
+    let (members, node) = (&superblock.members, superblock.node);
     let mut voters = Members::nodes(&members.voters);
-    voters.next() == Some(node) && voters.next().is_none() && members.learners[0] == 0
+    let only = voters.next() == Some(node) && voters.next().is_none() && members.learners[0] == 0;
+    only && !config.cluster.has_peers()
 }
 
 fn next(news: &Receiver<ThreadNews>) -> Result<ThreadNews, NodeError> {
@@ -557,13 +574,11 @@ impl Rings {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything that was found meets the threads here")]
 fn go_all(
     config: &Config,
     plan: &Plan,
     threads: &[Thread],
-    log: RecoveredLog,
-    superblock: &Superblock,
+    start: ReplicaStart,
     disk: LogDisk,
     shutdown: &Shutdown,
     replay: ReplayNumbers,
@@ -579,25 +594,26 @@ fn go_all(
     });
     let shards = usize::from(plan.shards);
     let board = Board::new(members(config));
-    let alone = is_alone(&superblock.members, superblock.node) && !config.cluster.has_peers();
+    let superblock = start.superblock;
+    let alone = is_alone(config, &superblock);
     let queue_items = (shards * HANDOVERS_PER_SHARD_MAX + 64).next_power_of_two();
     let (producer, consumer) = mpsc::ring(queue_items);
-    let published = Published { lsn: log.applied.0, ..Published::default() };
+    let published = Published { lsn: start.applied.0, ..Published::default() };
     let (state_out, state) = state::cell(published.words());
     let (numbers_out, numbers) = state::cell([0; LogNumbers::WORDS]);
-    let word = ShardWord { applied: log.applied.0, ..ShardWord::default() };
+    let word = ShardWord { applied: start.applied.0, ..ShardWord::default() };
     let mut rings = Rings::new(shards, word);
     let mut wires = root_wires(shards);
-    let timestamp = log.recovered.entries.identity(log.applied).map(|entry| entry.timestamp);
-    let applied = (log.applied, timestamp.unwrap_or_default());
+    let timestamp = start.entries.identity(start.applied).map(|entry| entry.timestamp);
+    let applied = (start.applied, timestamp.unwrap_or_default());
     let options = LogShellOptions {
-        replica: replica_options(config, superblock),
+        replica: replica_options(config, &superblock),
         geometry: superblock.geometry,
-        start: replica_start(log, superblock),
+        start,
         slots: SlotRing::new("log", config.cluster.slot_ring_bytes)?,
         files: disk.segments,
         superblock: disk.superblock,
-        durability: durability(superblock),
+        durability: durability(&superblock),
         queue: consumer,
         recycle: std::mem::take(&mut rings.recycle_out),
         apply: std::mem::take(&mut rings.apply_out),
@@ -605,9 +621,9 @@ fn go_all(
         state: state_out,
         numbers: numbers_out,
         board: Arc::clone(&board),
-        margin_bytes: margin_bytes(superblock, shards),
+        margin_bytes: margin_bytes(&superblock, shards),
     };
-    let peers = peer_plan::of(config, superblock)?;
+    let peers = peer_plan::of(config, &superblock)?;
     let mut log_plan = Some(LogPlan { options, peers });
     for (at, thread) in threads.iter().enumerate() {
         let links = plan.threads[at].shard.map(|shard| ShardLinks {
@@ -876,3 +892,30 @@ fn listen_patiently(
 }
 
 const _: () = assert!(SESSIONS_MAX > 0 && HANDOVERS_PER_SHARD_MAX > 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::{SimDisk, small_geometry};
+
+    const ALONE: &str = "[node]\ndirectory_log = '/l'\ndirectory_data = '/d'\n";
+    const PEERS: &str = "[cluster]\nid = '00112233445566778899aabbccddeeff'\nkey_file = '/k'\n\
+                         listen_peers = '10.0.0.2:7500'\n";
+
+    /// A node that was formatted alone and has become one of several: the superblock says who the
+    /// members were when the log began.
+    #[test]
+    fn a_node_with_peers_is_not_alone_whatever_it_was_formatted_as() {
+        let formatted = SimDisk::format(small_geometry()).superblock().expect("whole").superblock;
+        let config = |text: &str| Config::parse(Path::new("test.toml"), text).expect("valid");
+        let (without, with) = (config(ALONE), config(&format!("{ALONE}{PEERS}")));
+        assert!(is_alone(&without, &formatted));
+        assert!(!is_alone(&with, &formatted));
+        let others = [1, 3].map(NodeId).into_iter().chain([formatted.node]);
+        let members = Members::of_voters(others);
+        assert!(!is_alone(&without, &Superblock { members, ..formatted }));
+        let learners = Members::list([NodeId(3)]);
+        let members = Members { learners, ..formatted.members };
+        assert!(!is_alone(&without, &Superblock { members, ..formatted }));
+    }
+}

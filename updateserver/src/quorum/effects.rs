@@ -1,6 +1,7 @@
 //! What goes into a replica and what comes out.
 
 use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::limits::NODES_MAX;
 use spillway_runtime::slot_ring::Slot;
 
 use super::failure::ReplicaFailure;
@@ -121,6 +122,11 @@ pub enum CommandRefusal {
     /// It votes already.
     #[error("node {0} is a voting member already")]
     Member(NodeId),
+    /// No more may vote.
+    #[error(
+        "the cluster has {NODES_MAX} voting members, and no more may vote: name one to replace"
+    )]
+    Full,
     /// No node could lead as well.
     #[error("no other voter is connected and close to the end of the log; try again later")]
     NobodyReady,

@@ -1,13 +1,14 @@
 //! When a leader gives way, and what it sees to at every tick.
 
 use spillway_net::ids::{Lsn, NodeId};
-use spillway_net::limits::NODE_ID_MAX;
+use spillway_net::limits::{NODE_ID_MAX, NODES_MAX};
 use spillway_runtime::slot_ring::SlotRing;
 
 use super::effects::{CommandAnswer, CommandRefusal, Now, ReplicaCommand, ReplicaEffects};
 use super::membership::{ConfigChange, Replacement};
 use super::replica::Replica;
 use super::transfer::{Candidate, best, is_ready};
+use crate::log::Poisoned;
 
 /// Ticks between attempts to hand over: the state machine gives one up after an election timeout.
 const ATTEMPT_TICKS: u64 = 100;
@@ -61,6 +62,11 @@ impl Replica {
         self.relieve(now, slots, out);
         self.windows_stuck();
         if self.roles.epoch().is_none() {
+            // Elected, and not told yet. The shards will not be: see `Replica::publish`.
+            if self.log_is_lost() {
+                self.give_up();
+                self.hand_over();
+            }
             return;
         }
         if self.must_hand_over(now) {
@@ -119,12 +125,25 @@ impl Replica {
         let leaves = !self.membership.voters().contains(&node)
             || self.replacement_due().is_some_and(|what| what.old == Some(node));
         let poisoned = self.writer.poisoned().is_some();
-        if poisoned && !self.membership.is_alone(node) {
+        if self.log_is_lost() {
             self.give_up();
         }
         let drained = self.drained.contains(&node);
         let wants = lags || leaves || poisoned || drained || self.handover.unreadable;
         self.leading().is_some() && (wants || self.stopping)
+    }
+
+    /// True when this node cannot write any more and others can.
+    fn log_is_lost(&self) -> bool {
+        self.writer.poisoned().is_some() && !self.membership.is_alone(self.options.node)
+    }
+
+    /// Why nothing is left to do for this node, if so: its log failed, it does not lead, its shards
+    /// know that, and others decide. Only a start, which reads back what is durable, makes it a
+    /// part of the cluster again. A node that decides alone stays, to tell its clients.
+    pub fn ended(&self) -> Option<Poisoned> {
+        let through = self.leading().is_none() && self.roles.applies();
+        self.writer.poisoned().filter(|_| through && self.log_is_lost())
     }
 
     /// A leader that cannot write and found nobody to hand over to stops leading.
@@ -156,6 +175,9 @@ impl Replica {
     }
 
     fn hand_over(&mut self) {
+        if self.leading().is_none() {
+            return;
+        }
         let busy = self.raft.raft.lead_transferee.is_some() || self.ticks < self.handover.next_tick;
         if busy {
             return;
@@ -241,6 +263,9 @@ impl Replica {
         }
         if let Some(old) = old.filter(|old| !self.membership.voters().contains(old)) {
             return Err(CommandRefusal::NotVoter(old));
+        }
+        if old.is_none() && self.membership.voters().len() >= NODES_MAX {
+            return Err(CommandRefusal::Full);
         }
         if self.membership.is_joint() || !self.may_change_config() {
             return Err(CommandRefusal::Busy);

@@ -259,9 +259,17 @@ impl Membership {
     }
 
     fn fits(&self, change: ConfigChange) -> bool {
+        let has_room = |nodes: &[NodeId]| nodes.len() < MEMBERS_MAX;
         match change {
-            ConfigChange::LearnerAdd(what) => !self.is_voter(what.new),
-            ConfigChange::Promote(what) => !self.is_joint() && !self.is_voter(what.new),
+            ConfigChange::LearnerAdd(what) => {
+                let known = self.learners.contains(&what.new);
+                !self.is_voter(what.new) && (known || has_room(&self.learners))
+            }
+            ConfigChange::Promote(what) => {
+                let leaves = what.old.is_some_and(|old| self.voters.contains(&old));
+                let fits = !self.is_joint() && !self.is_voter(what.new);
+                fits && (leaves || has_room(&self.voters))
+            }
             ConfigChange::Leave => self.is_joint(),
             ConfigChange::LearnerRemove(node) => !self.is_joint() && self.learners.contains(&node),
         }

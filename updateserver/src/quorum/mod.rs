@@ -27,6 +27,7 @@ mod effects;
 mod election;
 mod failure;
 mod flow;
+mod freshness;
 mod handover;
 mod hard_state;
 mod leader;
@@ -53,6 +54,7 @@ pub use effects::{
     ReplicaEffects, ReplicaInput, Role, RoleChange, Room,
 };
 pub use failure::ReplicaFailure;
+pub use freshness::Freshness;
 pub use membership::{
     ConfigChange, ConfigEntry, ConfigEntryFault, MemberKind, Membership, Replacement,
 };

@@ -4,7 +4,10 @@ use spillway_net::ids::{ClusterId, Lsn, NodeId};
 use spillway_runtime::slot_ring::Slot;
 
 use super::election::ElectionSpan;
-use crate::log::{EntryIndex, LogPosition, LogWriterOptions, Superblock};
+use super::failure::ReplicaFailure;
+use super::membership::{ConfigEntry, Membership};
+use super::replica::config_entry;
+use crate::log::{EntryIndex, FrameKind, LogPosition, LogWriterOptions, Superblock};
 
 /// Settings. [`ReplicaOptions::new`] has values for all.
 #[derive(Clone, Copy, Debug)]
@@ -109,4 +112,48 @@ pub struct ReplicaStart {
     pub applied: Lsn,
     /// Contents of the configuration entries above the floor and at or below `applied`, in order.
     pub config_entries: Vec<Vec<u8>>,
+}
+
+impl ReplicaStart {
+    /// The members at `applied`: those of the floor, and the changes since.
+    ///
+    /// # Errors
+    /// The log has a change that this build cannot read, or that does not follow from what is
+    /// before it.
+    pub fn membership(&self) -> Result<Membership, ReplicaFailure> {
+        let mut membership = Membership::of_members(&self.superblock.members);
+        for (number, bytes) in self.config_entries.iter().enumerate() {
+            let taken = ConfigEntry::decode(bytes).and_then(|entry| membership.take(&entry));
+            if taken.is_err() {
+                let reason = "it does not follow from the members before it in this node's log";
+                return Err(ReplicaFailure::Config { lsn: self.config_lsn(number), reason });
+            }
+        }
+        Ok(membership)
+    }
+
+    /// Index of the configuration entry of this number behind the floor.
+    fn config_lsn(&self, number: usize) -> Lsn {
+        let (first, last) = (self.entries.first().0, self.entries.last().0);
+        let is_config =
+            |lsn: &Lsn| self.entries.get(*lsn).is_some_and(|meta| meta.kind == FrameKind::Config);
+        (first..=last).map(Lsn).filter(is_config).nth(number).unwrap_or(self.applied)
+    }
+
+    /// What a replica relies on and the checksums of the log do not cover: that every change of
+    /// members can be read, and that those up to `applied` follow from each other. To be asked
+    /// before anything is written.
+    ///
+    /// # Errors
+    /// The first that cannot be carried out.
+    pub fn check(&self) -> Result<(), ReplicaFailure> {
+        self.membership()?;
+        let is_config = |lsn: Lsn| self.entries.get(lsn).map(|meta| meta.kind);
+        for (lsn, body) in &self.tail {
+            if is_config(*lsn) == Some(FrameKind::Config) {
+                config_entry(&self.superblock.geometry, *lsn, body)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -132,17 +132,6 @@ pub(super) fn config_entry(
     ConfigEntry::decode(section.bytes).map_err(|_| unknown)
 }
 
-/// The members at `applied`: those of the floor, and the changes since.
-fn membership_of(start: &ReplicaStart) -> Membership {
-    let mut membership = Membership::of_members(&start.superblock.members);
-    for bytes in &start.config_entries {
-        let entry = ConfigEntry::decode(bytes).unwrap_or_else(|fault| panic!("{fault}"));
-        let taken = membership.take(&entry);
-        taken.expect("the log's changes follow from each other");
-    }
-    membership
-}
-
 /// Bodies and configuration changes behind the applied end.
 fn tail_of(
     start: &mut ReplicaStart,
@@ -168,11 +157,12 @@ impl Replica {
     /// A replica that goes on where recovery ended. It does nothing before the first step.
     ///
     /// # Panics
-    /// On options or a start that contradict each other: a programming error of the shell.
+    /// On options or a start that contradict each other, or a start that [`ReplicaStart::check`]
+    /// refuses: a programming error of the shell.
     pub fn new(options: ReplicaOptions, mut start: ReplicaStart) -> Self {
         options.check(&start.superblock);
         let geometry = start.superblock.geometry;
-        let membership = membership_of(&start);
+        let membership = start.membership().unwrap_or_else(|failure| panic!("{failure}"));
         let (cache, config_pending, tail) = tail_of(&mut start, &geometry);
         let ReplicaStart { position, entries, superblock, applied, .. } = start;
         assert!(applied >= entries.base().lsn, "what is below the floor is applied");
@@ -436,6 +426,10 @@ impl Replica {
             while self.failed.is_none() && self.raft.has_ready() {
                 self.ready(now, slots, out);
             }
+            if self.failed.is_none() {
+                // Before frames are issued: those that follow from what is committed say so.
+                self.writer.committed_set(Lsn(self.raft.raft.raft_log.committed));
+            }
             self.writer_due |= self.keeper.write(&mut self.writer);
             if std::mem::take(&mut self.writer_due) {
                 self.log_step(now, LogInput::TurnEnd, slots, out);
@@ -476,7 +470,9 @@ impl Replica {
             out.role = Some(change);
         }
         self.publish_committed(out);
-        if let Some(change) = self.roles.lead(self.leading(), self.published, self.applied) {
+        // A node whose log failed gives way instead.
+        let able = self.leading().filter(|_| self.writer.poisoned().is_none());
+        if let Some(change) = self.roles.lead(able, self.published, self.applied) {
             let Role::Lead { epoch } = change.role else { panic!("leadership began") };
             self.rounds.lead(epoch);
             out.role = Some(change);

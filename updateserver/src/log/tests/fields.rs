@@ -247,7 +247,7 @@ fn superblock_survives_and_every_flip_is_seen() {
 #[test]
 fn superblock_fields_are_range_checked() {
     type Edit = fn(&mut Superblock);
-    let edits: [(&str, Edit); 13] = [
+    let edits: [(&str, Edit); 14] = [
         ("node", |s| s.node = NodeId(1000)),
         ("vote", |s| s.vote = NodeId(1000)),
         ("sequence", |s| s.sequence = 0),
@@ -261,6 +261,7 @@ fn superblock_fields_are_range_checked() {
         ("wiped range", |s| s.tail.wipe_end = 1 << 40),
         ("tail alignment", |s| s.tail.wipe_end += 1),
         ("tail segment", |s| s.tail.ordinal = 9),
+        ("floor term", |s| s.floor.chain.entry_term = Epoch(s.term.0 + 1)),
     ];
     for (field, edit) in edits {
         let mut edited = superblock();
@@ -297,6 +298,11 @@ fn the_highest_valid_copy_is_chosen() {
     assert_eq!(superblock_choose(&[bad; 4]), Err(SuperblockError::AllBad));
     let version = Err(SuperblockError::Version(2));
     assert_eq!(superblock_choose(&[bad, version, bad, bad]), Err(SuperblockError::Version(2)));
+    let unreadable = Err(SuperblockError::Unreadable(5));
+    let chosen = superblock_choose(&[unreadable, unreadable, Ok(old), unreadable]).expect("one");
+    assert_eq!((chosen.superblock, chosen.copies_bad), (old, 3));
+    let error = superblock_choose(&[bad, unreadable, bad, bad]);
+    assert_eq!(error, Err(SuperblockError::Unreadable(5)), "it may be whole");
     type Edit = fn(&mut Superblock);
     let edits: [(&str, Edit); 5] = [
         ("the cluster id", |s| s.cluster = ClusterId(1)),

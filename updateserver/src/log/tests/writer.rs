@@ -240,6 +240,34 @@ fn a_commit_hint_is_never_above_what_is_durable_here() {
     assert_eq!(rig.headers(&sixth).0.commit_hint, Lsn(2), "durable is not committed");
 }
 
+/// A change of members follows from the one before it, and its frame says that that is committed.
+#[test]
+fn a_change_of_members_is_issued_when_all_before_it_is_durable() {
+    let mut rig = Rig::new(small_geometry());
+    let config = |rig: &mut Rig| {
+        let section = Section { partition: PARTITION_SYSTEM, digest: 1, bytes: b"members" };
+        let (identity, sections) = (rig.identity(), [section]);
+        let kind = FrameKind::Config;
+        let frame = rig.assembler.seal_system(identity, kind, &sections, &mut rig.slots);
+        rig.write(frame.expect("room"));
+        rig.step(LogInput::TurnEnd).writes
+    };
+    rig.append(1, 1500);
+    let data = rig.step(LogInput::TurnEnd).writes[0].clone();
+    assert!(config(&mut rig).is_empty(), "entry 1 is on its way");
+    let first = rig.complete(&data).writes;
+    assert_eq!(rig.headers(&first[0]).0.commit_hint, Lsn(0));
+    // Others have it, and the next change was proposed.
+    rig.writer.committed_set(Lsn(2));
+    assert!(config(&mut rig).is_empty(), "entry 2 is on its way");
+    rig.append(2, 1500);
+    assert!(rig.step(LogInput::TurnEnd).writes.is_empty(), "nothing overtakes");
+    let second = rig.complete(&first[0]).writes;
+    assert_eq!(second.len(), 2, "what follows does not wait");
+    let hints = second.iter().map(|write| rig.headers(write).0.commit_hint);
+    assert_eq!(hints.collect::<Vec<_>>(), [Lsn(2), Lsn(2)]);
+}
+
 #[test]
 fn sections_keep_their_digests_and_their_order() {
     let mut rig = Rig::new(small_geometry());

@@ -1,12 +1,13 @@
 //! Changes of members.
 
-use spillway_net::ids::NodeId;
+use spillway_net::ids::{Lsn, NodeId};
+use spillway_net::limits::NODES_MAX;
 
 use super::node::SimNode;
 use super::world::{MILLI, World, geometry};
-use crate::log::Members;
 use crate::log::testing::SeedReport;
-use crate::quorum::{MemberKind, ReplicaCommand};
+use crate::log::{FrameKind, Members};
+use crate::quorum::{CommandRefusal, MemberKind, ReplicaCommand, ReplicaFailure, ReplicaStart};
 
 fn replace(old: u16, new: u16) -> ReplicaCommand {
     ReplicaCommand::MemberReplace { old: Some(NodeId(old)), new: NodeId(new) }
@@ -162,6 +163,108 @@ fn a_new_node_that_dies_can_be_replaced_itself() {
     world.crash(old);
     world.nodes.remove(&old);
     world.check_end();
+}
+
+/// The index of the end of a change - its third step - in a node's log, once it is durable there.
+fn leave_durable(world: &World, id: u16) -> Option<Lsn> {
+    let up = world.nodes[&id].up.as_ref().expect("it runs");
+    let index = &up.replica.raft.store().index;
+    let is_config =
+        |lsn: &u64| index.get(Lsn(*lsn)).map(|meta| meta.kind) == Some(FrameKind::Config);
+    let lsn = Lsn((1..=index.last().0).filter(is_config).nth(2)?);
+    let checksum = index.get(lsn).expect("just seen").checksum;
+    (up.durable.log.get(&lsn) == Some(&checksum)).then_some(lsn)
+}
+
+/// A node that has the end of a change must know, after any crash, that the change had begun. With
+/// the old voters it could elect one who lacks what the new ones have committed: 1, 2, 3 become 1,
+/// 2, 4; 2 and 4 commit an entry; 1 starts with 1, 2, 3, and is elected by 3.
+#[test]
+fn a_follower_killed_behind_the_end_of_a_change_knows_that_it_began() {
+    for seed in 250..290 {
+        let _report = SeedReport(seed);
+        let mut world = World::new(seed, 3);
+        world.items_max = 20;
+        let leader = world.wait_leader();
+        world.run(300 * MILLI);
+        join(&mut world, 4);
+        let old = leader % 3 + 1;
+        let follower = 6 - leader - old;
+        // The commit of the first step reaches it with the last one, or both are on their way to
+        // its disk at once.
+        if seed % 2 == 0 {
+            world.net.loss = 250;
+        } else {
+            world.disk_nanos.insert(follower, 30 * MILLI);
+        }
+        world.command(leader, replace(old, 4));
+        let end = world.now + 5_000 * MILLI;
+        while leave_durable(&world, follower).is_none() {
+            assert!(world.now < end, "the change never ended");
+            world.run(MILLI / 50);
+        }
+        world.crash(follower);
+        let (start, _) = world.nodes.get_mut(&follower).expect("a node").recover().expect("whole");
+        let members = start.membership().expect("its changes follow from each other");
+        assert!(members.is_voter(NodeId(4)), "seed {seed}: {members:?}");
+        world.start(follower);
+        world.crash(old);
+        world.nodes.remove(&old);
+        world.check_end();
+    }
+}
+
+/// A cluster has its limit, and one change more than fits is refused, not carried out in part.
+#[test]
+fn a_cluster_grows_to_its_limit_and_no_further() {
+    let mut world = World::new(206, NODES_MAX as u16);
+    let leader = world.wait_leader();
+    world.run(200 * MILLI);
+    let grow = ReplicaCommand::MemberReplace { old: None, new: NodeId(9) };
+    world.command(leader, grow);
+    let answer = world.up(leader).shards.answers.pop().expect("answered");
+    assert_eq!(answer.result, Err(CommandRefusal::Full));
+    join(&mut world, 9);
+    let old = leader % NODES_MAX as u16 + 1;
+    world.command(leader, replace(old, 9));
+    let answer = world.up(leader).shards.answers.pop().expect("answered");
+    assert_eq!(answer.result, Ok(()));
+    world.run_until(5_000 * MILLI, "it votes", |world| voters(world, leader).contains(&9));
+    world.crash(old);
+    world.nodes.remove(&old);
+    world.check_end();
+}
+
+/// What the checksums of a log cannot rule out - another build, another history - is an error that
+/// says where, before anything is written.
+#[test]
+fn a_start_with_changes_that_do_not_follow_is_refused() {
+    let mut world = World::new(207, 1);
+    world.wait_leader();
+    join(&mut world, 2);
+    world.command(1, ReplicaCommand::MemberReplace { old: None, new: NodeId(2) });
+    world.run_until(3_000 * MILLI, "it votes", |world| voters(world, 1).len() == 2);
+    world.run(100 * MILLI);
+    world.crash(1);
+    let mut recover = || world.nodes.get_mut(&1).expect("a node").recover().expect("whole").0;
+    assert_eq!(recover().check(), Ok(()));
+    assert_eq!(recover().config_entries.len(), 3);
+    let fails = |start: &ReplicaStart, number: usize| {
+        let is_config =
+            |lsn: &u64| start.entries.get(Lsn(*lsn)).map(|m| m.kind) == Some(FrameKind::Config);
+        let lsn = (1..).filter(is_config).nth(number).map(Lsn).expect("three of them");
+        let error = start.check().expect_err("refused");
+        assert!(matches!(error, ReplicaFailure::Config { lsn: at, .. } if at == lsn), "{error}");
+    };
+    let mut start = recover();
+    start.config_entries[1][0] = 99;
+    fails(&start, 1);
+    let mut start = recover();
+    start.config_entries.swap(1, 2);
+    fails(&start, 1);
+    let mut start = recover();
+    start.superblock.members = Members::of_voters([NodeId(1), NodeId(2)]);
+    fails(&start, 0);
 }
 
 #[test]

@@ -377,6 +377,104 @@ fn a_leader_whose_log_fails_hands_over_and_falls_silent() {
     world.check_end();
 }
 
+/// Fails the oldest frame that is on its way to a node's disk.
+fn fail_write(world: &mut World, id: u16) {
+    let pending = &world.nodes[&id].disk.pending;
+    let sequences = pending.iter().filter(|write| write.id.is_multiple_of(2)).map(|w| w.id / 2);
+    let sequence = sequences.min().expect("a frame is on its way");
+    world.step(id, ReplicaInput::WriteCompleted { sequence, result: Err(5) });
+    assert!(world.up(id).shards.poisoned);
+}
+
+/// A node is elected, and its log fails before its first entry is committed: it must not lead.
+#[test]
+fn a_node_whose_log_fails_at_its_election_gives_way_at_once() {
+    for seed in 420..430 {
+        let mut world = led_by_one(seed, 3);
+        world.items_max = world.item;
+        world.run(300 * MILLI);
+        for id in 1..=3 {
+            world.disk_nanos.insert(id, 30 * MILLI);
+        }
+        world.crash(1);
+        let elected = |world: &World| {
+            let is_elected = |id: &u16| status(world, *id).role == ReplicaRole::Elected;
+            [2, 3].iter().copied().find(|id| {
+                let pending = &world.nodes[id].disk.pending;
+                is_elected(id) && pending.iter().any(|write| write.id.is_multiple_of(2))
+            })
+        };
+        world.run_until(3_000 * MILLI, "an election", |world| elected(world).is_some());
+        let failing = elected(&world).expect("just seen");
+        fail_write(&mut world, failing);
+        world.start(1);
+        let other = |world: &World| world.leader().is_some_and(|leader| leader != failing);
+        let led = std::cell::Cell::new(false);
+        world.run_until(3_000 * MILLI, "another leader", |world| {
+            led.set(led.get() || world.leader() == Some(failing));
+            other(world)
+        });
+        assert!(!led.get(), "seed {seed}: it led although it cannot write");
+        world.crash(failing);
+        world.check_end();
+    }
+}
+
+/// Without its log a node is of no use to others: once they can do without it, it ends.
+#[test]
+fn a_node_whose_log_failed_is_through_when_it_does_not_lead() {
+    let mut world = led_by_one(83, 3);
+    world.run(300 * MILLI);
+    let ended = |world: &World, id: u16| {
+        world.nodes[&id].up.as_ref().expect("it runs").replica.ended().is_some()
+    };
+    for id in 1..=3 {
+        assert!(!ended(&world, id));
+        world.disk_nanos.insert(id, 20 * MILLI);
+    }
+    world.shard_nanos = 5 * MILLI;
+    world.run(100 * MILLI);
+    world.run_until(500 * MILLI, "frames on their way", |world| {
+        let on_their_way =
+            |id: u16| world.nodes[&id].disk.pending.iter().any(|write| write.id.is_multiple_of(2));
+        on_their_way(1) && on_their_way(2)
+    });
+    fail_write(&mut world, 1);
+    assert!(!ended(&world, 1), "it leads");
+    world.run_until(1_500 * MILLI, "it is through", |world| ended(world, 1));
+    assert_eq!(world.up(1).shards.leading, None, "its shards know");
+    world.crash(1);
+    world.start(1);
+    world.run_until(1_500 * MILLI, "a leader", |world| world.leader().is_some());
+    world.check_end();
+    // A follower has nothing to hand over.
+    let leader = world.wait_leader();
+    let follower = leader % 3 + 1;
+    world.items_max = u64::MAX;
+    world.disk_nanos.insert(follower, 20 * MILLI);
+    world.run_until(500 * MILLI, "a frame on its way", |world| {
+        world.nodes[&follower].disk.pending.iter().any(|write| write.id.is_multiple_of(2))
+    });
+    fail_write(&mut world, follower);
+    assert!(ended(&world, follower));
+    world.crash(follower);
+    world.check_end();
+}
+
+#[test]
+fn a_node_that_decides_alone_stays_when_its_log_fails() {
+    let mut world = World::new(84, 1);
+    world.wait_leader();
+    world.run_until(500 * MILLI, "a frame on its way", |world| {
+        world.nodes[&1].disk.pending.iter().any(|write| write.id.is_multiple_of(2))
+    });
+    fail_write(&mut world, 1);
+    world.run(3_000 * MILLI);
+    assert!(world.up(1).replica.ended().is_none(), "its clients are told");
+    world.crash(1);
+    world.check_end();
+}
+
 #[test]
 fn a_drained_leader_gives_way_and_drained_nodes_lead_only_in_need() {
     let mut world = led_by_one(82, 3);
