@@ -11,6 +11,11 @@ use spillway_updateserver::config::{Config, ConfigError};
 use spillway_updateserver::node::{self, NodeError, RunOptions};
 
 /// An update server that absorbs bursts of transactions.
+const _: () = assert!(
+    cfg!(debug_assertions) || !spillway_runtime::faults::BUILT_IN,
+    "a release has no fault points: build without --workspace"
+);
+
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {

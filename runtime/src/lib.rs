@@ -10,6 +10,7 @@
 //! | [`disk`], [`tcp`] | the io_uring of one disk, and the io_uring of one thread's network |
 //! | [`queue`] | rings, wake flags and published state between cores |
 //! | [`metrics`], [`shutdown`] | counters and histograms, the orderly end |
+//! | [`faults`] | rare paths that a test forces |
 //! | [`error`] | operating errors, each with its cause and the command that mends it |
 //!
 //! Absences that hold: no module but this crate's calls `std::fs`, reads a clock or starts a
@@ -25,6 +26,7 @@ pub mod device;
 pub mod direct;
 pub mod disk;
 pub mod error;
+pub mod faults;
 pub mod file;
 pub mod lock;
 pub mod metrics;

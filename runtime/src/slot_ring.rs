@@ -101,7 +101,7 @@ impl SlotRing {
     /// If `bytes` is zero.
     pub fn reserve(&mut self, bytes: usize) -> Option<SlotMut> {
         assert!(bytes > 0, "a slot of the {} ring has bytes", self.name);
-        if bytes > self.bytes {
+        if bytes > self.bytes || crate::fault_point!(SlotRingFull) {
             return None;
         }
         self.reclaim();

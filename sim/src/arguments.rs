@@ -47,6 +47,9 @@ pub struct RunArguments {
     /// The faults end earlier, after so many seconds of the same plan.
     #[arg(long, value_parser = nanos_of)]
     pub until: Option<u64>,
+    /// Nothing forces rare paths in the product.
+    #[arg(long)]
+    pub no_points: bool,
     /// The same plan with other chance around it.
     #[arg(long, default_value_t = 0)]
     pub salt: u64,
@@ -70,6 +73,7 @@ impl RunArguments {
         options.kinds = (!self.kinds.is_empty()).then_some(kinds);
         options.kinds_off = FaultKinds::of(self.off.iter().copied());
         options.until_nanos = self.until;
+        options.points_off = self.no_points;
         options.salt = self.salt;
         options.workers_max = self.workers;
         if let Some(skip) = &self.skip {
@@ -121,6 +125,9 @@ impl Options {
         }
         if let Some(until) = self.until_nanos {
             add(format!("--until {}", seconds(until)));
+        }
+        if self.points_off {
+            add("--no-points".to_owned());
         }
         if self.salt != 0 {
             add(format!("--salt {}", self.salt));
@@ -248,6 +255,7 @@ mod tests {
             let density = draw.range(1, 5);
             options.faults_skipped = ordinals.filter(|_| !draw.once_in(density)).collect();
             options.until_nanos = draw.pick(&[None, Some(1_234_567_890)]);
+            options.points_off = draw.once_in(3);
             options.salt = draw.below(3);
             options.workers_max = draw.pick(&[None, Some(2)]);
             let line = options.to_line();

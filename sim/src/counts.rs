@@ -1,5 +1,7 @@
 //! Numbers that can be named, added up and looked at one by one.
 
+use spillway_runtime::faults::{self, Point};
+
 use crate::plan::{FAULT_KINDS, FaultCounts, FaultKind};
 
 /// A struct of counters, and of other things that are counted, with the view of all by name.
@@ -72,6 +74,19 @@ impl Counted for FaultCounts {
     fn list(&self, _name: &str, out: &mut Vec<Counter>) {
         for kind in FAULT_KINDS {
             out.push(Counter { name: fault_name(kind), count: self.of(kind) });
+        }
+    }
+}
+
+impl Counted for faults::Counts {
+    fn add(&mut self, other: &Self) {
+        faults::Counts::add(self, other);
+    }
+
+    fn list(&self, _name: &str, out: &mut Vec<Counter>) {
+        for point in Point::ALL {
+            let name = format!("point {}", point.name());
+            out.push(Counter { name, count: self.of(point).fired });
         }
     }
 }

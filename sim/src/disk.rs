@@ -12,11 +12,20 @@
 //! - A write may end with an error (input/output error, or no space), or short. Then it has landed in part, by the same patterns.
 //! - Reads return what the medium holds.
 //!
-//! Beyond that promise, where one node can only refuse to start: [`Disk::damage`] changes a bit of
-//! the medium, [`Disk::unreadable`] names places whose reading fails, and [`Disk::tear_bytes`] lets
-//! a power loss tear what the disk claims to write whole.
+//! On a minority of a cluster's nodes, always the same ones: the whole disk is lost; or, while all
+//! others are well, the last writes that the disk had acknowledged, at most four
+//! ([`Disk::writes_lose`]), are lost with the power.
+//!
+//! Beyond that promise, where one node can only refuse to start, and in a cluster on that minority:
+//! [`Disk::flip`] changes a bit of the medium, [`Disk::unreadable`] names places whose reading
+//! fails, [`Disk::block_stale`] takes a block of an acknowledged write back,
+//! [`Disk::block_misdirect`] has it at another place, and [`Disk::tear_bytes`] lets a power loss
+//! tear what the disk claims to write whole. What a lone node cannot see (docs/PROMISES.md) is not
+//! done to it: a block that is stale or astray is one of a write with eight later ones.
 //!
 //! The block is what the disk writes whole. Formatting is not simulated.
+
+use std::collections::VecDeque;
 
 use spillway_net::ids::{ClusterId, NodeId};
 use spillway_updateserver::log::{
@@ -55,6 +64,19 @@ pub struct Pending {
     pub bytes: Vec<u8>,
 }
 
+/// How many writes to segments a disk remembers, to take them back.
+const REMEMBERED_MAX: usize = 48;
+/// So many later writes prove that an earlier one was durable.
+const COVERED_BY: usize = 8;
+
+/// A write that has landed, and what it replaced.
+#[derive(Clone, Debug)]
+struct Landed {
+    segment: u32,
+    offset: u64,
+    before: Vec<u8>,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -64,6 +86,9 @@ pub struct Disk {
     /// What each copy of the superblock held before its last write.
     superblock_before: Vec<u8>,
     pending: Vec<Pending>,
+    landed: VecDeque<Landed>,
+    /// Whether it remembers what writes replaced.
+    pub remembers: bool,
     id_next: u64,
     /// What a power loss leaves whole; the block, unless the disk breaks its word.
     pub tear_bytes: usize,
@@ -74,12 +99,22 @@ pub struct Disk {
 impl Disk {
     /// A freshly formatted disk of a node of a cluster of so many.
     pub fn format(geometry: Geometry, node: NodeId, nodes: u16) -> Self {
-        let members = Members::of_voters((1..=nodes).map(NodeId));
+        Self::format_as(geometry, node, Members::of_voters((1..=nodes).map(NodeId)))
+    }
+
+    /// A freshly formatted disk of a node that is to join a cluster.
+    pub fn format_joining(geometry: Geometry, node: NodeId) -> Self {
+        Self::format_as(geometry, node, Members::default())
+    }
+
+    fn format_as(geometry: Geometry, node: NodeId, members: Members) -> Self {
         let plan = FormatPlan::new(CLUSTER, node, geometry, DurableWrite::SyncedWrite, members)
             .expect("drawn geometries hold");
         let segment = |number| {
-            let mut bytes = plan.segment_start(number);
-            bytes.resize(geometry.segment_bytes as usize, 0);
+            // Memory that nobody has touched costs nothing.
+            let mut bytes = vec![0; geometry.segment_bytes as usize];
+            let start = plan.segment_start(number);
+            bytes[..start.len()].copy_from_slice(&start);
             bytes
         };
         let mut disk = Self {
@@ -88,6 +123,8 @@ impl Disk {
             superblock: vec![0; SUPERBLOCK_COPIES * geometry.block()],
             superblock_before: vec![0; SUPERBLOCK_COPIES * geometry.block()],
             pending: Vec::new(),
+            landed: VecDeque::new(),
+            remembers: false,
             id_next: 1,
             tear_bytes: geometry.block(),
             unreadable: Vec::new(),
@@ -142,8 +179,62 @@ impl Disk {
     /// A write has landed; `None` when a power loss came first.
     pub fn complete(&mut self, id: u64) -> Option<Pending> {
         let pending = self.take(id)?;
+        self.remember(&pending);
         self.land(pending.file, pending.offset, &pending.bytes);
         Some(pending)
+    }
+
+    fn remember(&mut self, write: &Pending) {
+        let File::Segment(segment) = write.file else { return };
+        if !self.remembers {
+            return;
+        }
+        if self.landed.len() == REMEMBERED_MAX {
+            self.landed.pop_front();
+        }
+        let at = write.offset as usize;
+        let before = self.segments[segment as usize][at..at + write.bytes.len()].to_vec();
+        self.landed.push_back(Landed { segment, offset: write.offset, before });
+    }
+
+    /// The last writes that were acknowledged are lost. Returns how many.
+    pub fn writes_lose(&mut self, count: usize) -> usize {
+        let count = count.min(self.landed.len());
+        for _ in 0..count {
+            let Landed { segment, offset, before } = self.landed.pop_back().expect("counted above");
+            self.land(File::Segment(segment), offset, &before);
+        }
+        count
+    }
+
+    /// A block of a write that later ones cover: its segment, its place, what it replaced.
+    fn block_covered(&mut self, draw: &mut Draw) -> Option<(u32, u64, Vec<u8>)> {
+        let covered = self.landed.len().checked_sub(COVERED_BY).filter(|covered| *covered > 0)?;
+        let landed = &self.landed[draw.below(covered as u64) as usize];
+        let blocks = landed.before.len() / self.block;
+        let from = draw.below(blocks as u64) as usize * self.block;
+        let before = landed.before[from..from + self.block].to_vec();
+        Some((landed.segment, landed.offset + from as u64, before))
+    }
+
+    /// A block of an acknowledged write has never reached the medium. False: there is none.
+    pub fn block_stale(&mut self, draw: &mut Draw) -> bool {
+        let Some((segment, offset, before)) = self.block_covered(draw) else { return false };
+        self.land(File::Segment(segment), offset, &before);
+        true
+    }
+
+    /// A block of an acknowledged write went to another place of its segment. False: there is
+    /// none.
+    pub fn block_misdirect(&mut self, draw: &mut Draw) -> bool {
+        let Some((segment, offset, before)) = self.block_covered(draw) else { return false };
+        let from = offset as usize;
+        let bytes = self.segments[segment as usize][from..from + self.block].to_vec();
+        let blocks = self.segments[segment as usize].len() / self.block;
+        let astray = draw.below(blocks as u64) * self.block as u64;
+        self.land(File::Segment(segment), offset, &before);
+        self.land(File::Segment(segment), astray, &bytes);
+        true
     }
 
     /// A write failed and has landed in part.
@@ -244,25 +335,30 @@ impl Disk {
         self.pending.iter().any(|write| matches!(write.file, File::Segment(_)))
     }
 
-    /// Damages the medium: mostly a flipped bit, in a segment that holds frames or in one copy of
-    /// the superblock.
-    pub fn damage(&mut self, draw: &mut Draw) {
+    /// Segments that hold frames, at least one.
+    fn segments_used(&self) -> u64 {
         let has_frames = |segment: &Vec<u8>| {
             let frames = segment.chunks(self.block).skip(segment.len() / self.block / 4);
             frames.step_by(7).any(|block| block[0] != 0)
         };
-        let used = self.segments.iter().rposition(has_frames).map_or(1, |last| last as u64 + 1);
-        match draw.below(8) {
-            0 => self.tear_bytes = 512,
-            1 => {
-                let segment = draw.below(used) as u32;
-                let blocks = self.segments[segment as usize].len() / self.block;
-                let at = draw.below(blocks as u64) * self.block as u64;
-                self.unreadable.push((segment, at));
-            }
-            2 => flip(&mut self.superblock, draw),
-            _ => flip(&mut self.segments[draw.below(used) as usize], draw),
+        self.segments.iter().rposition(has_frames).map_or(1, |last| last as u64 + 1)
+    }
+
+    /// Changes a bit: in a segment that holds frames, or in one copy of the superblock.
+    pub fn flip(&mut self, draw: &mut Draw) {
+        if draw.once_in(6) {
+            return flip(&mut self.superblock, draw);
         }
+        let segment = draw.below(self.segments_used());
+        flip(&mut self.segments[segment as usize], draw);
+    }
+
+    /// A place cannot be read any more.
+    pub fn spoil(&mut self, draw: &mut Draw) {
+        let segment = draw.below(self.segments_used()) as u32;
+        let blocks = self.segments[segment as usize].len() / self.block;
+        let at = draw.below(blocks as u64) * self.block as u64;
+        self.unreadable.push((segment, at));
     }
 }
 

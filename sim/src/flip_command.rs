@@ -24,7 +24,7 @@ pub struct Arguments {
 /// Runs seeds until enough was exposed, and tells what was found.
 pub fn run_flips(arguments: &Arguments) -> ExitCode {
     let (mut exposed, mut runs, mut flips, mut replaced) = (0u64, 0u64, 0u64, 0u64);
-    let (mut repairs, mut repair_nanos_max) = ([0u64; 2], 0);
+    let (mut repairs, mut repair_nanos_max, mut nobody_has) = ([0u64; 2], 0, 0);
     let mut seed = arguments.seed.unwrap_or(arguments.start);
     while exposed < arguments.transactions {
         if let Some(options) = options(seed, arguments.seconds) {
@@ -33,6 +33,7 @@ pub fn run_flips(arguments: &Arguments) -> ExitCode {
                 Ok((_, found)) => found,
                 Err(failure) => {
                     eprintln!("seed {seed}: {failure}\nrepeat with: {repeat}");
+                    eprintln!("before it {exposed} transactions were exposed, and none lost");
                     return ExitCode::FAILURE;
                 }
             };
@@ -40,6 +41,7 @@ pub fn run_flips(arguments: &Arguments) -> ExitCode {
             exposed += found.exposed;
             flips += found.struck;
             replaced += found.retired.len() as u64;
+            nobody_has += found.nobody_has;
             repairs = [repairs[0] + found.repairs[0], repairs[1] + found.repairs[1]];
             repair_nanos_max = repair_nanos_max.max(found.repair_nanos_max);
         }
@@ -51,7 +53,8 @@ pub fn run_flips(arguments: &Arguments) -> ExitCode {
     println!(
         "{exposed} acknowledged transactions exposed to {flips} flipped bits with power losses of \
          all 5 nodes, in {runs} runs up to seed {}: 0 lost; {} of {} repairs ended, the longest \
-         after {} ms; {replaced} nodes said that they must be replaced",
+         after {} ms; {replaced} nodes were replaced, {nobody_has} of them for an entry that \
+         nobody has",
         seed - 1,
         repairs[1],
         repairs[0],

@@ -4,7 +4,7 @@
 //! end has moved, the chain of checksums names the entries up to there. From then on they stay as
 //! they are, on every node: that is the promise that everything else stands on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use spillway_net::ids::{Epoch, Lsn};
@@ -13,7 +13,7 @@ use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 
 use crate::Failure;
 use crate::entry::Entry;
-use crate::model::Model;
+use crate::model::{Model, ModelRow, RowKey};
 use crate::worker::Tables;
 
 /// An entry that a node wrote or sent.
@@ -38,6 +38,8 @@ pub struct History {
     committed: Vec<Rc<Entry>>,
     /// What the committed entries make.
     pub model: Model,
+    /// Every version of every row, by the LSN that made it.
+    versions: BTreeMap<RowKey, Vec<(Lsn, ModelRow)>>,
     /// LSN of every committed outcome, by session and number.
     pub lsn_of: BTreeMap<(u64, u64), Lsn>,
     /// Running digest of every partition at the committed end.
@@ -54,6 +56,7 @@ impl History {
             of_term: BTreeMap::new(),
             committed: Vec::new(),
             model: Model::default(),
+            versions: BTreeMap::new(),
             lsn_of: BTreeMap::new(),
             digests: vec![0; usize::from(geometry.partitions)],
         }
@@ -78,6 +81,26 @@ impl History {
         }
         self.proposed.insert((lsn, entry.checksum), Rc::clone(&entry));
         Ok(Some(Proposed { entry, is_new: true }))
+    }
+
+    /// The moments from an LSN on at which any of these rows was another than before, the first
+    /// one included.
+    pub fn moments(&self, keys: &[RowKey], from: Lsn) -> BTreeSet<Lsn> {
+        let versions = keys.iter().filter_map(|key| self.versions.get(key)).flatten();
+        let later = versions.map(|(lsn, _)| *lsn).filter(|lsn| *lsn > from);
+        later.chain([from]).collect()
+    }
+
+    /// These rows as they were at an LSN.
+    pub fn model_at(&self, keys: &[RowKey], lsn: Lsn) -> Model {
+        let mut model = Model::default();
+        for key in keys {
+            let versions = self.versions.get(key).into_iter().flatten();
+            if let Some((_, row)) = versions.take_while(|(at, _)| *at <= lsn).last() {
+                model.rows.insert(key.clone(), row.clone());
+            }
+        }
+        model
     }
 
     /// Index of the last committed entry.
@@ -162,6 +185,13 @@ impl History {
             self.digests[usize::from(section.partition)] = section.digest;
             let reader = FragmentReader::new(&section.bytes)
                 .map_err(|error| Failure::new(format!("a shard handed over no redo: {error}")))?;
+            for record in reader.records() {
+                let key = (section.partition, record.table, record.key.to_vec());
+                let row = self.model.rows[&key].clone();
+                let versions = self.versions.entry(key).or_default();
+                versions.retain(|(at, _)| *at != lsn);
+                versions.push((lsn, row));
+            }
             for outcome in reader.outcomes() {
                 self.lsn_of.insert((outcome.session, outcome.number), lsn);
             }

@@ -45,13 +45,15 @@
 //! Sizes are drawn small, so that logs and memory fill up. Nothing raises the log's floor yet:
 //! segments are used once, and some runs have a log that is small enough to be full.
 //!
-//! [`bug::Bug`] lists bugs that can be planted around the cores; tests assert that each is
-//! found.
+//! Two things come from within the product ([`spillway_runtime::faults`]): points at which a seed
+//! forces rare paths, armed in every run, and bugs that can be planted. [`bug::Bug`] lists these
+//! and those of the shells, and [`detect`] looks for each; tests assert that all are found.
 
 pub mod arguments;
 pub mod bug;
 pub mod clock;
 pub mod counts;
+pub mod detect;
 pub mod disk;
 pub mod draw;
 pub mod entry;
@@ -75,6 +77,8 @@ pub mod worker;
 pub mod world;
 
 use std::fmt;
+
+use spillway_runtime::faults;
 
 pub use bug::{BUGS, BUGS_CLUSTER, Bug};
 pub use options::{Mode, Options};
@@ -110,5 +114,11 @@ impl fmt::Display for Failure {
 
 /// One run. A broken assertion of a core panics.
 pub fn run(options: Options) -> Result<Report, Failure> {
+    let bug = options.bug.and_then(Bug::planted);
+    // Armed on this thread until the run ends, however it ends.
+    let _armed = faults::arm(options.seed, bug);
+    if options.points_off {
+        faults::quiet();
+    }
     World::new(options).run()
 }

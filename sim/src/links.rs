@@ -91,14 +91,32 @@ pub fn pair_of(node: u16, other: u16) -> (Pair, usize) {
 impl Links {
     /// Between so many nodes of a seed.
     pub fn new(seed: u64, nodes: u16) -> Self {
-        let pairs = (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b)));
-        let link = |pair| Link::new(Draw::stream(seed, &format!("link {pair:?}")));
-        Self(pairs.map(|pair| (pair, link(pair))).collect())
+        let mut links = Self(BTreeMap::new());
+        (1..nodes).for_each(|node| links.add(seed, node));
+        links
+    }
+
+    /// A node is new: links to all that come before it.
+    pub fn add(&mut self, seed: u64, node: u16) {
+        for pair in (0..node).map(|other| (other, node)) {
+            let draw = Draw::stream(seed, &format!("link {pair:?}"));
+            self.0.insert(pair, Link::new(draw));
+        }
     }
 
     /// One of them.
     pub fn get_mut(&mut self, pair: Pair) -> &mut Link {
         self.0.get_mut(&pair).expect("all pairs have a link")
+    }
+
+    /// Whether all between these nodes stand, and nothing is between them.
+    pub fn are_well(&self, nodes: &[u16], now: u64) -> bool {
+        let is_well = |link: &Link| {
+            let through = link.cut_until.iter().all(|until| *until <= now);
+            link.is_up && link.told == [true; 2] && through && link.slow_until <= now
+        };
+        let among = |pair: &Pair| nodes.contains(&pair.0) && nodes.contains(&pair.1);
+        self.0.iter().filter(|(pair, _)| among(pair)).all(|(_, link)| is_well(link))
     }
 
     /// All pairs.

@@ -7,13 +7,13 @@ mod matrix_command;
 use std::num::NonZero;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
-use spillway_sim::counts::Counted;
+use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
 use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
 use spillway_sim::shrink::{faults_of, shrink};
-use spillway_sim::{Failure, Options, Report};
+use spillway_sim::{Bug, Failure, Options, Report};
 
 /// Runs that shrinking one failure may take.
 const SHRINK_RUNS_MAX: u64 = 2000;
@@ -52,16 +52,6 @@ struct Arguments {
     require_all: bool,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Power losses at every moment of short sequences of log operations.
-    Images(images_command::Arguments),
-    /// Every single fault of a disk, on three nodes.
-    Matrix(matrix_command::Arguments),
-    /// A flipped bit in one log of five and a power loss of all, again and again.
-    Flip(flip_command::Arguments),
-}
-
 impl Arguments {
     fn plan(&self) -> Plan {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -76,14 +66,62 @@ impl Arguments {
     }
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Plant every bug and look for it.
+    Detect(DetectArguments),
+    /// Power losses at every moment of short sequences of log operations.
+    Images(images_command::Arguments),
+    /// Every single fault of a disk, on three nodes.
+    Matrix(matrix_command::Arguments),
+    /// A flipped bit in one log of five and a power loss of all, again and again.
+    Flip(flip_command::Arguments),
+}
+
+#[derive(Args)]
+struct DetectArguments {
+    /// Only this bug.
+    #[arg(long, value_parser = Bug::parse)]
+    bug: Option<Bug>,
+    /// Seeds for each.
+    #[arg(long, default_value_t = SEEDS_MAX)]
+    seeds: u64,
+    /// Nodes; the least number that shows a bug unless told.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=7))]
+    nodes: Option<u16>,
+}
+
+impl DetectArguments {
+    fn run(&self) -> ExitCode {
+        if cfg!(panic = "abort") {
+            eprintln!("assertions find bugs too: run a build that unwinds (--profile sim)");
+            return ExitCode::FAILURE;
+        }
+        std::panic::set_hook(Box::new(|_| ()));
+        let bugs = self.bug.map_or_else(Bug::all, |bug| vec![bug]);
+        println!("{HEAD}");
+        let missed = detect(&bugs, self.nodes, self.seeds, |bug, found| match found {
+            Some(found) => println!("{}", found.line()),
+            None => {
+                println!("| {} | {} | MISSED in {} seeds |", bug.name(), bug.text(), self.seeds)
+            }
+        });
+        if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Command::Images(arguments)) => return images_command::run_images(&arguments),
-        Some(Command::Matrix(arguments)) => return matrix_command::run_matrix(&arguments),
-        Some(Command::Flip(arguments)) => return flip_command::run_flips(&arguments),
-        None => {}
+    match &arguments.command {
+        Some(Command::Detect(detect)) => detect.run(),
+        Some(Command::Images(images)) => images_command::run_images(images),
+        Some(Command::Matrix(matrix)) => matrix_command::run_matrix(matrix),
+        Some(Command::Flip(flip)) => flip_command::run_flips(flip),
+        None => run_plan(&arguments),
     }
+}
+
+fn run_plan(arguments: &Arguments) -> ExitCode {
     let plan = arguments.plan();
     if plan.seeds == 0 || plan.start.checked_add(plan.seeds - 1).is_none() {
         eprintln!("there are no such seeds");
@@ -153,7 +191,7 @@ fn print_shrunk(found: &Found) {
 }
 
 fn print_summary(plan: &Plan, summary: &Summary, took: f64) {
-    for counter in summary.counts.counters() {
+    for counter in summary.counters() {
         println!("{:>14} {}", counter.count, counter.name);
     }
     println!(

@@ -53,6 +53,12 @@ impl Transaction {
     pub fn writes(&self) -> bool {
         self.operations.iter().any(|operation| operation.kind.writes())
     }
+
+    /// The rows that it names.
+    pub fn keys(&self) -> impl Iterator<Item = RowKey> {
+        let key = |o: &Operation| (o.partition, o.table.0, o.key.clone());
+        self.operations.iter().map(key)
+    }
 }
 
 /// How a transaction must end.

@@ -5,6 +5,7 @@
 //! [`shards`] re-enacts the shell of a shard, [`log`] that of the log core.
 
 mod log;
+mod members;
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,11 +13,10 @@ use std::rc::Rc;
 
 use spillway_net::frame::{FrameAssembler, FrameHeader};
 use spillway_net::ids::{NodeId, WallMicros};
-use spillway_net::message::MemberAddress;
 use spillway_runtime::slot_ring::Slot;
 use spillway_updateserver::log::ReadRequest;
-use spillway_updateserver::quorum::PEER_HEADER_BYTES;
-use spillway_updateserver::root::{Root, RootEffects};
+use spillway_updateserver::quorum::{PEER_HEADER_BYTES, ReplicaFailure};
+use spillway_updateserver::root::{Member, Root, RootEffects};
 use spillway_updateserver::shard::{LogItem, ReplayError, RootOrder, Shard, ShardEffects};
 
 use crate::Failure;
@@ -26,8 +26,8 @@ use crate::entry::Entry;
 use crate::options::{Bug, Sizes};
 use crate::oracle::Oracle;
 use crate::start::Started;
-use crate::worker::address;
 use log::LogSeat;
+pub use members::member;
 
 /// Who takes a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +97,7 @@ struct Published {
     limited: bool,
     failed: bool,
     leading: bool,
+    drained: bool,
     leader: u16,
     epoch: u64,
     role_number: u64,
@@ -104,6 +105,7 @@ struct Published {
     barrier_lsn: u64,
     round_started: u64,
     round_confirmed: u64,
+    fresh_micros: u64,
 }
 
 /// What a shard tells the log.
@@ -137,7 +139,8 @@ struct ShardSeat {
     committed: u64,
     committed_root: u64,
     seen: Published,
-    members_told: bool,
+    /// Which version of the members it was told.
+    members_told: u64,
     leading: bool,
     role_acted: u64,
     word: ShardWord,
@@ -175,9 +178,16 @@ pub struct Node {
     seats: Vec<ShardSeat>,
     root: Root,
     root_effects: RootEffects,
+    /// The newest stamp of the root service that it knows to be committed.
+    root_told: u64,
     /// Acknowledged orders on their way to the root service, by shard.
     done: VecDeque<u16>,
-    members: std::sync::Arc<[MemberAddress]>,
+    /// Where all nodes are reached: as configured, then as the root service knows it.
+    known: BTreeMap<NodeId, Member>,
+    known_version: u64,
+    /// Those that the root service knew last.
+    members_known: BTreeMap<NodeId, Member>,
+    drained: Vec<NodeId>,
     alone: bool,
     queue: VecDeque<(u64, Box<LogItem>)>,
     queue_max: usize,
@@ -187,8 +197,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has read its log and written its superblock.
-    pub fn new(started: Started, sizes: &Sizes) -> Self {
+    /// A node that has read its log and written its superblock, and is configured with these
+    /// members, counted from 0.
+    pub fn new(started: Started, sizes: &Sizes, configured: &[u16]) -> Self {
         let number = started.superblock.node.0 - 1;
         let Started { mut shards, root, log: recovered, superblock, .. } = started;
         let applied = recovered.applied;
@@ -207,7 +218,7 @@ impl Node {
             committed: 0,
             committed_root: 0,
             seen: Published::default(),
-            members_told: false,
+            members_told: 0,
             leading: false,
             role_acted: 0,
             word,
@@ -218,14 +229,17 @@ impl Node {
             recycled: Vec::new(),
         };
         let queue_max = (shards.len() * sizes.handovers_max as usize + 64).next_power_of_two();
-        let member = |node| MemberAddress { node: node + 1, address: address(node) };
         Self {
             number,
             seats: shards.into_iter().map(seat).collect(),
             root,
             root_effects: RootEffects::default(),
+            root_told: 0,
             done: VecDeque::new(),
-            members: (0..sizes.nodes).map(member).collect(),
+            known: configured.iter().map(|node| (NodeId(node + 1), member(*node))).collect(),
+            known_version: 1,
+            members_known: BTreeMap::new(),
+            drained: Vec::new(),
             alone: sizes.nodes == 1,
             queue: VecDeque::new(),
             queue_max,
@@ -245,9 +259,9 @@ impl Node {
         self.log.failed
     }
 
-    /// Why its replica stopped, if it did.
-    pub fn stopped(&self) -> Option<&str> {
-        self.log.stopped.as_deref()
+    /// Why it must not go on, if so.
+    pub fn failure(&self) -> Option<ReplicaFailure> {
+        self.log.failure
     }
 
     /// Whether it leads, as far as its shards know.

@@ -44,6 +44,8 @@ pub struct Options {
     pub faults_skipped: BTreeSet<u64>,
     /// The faults end, and with them the clients' work, before their time: the plan is the same.
     pub until_nanos: Option<u64>,
+    /// No point in the product forces anything.
+    pub points_off: bool,
     /// Other chance around the same plan and the same sizes.
     pub salt: u64,
     /// Fewer clients than the seed draws.
@@ -64,6 +66,7 @@ impl Options {
             kinds_off: FaultKinds::NONE,
             faults_skipped: BTreeSet::new(),
             until_nanos: None,
+            points_off: false,
             salt: 0,
             workers_max: None,
         }
@@ -116,6 +119,8 @@ pub struct Sizes {
     pub turn_frames: usize,
     /// Clients with a session, per shard.
     pub workers: u16,
+    /// Clients that read only, at any node, what may be old.
+    pub readers: u16,
     /// Accounts in all.
     pub accounts: i64,
     /// Transactions of a frame at most.
@@ -175,6 +180,7 @@ impl Sizes {
             tick_nanos: if alone { 10_000_000 } else { draw.pick(&[1_000_000, 2_000_000]) },
             skews_micros: (0..nodes).map(|node| u64::from(node) * draw.below(100_000)).collect(),
             peer_nanos: draw.pick(&[20_000, 100_000, 500_000]),
+            readers: if alone { 0 } else { draw.below(4) as u16 },
         }
     }
 }

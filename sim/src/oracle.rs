@@ -12,7 +12,7 @@ use spillway_net::frame::{Assembled, FrameAssembler, FrameHeader, FrameKind, HEA
 use spillway_net::ids::{Epoch, Lsn, PartitionId};
 use spillway_net::limits::ANSWER_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{
-    self, Hello, OutcomeStatus, Outcomes, Refusal, RefusalCode, Scan, ScanPage, Submit,
+    self, Hello, OutcomeStatus, Outcomes, ReadMode, Refusal, RefusalCode, Scan, ScanPage, Submit,
 };
 use spillway_updateserver::log::{EntryIndex, Geometry};
 use spillway_updateserver::quorum::{PeerHeader, PeerMessage};
@@ -23,14 +23,22 @@ use crate::Failure;
 use crate::counts::counted;
 use crate::entry::Entry;
 use crate::history::{History, Proposed};
-use crate::model::{Model, Transaction, transactions};
+use crate::model::{Model, RowKey, Transaction, transactions};
 use crate::plan::FaultCounts;
 use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
 enum Request {
-    Submit { session: u64, transactions: Vec<Transaction> },
+    Submit {
+        session: u64,
+        transactions: Vec<Transaction>,
+    },
+    /// Reads that must have seen everything up to an LSN, and may be old.
+    OldRead {
+        floor: Lsn,
+        transactions: Vec<Transaction>,
+    },
     Scan(Scan),
 }
 
@@ -63,6 +71,10 @@ pub struct Counts {
     pub log_full: u64,
     /// Of them, because memory was full.
     pub memory_full: u64,
+    /// Reads compared that may have been old.
+    pub reads_old: u64,
+    /// Reads refused because a node was not fresh enough.
+    pub reads_behind: u64,
     /// Scans compared.
     pub scans: u64,
     /// Restarts.
@@ -150,6 +162,14 @@ pub struct Oracle {
     acknowledged: BTreeSet<(u64, u64)>,
     /// Writers whose end without effect a client was told.
     denied: BTreeSet<(u64, u64)>,
+    /// Transactions whose end a client was told.
+    heard: BTreeSet<(u64, u64)>,
+    /// Virtual time.
+    pub now: u64,
+    /// How far the clocks of two nodes differ at most; none: nobody knows.
+    pub clocks_apart_nanos: Option<u64>,
+    /// The committed end whenever it moved.
+    committed_at: Vec<(u64, Lsn)>,
     /// What happened.
     pub counts: Counts,
 }
@@ -171,8 +191,17 @@ impl Oracle {
             votes: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             denied: BTreeSet::new(),
+            heard: BTreeSet::new(),
+            now: 0,
+            clocks_apart_nanos: None,
+            committed_at: Vec::new(),
             counts: Counts::default(),
         }
+    }
+
+    /// There is one node more.
+    pub fn node_added(&mut self) {
+        self.places.push((0..self.shards).map(|_| Place::default()).collect());
     }
 
     fn place(&mut self, at: At) -> &mut Place {
@@ -216,7 +245,10 @@ impl Oracle {
                 let submit = decode::<Submit>(message::decode(payload))?;
                 let session = self.sessions.get(&connection).copied().unwrap_or(0);
                 let transactions = transactions(&submit, &self.tables)?;
-                Request::Submit { session, transactions }
+                match self.floor_of(&submit, &transactions) {
+                    Some(floor) => Request::OldRead { floor, transactions },
+                    None => Request::Submit { session, transactions },
+                }
             }
             FrameKind::Scan => Request::Scan(decode::<Scan>(message::decode(payload))?),
             _ => return Ok(()),
@@ -224,6 +256,78 @@ impl Oracle {
         let request = header.request;
         let executed = Executed { connection, request, answered_epoch, what };
         self.place(at).executed.push_back(executed);
+        Ok(())
+    }
+
+    /// What reads of a frame must have seen, if it asks for less than everything.
+    fn floor_of(&self, submit: &Submit, transactions: &[Transaction]) -> Option<Lsn> {
+        let mode = ReadMode::from_wire(submit.read_mode)?;
+        let reads = !transactions.iter().any(Transaction::writes);
+        match mode {
+            ReadMode::AtLsn if reads => Some(Lsn(submit.read_bound)),
+            ReadMode::Stale if reads => {
+                // Whoever serves it measures with a clock of its own.
+                let age = submit.read_bound.saturating_mul(1000);
+                let Some(apart) = self.clocks_apart_nanos else { return Some(Lsn(0)) };
+                let age = age.saturating_add(apart);
+                let since = self.now.saturating_sub(age);
+                let before = self.committed_at.partition_point(|(at, _)| *at <= since);
+                Some(before.checked_sub(1).map_or(Lsn(0), |last| self.committed_at[last].1))
+            }
+            _ => None,
+        }
+    }
+
+    /// An old read of a follower: there was a moment, not before the promised one, at which each
+    /// of its transactions would have found this.
+    fn old_read(
+        &mut self,
+        epoch: u64,
+        floor: Lsn,
+        transactions: &[Transaction],
+        answer: &Outcomes,
+    ) -> Result<(), Failure> {
+        let mut bytes = answer.bytes.as_slice();
+        for (transaction, outcome) in transactions.iter().zip(&answer.outcomes) {
+            let (results, rest) = bytes.split_at(outcome.data_length as usize);
+            bytes = rest;
+            if outcome.status == OutcomeStatus::Behind as u16 {
+                self.counts.reads_behind += 1;
+                continue;
+            }
+            if outcome.status != OutcomeStatus::Committed as u16 {
+                // Its table is not there yet, or not any more.
+                continue;
+            }
+            if floor > self.history.last() {
+                let text = format!("a read at LSN {floor} was served before that was committed");
+                return Err(Failure::new(text));
+            }
+            self.counts.reads_old += 1;
+            if let Some(leadership) = self.leaderships.get_mut(&epoch) {
+                // A leader has what it executed, transaction by transaction.
+                let predicted = leadership.model.execute(0, transaction, &self.tables);
+                if predicted.results != results && !leadership.is_late {
+                    return Err(Failure::new(format!(
+                        "a read of the leader of term {epoch} found {results:?}, and not \
+                         {predicted:?} ({transaction:?})"
+                    )));
+                }
+                continue;
+            }
+            let keys: Vec<RowKey> = transaction.keys().collect();
+            let moments = self.history.moments(&keys, floor);
+            let is_of = |lsn: &Lsn| {
+                let mut model = self.history.model_at(&keys, *lsn);
+                model.execute(0, transaction, &self.tables).results == results
+            };
+            if !moments.iter().any(is_of) {
+                return Err(Failure::new(format!(
+                    "a read that must have seen LSN {floor} found {results:?}, and that was so at \
+                     none of {moments:?} ({transaction:?})"
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -339,6 +443,9 @@ impl Oracle {
 
     /// A node says that everything up to an entry is committed.
     pub fn committed(&mut self, node: u16, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
+        if lsn > self.history.last() {
+            self.committed_at.push((self.now, lsn));
+        }
         let new = self.history.commit(lsn, term, &self.tables)?;
         self.replicas.committed(node, lsn, &new, &self.history)?;
         for entry in new {
@@ -490,6 +597,10 @@ impl Oracle {
     ) -> Result<(), Failure> {
         let epoch = self.place(at).epoch;
         let told = match (executed.what, kind) {
+            (Request::OldRead { floor, transactions }, FrameKind::Outcomes) => {
+                let answer = decode::<Outcomes>(message::decode(payload))?;
+                return self.old_read(epoch, floor, &transactions, &answer);
+            }
             (Request::Submit { session, transactions }, FrameKind::Outcomes) => {
                 let answer = decode::<Outcomes>(message::decode(payload))?;
                 self.outcomes(epoch, session, &transactions, &answer, lsn)?
@@ -527,9 +638,10 @@ impl Oracle {
             }
             return;
         };
-        let submit = matches!(place.executed[found].what, Request::Submit { .. });
+        let submit = !matches!(place.executed[found].what, Request::Scan(_));
+        let elsewhere = [RefusalCode::NotLeader as u16, RefusalCode::Drained as u16];
         place.executed.remove(found);
-        if submit && code != RefusalCode::NotLeader as u16 {
+        if submit && !elsewhere.contains(&code) {
             let mut index = 0;
             place.executed.retain(|executed| {
                 index += 1;
@@ -558,11 +670,18 @@ impl Oracle {
             bytes = rest;
             let status = OutcomeStatus::from_wire(outcome.status);
             let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            let name = (session, transaction.number);
+            if status == OutcomeStatus::NumberOutOfWindow && !self.heard.contains(&name) {
+                return Err(Failure::new(format!(
+                    "transaction {} of session {session} is refused as one that its client has \
+                     read, and it has not",
+                    transaction.number
+                )));
+            }
             if self.not_let_in(status) {
                 continue;
             }
             told = true;
-            let name = (session, transaction.number);
             let leadership = self.leaderships.get_mut(&epoch).ok_or_else(leaderless)?;
             let model = &mut leadership.model;
             let repeated = model.outcomes.contains_key(&name);
@@ -620,7 +739,6 @@ impl Oracle {
         scan: &Scan,
         page: &ScanPage,
     ) -> Result<(), Failure> {
-        self.counts.scans += 1;
         let shards = self.shards;
         let leadership = self.leaderships.get(&epoch).ok_or_else(leaderless)?;
         let expected = leadership.model.scan(scan, shard, shards);
@@ -640,7 +758,11 @@ impl Oracle {
         let wanted = expected.len().min(scan.rows_max as usize);
         // Deleted rows may stand behind the page's end: then `more` promises too much.
         let more_missed = expected.len() > page.rows.len() && !page.more;
-        if page.rows.len() != wanted || more_missed {
+        // A page may be short, if it says where to go on.
+        let is_short = page.rows.len() < wanted;
+        self.counts.scans += u64::from(!is_short);
+        let goes_on = !page.more || goes_on_well(scan, page, &expected);
+        if page.rows.len() > wanted || more_missed || !goes_on {
             return Err(Failure::new(format!(
                 "a scan found {} rows, more: {}; expected {wanted} of {}",
                 page.rows.len(),
@@ -660,6 +782,7 @@ impl Oracle {
         writes: bool,
     ) -> Result<(), Failure> {
         let name = (session, number);
+        self.heard.insert(name);
         if committed && writes && !self.acknowledged.contains(&name) {
             return Err(Failure::new(format!(
                 "a client heard that transaction {number} of session {session} had committed, and \
@@ -682,6 +805,17 @@ impl Oracle {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the place where a page says to go on lies behind its rows and before what it left out.
+fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) -> bool {
+    let count = page.rows.len();
+    let before_rest = expected.get(count).is_none_or(|(key, ..)| page.next[..] <= **key);
+    let behind_rows = match count.checked_sub(1) {
+        Some(last) => page.next[..] > *expected[last].0,
+        None => page.next >= scan.start,
+    };
+    before_rest && behind_rows
 }
 
 /// The shard's partitions must be what the log made of them.

@@ -11,7 +11,7 @@
 use std::fmt;
 
 use crate::draw::Draw;
-use crate::options::{Bug, Options, SECOND};
+use crate::options::{Bug, Mode, Options, SECOND};
 
 /// A kind of fault. What each does stands at the head of the device that it strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +62,26 @@ pub enum FaultKind {
     ConnectionDribble,
     /// A client goes away in the middle of its requests and never returns.
     ClientGone,
+    /// A node is kept from leading and from serving reads for a while.
+    Drain,
+    /// A node is replaced by a new one while it is well.
+    Replace,
+    /// A node loses its disk and is replaced by a new one: always the same few, a minority.
+    DiskLost,
+    /// A node loses power, and its disk the last writes that it had acknowledged, at most four:
+    /// of the few that lose disks, and while everybody else is well.
+    WritesLost,
+    /// A bit of what is durable changes. This and all below: beyond the promise of one node, and
+    /// in a cluster on the few that lose disks.
+    BitFlip,
+    /// A place cannot be read any more.
+    ReadError,
+    /// A block of an acknowledged write has never reached the medium.
+    BlockStale,
+    /// A block of an acknowledged write went to another place.
+    BlockMisdirected,
+    /// From now on a power loss tears what the disk claims to write whole.
+    SectorTorn,
 }
 
 /// All of them.
@@ -89,12 +109,24 @@ pub const FAULT_KINDS: [FaultKind; FAULT_KINDS_COUNT] = [
     FaultKind::ConnectionClog,
     FaultKind::ConnectionDribble,
     FaultKind::ClientGone,
+    FaultKind::Drain,
+    FaultKind::Replace,
+    FaultKind::DiskLost,
+    FaultKind::WritesLost,
+    FaultKind::BitFlip,
+    FaultKind::ReadError,
+    FaultKind::BlockStale,
+    FaultKind::BlockMisdirected,
+    FaultKind::SectorTorn,
 ];
 
 /// How many there are.
-pub const FAULT_KINDS_COUNT: usize = 23;
+pub const FAULT_KINDS_COUNT: usize = 32;
 
 const MILLI: u64 = 1_000_000;
+/// How long nothing else happens before a disk loses its last writes, and afterwards.
+const CALM_BEFORE: u64 = 300 * MILLI;
+const CALM: u64 = 1500 * MILLI;
 
 impl FaultKind {
     /// For reports and the command line: `power-loss`.
@@ -138,8 +170,15 @@ impl FaultKind {
             | Self::Clog
             | Self::Swizzle
             | Self::LinkReset
-            | Self::LinkSlow => cluster,
-            Self::Bridge => options.nodes > 2,
+            | Self::LinkSlow
+            | Self::Drain
+            | Self::Replace => cluster,
+            Self::Bridge | Self::DiskLost | Self::WritesLost => options.nodes > 2,
+            Self::BitFlip
+            | Self::ReadError
+            | Self::BlockStale
+            | Self::BlockMisdirected
+            | Self::SectorTorn => options.mode == Mode::Beyond && options.nodes != 2,
             Self::MessageTwice => cluster && options.lossy,
         }
     }
@@ -173,6 +212,15 @@ impl FaultKind {
             Self::ConnectionClog => [30, 150, 600],
             Self::ConnectionDribble => [30, 150, 600],
             Self::ClientGone => [200, 600, 1500],
+            Self::Drain => [200, 600, 1500],
+            Self::Replace => [1000, 2000, 3000],
+            Self::DiskLost => [1000, 2000, 3000],
+            Self::WritesLost => [1200, 1500, 2000],
+            Self::BitFlip
+            | Self::ReadError
+            | Self::BlockStale
+            | Self::BlockMisdirected
+            | Self::SectorTorn => [400, 800, 1500],
         };
         millis.map(|millis| millis * MILLI)
     }
@@ -283,11 +331,21 @@ pub fn plan(options: &Options) -> Vec<Fault> {
             at += draw.nanos(typical);
         }
     }
+    calm_down(&mut faults);
     faults.sort_by_key(|fault| (fault.at, fault.kind));
     for (ordinal, fault) in (0..).zip(&mut faults) {
         fault.ordinal = ordinal;
     }
     faults
+}
+
+/// A majority that is not well may forget what a disk has lost without a trace: around such a loss
+/// nothing else happens.
+fn calm_down(faults: &mut Vec<Fault>) {
+    let lost = faults.iter().filter(|fault| fault.kind == FaultKind::WritesLost);
+    let lost: Vec<u64> = lost.map(|fault| fault.at).collect();
+    let is_near = |at: u64| lost.iter().any(|lost| at + CALM_BEFORE > *lost && at < *lost + CALM);
+    faults.retain(|fault| fault.kind == FaultKind::WritesLost || !is_near(fault.at));
 }
 
 /// How many faults of each kind struck.

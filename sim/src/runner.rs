@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Once};
 
+use spillway_runtime::faults;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::counts::{Counted, Counter, fault_name};
@@ -124,6 +125,8 @@ pub struct Summary {
     pub runs: u64,
     /// Of those that did not fail.
     pub counts: Counts,
+    /// What the points in the product have counted in those.
+    pub faults: faults::Counts,
     /// Virtual time of those, nanoseconds.
     pub nanos: u64,
     /// Those that failed, in the order of their seeds.
@@ -136,6 +139,7 @@ impl Summary {
         match result {
             Ok(report) => {
                 self.counts.add(&report.counts);
+                self.faults.add(&report.faults);
                 self.nanos += report.nanos;
             }
             Err(failure) => self.found.push(Found { options, failure }),
@@ -144,9 +148,16 @@ impl Summary {
 }
 
 impl Summary {
+    /// Everything that is counted.
+    pub fn counters(&self) -> Vec<Counter> {
+        let mut counters = self.counts.counters();
+        counters.extend(self.faults.counters());
+        counters
+    }
+
     /// What runs of these options may meet, and none has met.
     pub fn never_met(&self, options: &Options) -> Vec<String> {
-        let missing = self.counts.counters().into_iter().filter(|counter| counter.count == 0);
+        let missing = self.counters().into_iter().filter(|counter| counter.count == 0);
         missing.map(|Counter { name, .. }| name).filter(|name| may_meet(name, options)).collect()
     }
 }

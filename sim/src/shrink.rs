@@ -1,5 +1,5 @@
-//! Makes a failing run small: the same failure in less time, with fewer kinds of faults, with
-//! fewer faults, with fewer clients.
+//! Makes a failing run small: the same failure in less time, without the product's own points, with
+//! fewer kinds of faults, with fewer faults, with fewer clients.
 //!
 //! What is left out of a plan moves no other fault, but it does move all other chance: latencies
 //! and the clients' choices follow other events. So each smaller run is tried with a few salts:
@@ -112,6 +112,10 @@ impl Search<'_> {
         }
     }
 
+    fn points(&mut self) {
+        self.take(&Options { points_off: true, ..self.best.clone() });
+    }
+
     fn clients(&mut self) {
         for workers in [1, 2] {
             if self.take(&Options { workers_max: Some(workers), ..self.best.clone() }) {
@@ -133,6 +137,7 @@ fn shrink_with(
 ) -> Option<Shrunk> {
     let failure = run(options).err()?;
     let mut search = Search { best: options.clone(), failure, runs: 1, runs_max, run };
+    search.points();
     search.time();
     search.kinds();
     search.faults();

@@ -2,17 +2,20 @@
 //!
 //! Worker 0 is the operator: it creates the tables and opens the others' sessions. Every other
 //! worker has one session on one shard and moves money between accounts there, reads, scans,
-//! changes notes, and writes a journal row with every transfer.
+//! changes notes, and writes a journal row with every transfer. Readers have no session: they ask
+//! any node for rows that may be old, but not older than they say.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use spillway_net::add::{AddArgument, AddBounded};
-use spillway_net::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions};
+use spillway_net::client::core::{ClientCore, ClientEffects, ClientInput, CoreOptions, Follow};
 use spillway_net::client::{
-    Batch, FrameAnswer, FrameResult, FrameToken, LossReason, NodeBook, Router, TableHandle,
+    Batch, FrameAnswer, FrameResult, FrameToken, Freshness, LossReason, NodeBook, Router,
+    TableHandle,
 };
 use spillway_net::frame::FrameKind;
-use spillway_net::ids::TableId;
+use spillway_net::ids::{Lsn, TableId};
 use spillway_net::layout::TableLayout;
 use spillway_net::message::{
     self, Done, OutcomeStatus, RefusalCode, Scan, SessionClose, SessionOpen, SessionOpened,
@@ -226,6 +229,10 @@ pub struct Worker {
     idle_steps: u64,
     spare_session: Option<u64>,
     unrepeatable: Option<u64>,
+    /// Whether it only reads, without a session.
+    is_reader: bool,
+    /// A committed LSN that it has heard of.
+    pub lsn_known: u64,
     /// When it wants to work next.
     pub work_at: u64,
     /// Its connection, while there is one.
@@ -291,10 +298,48 @@ impl Worker {
             idle_steps: 0,
             spare_session: None,
             unrepeatable: None,
+            is_reader: false,
+            lsn_known: 0,
             work_at: 0,
             connection: None,
             tick_at: None,
         }
+    }
+
+    /// A reader of a shard, at first at this node.
+    pub fn reader(
+        number: usize,
+        place: (u16, u16),
+        sizes: &Sizes,
+        tables: &Tables,
+        draw: &mut Draw,
+    ) -> Self {
+        let (node, shard) = place;
+        let mut reader = Self::new(number, shard, 0, sizes, tables, draw);
+        let nodes = (0..sizes.nodes).map(|step| address((node + step) % sizes.nodes));
+        let options = CoreOptions {
+            follow: Follow::Any,
+            connection: number,
+            cluster: CLUSTER.0,
+            shard,
+            shards: usize::from(sizes.shards),
+            frames_in_flight_max: sizes.client_frames,
+            request_timeout_nanos: draw.pick(&[100_000_000, 300_000_000, SECOND]),
+            give_up_nanos: 20 * SECOND,
+            connect_nanos: 300 * SECOND,
+            leaders_lost_max: usize::MAX,
+            seed: draw.bits(),
+            ..CoreOptions::new(NodeBook::new(nodes))
+        };
+        reader.core = ClientCore::new(options);
+        reader.is_reader = true;
+        reader.sessions_wanted = 0;
+        reader
+    }
+
+    /// Whether it is the operator.
+    pub fn is_operator(&self) -> bool {
+        self.session() == 0 && !self.is_reader
     }
 
     /// Its shard.
@@ -314,18 +359,18 @@ impl Worker {
 
     /// Whether the operator has done all it has to.
     pub fn is_done(&self) -> bool {
-        self.sessions_wanted == 0 && (self.session() != 0 || self.tables_created == 2)
+        self.sessions_wanted == 0 && (!self.is_operator() || self.tables_created == 2)
     }
 
     /// The operator shall open one more session.
     pub fn session_want(&mut self) {
-        assert!(self.session() == 0, "the operator opens sessions");
+        assert!(self.is_operator(), "the operator opens sessions");
         self.sessions_wanted += 1;
     }
 
     /// When it wants a tick.
     pub fn deadline(&self, working: bool) -> Option<u64> {
-        let wants = working || (self.session() == 0 && !self.is_done());
+        let wants = working || (self.is_operator() && !self.is_done());
         let work = wants.then_some(self.work_at);
         [self.core.deadline(), work].into_iter().flatten().min()
     }
@@ -350,16 +395,20 @@ impl Worker {
             )));
         }
         let (sizes, tables) = world;
-        if now >= self.work_at && self.session() == 0 && (working || !self.is_done()) {
+        if now >= self.work_at && self.is_operator() && (working || !self.is_done()) {
             self.work_at = now + 20_000_000;
             if self.core.in_flight() == 0 && self.is_done() {
                 self.idle(now, tables);
             } else if self.core.in_flight() == 0 {
                 self.operate(now, tables);
             }
-        } else if now >= self.work_at && self.session() != 0 && working {
+        } else if now >= self.work_at && !self.is_operator() && working {
             self.work_at = now + draw.nanos(sizes.think_nanos);
-            self.work(now, sizes, tables, draw)?;
+            if self.is_reader {
+                self.read(now, sizes, tables, draw)?;
+            } else {
+                self.work(now, sizes, tables, draw)?;
+            }
         }
         outcome.wishes = std::mem::take(&mut self.effects.wishes);
         Ok(outcome)
@@ -377,6 +426,9 @@ impl Worker {
                 EndedResult::Outcomes(statuses) => {
                     let writes = writes.ok_or(Failure::new("an answer without a frame"))?;
                     assert_eq!(statuses.len(), ended.transactions, "the core checked the count");
+                    if self.is_reader {
+                        continue;
+                    }
                     for (at, status) in statuses.into_iter().enumerate() {
                         let number = ended.first_number + at as u64;
                         outcome.heard.push(Heard { number, status, writes: writes[at] });
@@ -499,6 +551,41 @@ impl Worker {
             self.batch.begin();
             let wrote = self.transaction(tables, draw);
             writes.push(wrote);
+            self.batch.end().map_err(|error| Failure::new(error.to_string()))?;
+        }
+        let token = self
+            .core
+            .submit(now, &mut self.batch, &mut self.effects)
+            .map_err(|error| Failure::new(error.to_string()))?;
+        self.writes.insert(token.sequence, writes);
+        Ok(())
+    }
+
+    /// Asks for rows that may be old.
+    fn read(
+        &mut self,
+        now: u64,
+        sizes: &Sizes,
+        tables: &Tables,
+        draw: &mut Draw,
+    ) -> Result<(), Failure> {
+        if !self.core.can_submit() || self.accounts.is_empty() {
+            return Ok(());
+        }
+        let freshness = match draw.below(3) {
+            0 => Freshness::AtLsn(Lsn(self.lsn_known)),
+            1 => Freshness::AtLsn(Lsn(self.lsn_known.saturating_sub(draw.below(50)))),
+            _ => Freshness::Stale(Duration::from_millis(draw.pick(&[1, 100, 1000, 10_000]))),
+        };
+        self.batch.set_freshness(freshness);
+        let mut writes = Vec::new();
+        for _ in 0..draw.range(1, sizes.frame_transactions + 1) {
+            self.batch.begin();
+            let mut build = Build { tables, batch: &mut self.batch };
+            for _ in 0..draw.range(1, 4) {
+                build.account_get(draw.pick(&self.accounts));
+            }
+            writes.push(false);
             self.batch.end().map_err(|error| Failure::new(error.to_string()))?;
         }
         let token = self

@@ -3,6 +3,7 @@
 
 mod faults;
 mod inject;
+mod operator;
 mod peers;
 mod repair;
 
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spillway_net::client::core::ClientInput;
 use spillway_net::ids::NodeId;
+use spillway_runtime::faults as points;
 use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
@@ -20,16 +22,18 @@ use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
 use crate::network::{Connection, Network, Side};
 use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
-use crate::options::{Bug, Mode, Options, SECOND, Sizes};
+use crate::options::{Bug, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
+use faults::is_victim;
 use inject::Inject;
 pub use inject::{
     BLOCK_FAULTS, BlockFault, Exposure, Injection, InjectionReport, MOMENTS, Moment, VICTIMS,
     Victim, is_nonsense,
 };
+use operator::Operator;
 use repair::{Begun, Repairing};
 
 /// After the faults, everything must come to rest within this virtual time.
@@ -38,6 +42,8 @@ const REST_NANOS_MAX: u64 = 120 * SECOND;
 const EVENTS_MAX: u64 = 6_000_000;
 const TICK_NANOS: u64 = 500_000_000;
 const OPERATOR_NANOS: u64 = 100_000_000;
+/// How far the clock of a node that joins is ahead at most, microseconds.
+pub(crate) const CLOCKS_APART_MICROS: u64 = 100_000;
 /// How soon a message that found no memory is looked at again.
 const MEMORY_RETRY_NANOS: u64 = 1_000_000;
 
@@ -77,6 +83,10 @@ enum Event {
     Operator(u16, u64),
     /// The power of a node is back.
     Start(u16),
+    /// The operator looks after the members.
+    Operate,
+    /// Nobody keeps a node from leading any more.
+    Undrain(u16),
     /// Two nodes try to connect.
     LinkTry(Pair),
     /// A node hears that a link stands, in this generation, or that it is gone.
@@ -110,18 +120,22 @@ pub struct Report {
     pub counts: Counts,
     /// Virtual time that passed.
     pub nanos: u64,
+    /// What the points in the product have counted.
+    pub faults: points::Counts,
 }
 
 /// A place for a node: what outlives it, and what the world notes of it.
 struct Machine {
     disk: Disk,
+    /// The nodes that it is configured with, counted from 0.
+    configured: Vec<u16>,
+    /// Something happened to its disk that it may refuse to go on with.
+    is_suspect: bool,
+    /// For good: it never starts again.
+    is_gone: bool,
     node: Option<Node>,
     /// It is down, and asks its peers for what its disk has lost.
     repair: Option<Repairing>,
-    /// What was durable on it was changed: it may refuse to start, or stop, and say so.
-    is_damaged: bool,
-    /// It stopped for good and said why: it must be replaced.
-    retired: Option<String>,
     /// Starts so far: events of an earlier one are void.
     starts: u64,
     turns: BTreeSet<Seat>,
@@ -148,13 +162,14 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(disk: Disk, clock: Clock, draw: Draw) -> Self {
+    fn new(disk: Disk, clock: Clock, configured: Vec<u16>, draw: Draw) -> Self {
         Self {
             disk,
+            configured,
+            is_suspect: false,
+            is_gone: false,
             node: None,
             repair: None,
-            is_damaged: false,
-            retired: None,
             starts: 0,
             turns: BTreeSet::new(),
             log_tick_at: None,
@@ -183,6 +198,9 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     events_count: u64,
     machines: Vec<Machine>,
+    /// Which machine is each of the members now.
+    slots: Vec<u16>,
+    operator: Operator,
     links: Links,
     /// What waits in clogged directions of links, by the side that sent it.
     link_clogs: BTreeMap<(Pair, usize), Vec<Event>>,
@@ -195,6 +213,7 @@ pub struct World {
     /// Chance of each worker and of its connections.
     workers_draws: Vec<Draw>,
     sessions: usize,
+    readers: u16,
     oracle: Oracle,
     trace: Trace,
     exposure: Exposure,
@@ -207,10 +226,12 @@ impl World {
         let sizes = Sizes::draw(&mut Draw::new(options.seed), &options);
         let draw = Draw::stream(chance, "world");
         let tables = Tables::new(&sizes);
-        let machine = |node| {
-            let disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+        let machine = |node: u16| {
+            let mut disk = Disk::format(sizes.geometry, NodeId(node + 1), nodes);
+            disk.remembers = is_victim(&options, node.into());
             let clock = Clock::new(sizes.skews_micros[usize::from(node)]);
-            Machine::new(disk, clock, Draw::stream(chance, &format!("machine {node}")))
+            let all = (0..nodes).collect();
+            Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
         let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
@@ -224,6 +245,8 @@ impl World {
             events: BTreeMap::new(),
             events_count: 0,
             machines,
+            slots: (0..nodes).collect(),
+            operator: Operator::new(chance),
             links: Links::new(chance, nodes),
             link_clogs: BTreeMap::new(),
             network: Network::default(),
@@ -232,12 +255,18 @@ impl World {
             workers_gone: BTreeSet::new(),
             workers_draws: Vec::new(),
             sessions: 0,
+            readers: 0,
             oracle,
             trace: Trace::default(),
             exposure: Exposure::default(),
         };
         for node in 0..nodes {
             world.after(0, Event::Start(node));
+        }
+        let clocks = [FaultKind::ClockJump, FaultKind::ClockDrift];
+        if !faults.iter().any(|fault| clocks.contains(&fault.kind)) {
+            let apart = world.sizes.skews_micros.iter().max().copied().unwrap_or(0);
+            world.oracle.clocks_apart_nanos = Some((apart + CLOCKS_APART_MICROS) * 1000);
         }
         for fault in faults {
             if !is_left_out(&fault, &world.options) && fault.at < world.options.faults_end() {
@@ -292,36 +321,34 @@ impl World {
             self.finish()?;
         }
         self.oracle.counts.events = self.events_count;
-        Ok(Report { trace: self.trace, counts: self.oracle.counts, nanos: self.now })
+        let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
+        Ok(Report { trace, counts, nanos, faults: points::counts() })
     }
 
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
         self.oracle.settled()?;
-        let nodes = 0..self.sizes.nodes;
-        for machine in self.machines.iter().filter(|machine| machine.retired.is_none()) {
+        let nodes = self.members();
+        for node in &nodes {
+            let machine = &self.machines[usize::from(*node)];
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
             node.check_complete(&self.oracle)?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
         let mut draw = self.draw.fork();
-        nodes.clone().for_each(|node| self.power_loss(node, &mut draw));
+        nodes.iter().for_each(|node| self.power_loss(*node, &mut draw));
         self.now += 1;
         let last = self.oracle.history.last();
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
         let mut have = 0;
         for node in nodes {
-            let Begun::Started(started) = self.started_log(node)? else {
-                if self.sizes.nodes == 1 {
-                    return Ok(());
-                }
-                continue;
-            };
+            let Begun::Started(started) = self.started_log(node)? else { continue };
             let log = started.log;
             let found = log.recovered.entries.get(last).map(|meta| meta.checksum);
             have += u16::from(found == checksum);
         }
-        if last.0 > 0 && have <= self.sizes.nodes / 2 {
+        let refused = self.sizes.nodes == 1 && self.machines[0].is_gone;
+        if last.0 > 0 && have <= self.sizes.nodes / 2 && !refused {
             return Err(Failure::new(format!("LSN {last} is left on {have} node(s)")));
         }
         Ok(())
@@ -331,8 +358,12 @@ impl World {
     fn run_events(&mut self) -> Result<bool, Failure> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = self.now.max(at);
-            if !self.has_faults() && self.is_at_rest() {
-                return Ok(false);
+            self.oracle.now = self.now;
+            if !self.has_faults() {
+                points::quiet();
+                if self.is_at_rest() {
+                    return Ok(false);
+                }
             }
             let late = self.now > self.options.faults_end() + REST_NANOS_MAX;
             if late || self.events_count > EVENTS_MAX {
@@ -351,10 +382,12 @@ impl World {
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
         let complete = |node: &Node| !node.failed() && node.applied() == last;
-        let staying = || self.machines.iter().filter(|machine| machine.retired.is_none());
-        let nodes = || staying().map(|machine| machine.node.as_ref());
+        let members = self.members();
+        let node = |node: &u16| self.machines[usize::from(*node)].node.as_ref();
+        let nodes = || members.iter().map(node);
         let present = |(at, _): &(usize, _)| !self.workers_gone.contains(at);
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
+            && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
@@ -367,7 +400,7 @@ impl World {
         };
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
-            None if machine.retired.is_some() => "to be replaced".to_owned(),
+            None if machine.is_gone => "gone".to_owned(),
             None if machine.repair.is_some() => "repairs its log".to_owned(),
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
@@ -378,11 +411,12 @@ impl World {
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}): {}",
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
             self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
             nodes.join("; "),
+            self.operator,
             busy.join(", ")
         )
     }
@@ -423,14 +457,10 @@ impl World {
             }
             Event::Operator(node, start) if self.is_now(node, start) => self.restart(node),
             Event::Turn(..) | Event::Tick(..) | Event::Operator(..) | Event::Resume(..) => {}
-            Event::Start(node) => {
-                if self.options.mode == Mode::Beyond && self.machines[0].starts > 3 {
-                    let machine = &mut self.machines[0];
-                    machine.disk.damage(&mut machine.draw);
-                    self.trace.note("damage", self.now, self.machines[0].starts, 0);
-                }
-                return self.start(node);
-            }
+            Event::Start(node) if self.machines[usize::from(node)].is_gone => {}
+            Event::Start(node) => return self.start(node),
+            Event::Operate => self.operate()?,
+            Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
             Event::LinkTold { pair, side, up } => self.link_told(pair, side, up)?,
             Event::PeerArrived { from, to, generation, bytes, message } => {
@@ -488,7 +518,7 @@ impl World {
     fn started_log(&mut self, node: u16) -> Result<Begun, Failure> {
         loop {
             let machine = &mut self.machines[usize::from(node)];
-            let may_refuse = self.options.mode == Mode::Beyond || machine.is_damaged;
+            let is_suspect = machine.is_suspect && self.sizes.nodes > 1;
             let scene = &mut StartScene {
                 disk: &machine.disk,
                 sizes: &self.sizes,
@@ -501,18 +531,33 @@ impl World {
                 Ok(started) => return Ok(Begun::Started(Box::new(started))),
                 Err(StartError::MemoryFull) => self.budget_raise(),
                 Err(StartError::Failure(failure)) => return Err(failure),
-                Err(StartError::Refused(why)) if may_refuse => return Ok(Begun::Refused(why)),
-                Err(StartError::Damaged(damaged)) if may_refuse => {
+                Err(StartError::Damaged(damaged)) if is_suspect => {
                     return Ok(Begun::Damaged(damaged));
                 }
-                Err(StartError::Refused(why)) => {
-                    return Err(Failure::new(format!("the start was refused: {why}")));
-                }
                 Err(StartError::Damaged(why)) => {
-                    return Err(Failure::new(format!("the start was refused: {why}")));
+                    self.refused(node, &why.to_string())?;
+                    return Ok(Begun::Refused);
+                }
+                Err(StartError::Refused(why)) => {
+                    self.refused(node, &why)?;
+                    return Ok(Begun::Refused);
                 }
             }
         }
+    }
+
+    /// A node refuses to go on. It may if something happened to its disk; then it is lost.
+    fn refused(&mut self, node: u16, why: &str) -> Result<(), Failure> {
+        if !self.machines[usize::from(node)].is_suspect {
+            return Err(Failure::new(format!("node {} refuses to go on: {why}", node + 1)));
+        }
+        self.oracle.counts.refused_starts += 1;
+        self.trace.note("refused", self.now, node.into(), 0);
+        self.exposure.refusals.push(why.to_owned());
+        let mut draw = self.machines[usize::from(node)].draw.fork();
+        self.lost(node, &mut draw);
+        self.operator_call();
+        Ok(())
     }
 
     fn budget_raise(&mut self) {
@@ -524,7 +569,7 @@ impl World {
     fn start(&mut self, node: u16) -> Result<bool, Failure> {
         let started = match self.started_log(node)? {
             Begun::Started(started) => *started,
-            Begun::Refused(why) => return Ok(self.retire(node, why)),
+            Begun::Refused => return Ok(self.sizes.nodes == 1),
             Begun::Damaged(damaged) => return self.repair_begin(node, *damaged),
         };
         let log = &started.log;
@@ -557,7 +602,7 @@ impl World {
             machine.disk.superblock_round(round, None);
         }
         self.oracle.started(node, &started.log.recovered.entries);
-        machine.node = Some(Node::new(started, &self.sizes));
+        machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
         machine.turns.clear();
         machine.log_tick_at = None;
         machine.operator_called = false;
@@ -584,12 +629,9 @@ impl World {
             draw: &mut machine.draw,
             actions: &mut actions,
         };
-        if let Err(failure) = step(node, &mut scene) {
-            // Whoever has lost what it acknowledged stops when the leader says so.
-            let stopped = node.stopped().filter(|_| machine.is_damaged);
-            let Some(why) = stopped.map(str::to_owned) else { return Err(failure) };
-            self.retire(number, why);
-            return Ok(());
+        step(node, &mut scene)?;
+        if let Some(failure) = node.failure() {
+            return self.refused(number, &failure.to_string());
         }
         let (deadline, failed, diverged) =
             (node.log_deadline(), node.failed(), node.diverged_take());
@@ -833,7 +875,22 @@ impl World {
         let working = self.has_faults();
         let world = (&self.sizes, &self.tables);
         let worker = &mut self.workers[at];
-        let outcome = worker.step(self.now, input, working, world, &mut self.workers_draws[at])?;
+        worker.lsn_known = self.oracle.history.last().0;
+        let outcome =
+            match worker.step(self.now, input, working, world, &mut self.workers_draws[at]) {
+                Ok(outcome) => outcome,
+                Err(failure) => {
+                    let number = worker.connection;
+                    let connection =
+                        number.and_then(|number| self.network.connections.get(&number));
+                    let node = connection.map_or(0, |connection| connection.node + 1);
+                    let rest = self.unrest();
+                    return Err(Failure::new(format!(
+                        "{failure}; connected to node {node}; {rest}"
+                    )));
+                }
+            };
+        let worker = &mut self.workers[at];
         let session = worker.session();
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;
@@ -863,12 +920,30 @@ impl World {
         let shard = (self.sessions % usize::from(self.sizes.shards)) as u16;
         self.sessions += 1;
         self.worker_add(shard, session);
+        if self.readers < self.sizes.readers {
+            self.readers += 1;
+            self.reader_add();
+        }
+    }
+
+    fn reader_add(&mut self) {
+        let at = self.workers.len();
+        let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
+        let node = draw.below(self.sizes.nodes.into()) as u16;
+        let place = (node, draw.below(self.sizes.shards.into()) as u16);
+        let worker = Worker::reader(at, place, &self.sizes, &self.tables, &mut draw);
+        self.worker_begin(worker, draw);
     }
 
     fn worker_add(&mut self, shard: u16, session: u64) {
         let at = self.workers.len();
         let mut draw = Draw::stream(self.options.chance(), &format!("worker {at}"));
-        let mut worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
+        let worker = Worker::new(at, shard, session, &self.sizes, &self.tables, &mut draw);
+        self.worker_begin(worker, draw);
+    }
+
+    fn worker_begin(&mut self, mut worker: Worker, draw: Draw) {
+        let at = self.workers.len();
         let wishes = worker.start(self.now);
         self.workers.push(worker);
         self.workers_draws.push(draw);

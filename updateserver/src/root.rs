@@ -183,7 +183,9 @@ impl Root {
             SystemCommand::TableCreate { table, definition } => {
                 let entry = RootTable { definition: definition.clone(), dropping: false };
                 self.tables.insert(TableId(*table), entry);
-                self.table_next = self.table_next.max(u32::from(*table) + 1);
+                if !spillway_runtime::planted!(TableIdReused) {
+                    self.table_next = self.table_next.max(u32::from(*table) + 1);
+                }
             }
             SystemCommand::TableDrop { table } => {
                 self.tables.remove(&TableId(*table));
@@ -326,7 +328,8 @@ impl Root {
             let text = "this node does not lead: ask the leader".to_owned();
             return Err((RefusalCode::NotLeader, text));
         }
-        if self.pending.len() >= PENDING_MAX {
+        let busy = origin.is_some() && spillway_runtime::fault_point!(RootBusy);
+        if self.pending.len() >= PENDING_MAX || busy {
             let text = "too many commands of the root service are waiting: try again".to_owned();
             return Err((RefusalCode::LimitReached, text));
         }
@@ -363,12 +366,18 @@ impl Root {
             let text = format!("{SESSIONS_MAX} sessions are open: close some, or wait for expiry");
             return Err((RefusalCode::LimitReached, text));
         }
+        if spillway_runtime::fault_point!(SessionSlotReused) {
+            self.slot_next = 0;
+        }
         while self.live[self.slot_next] {
             self.slot_next = (self.slot_next + 1) % SLOTS;
         }
         let slot = self.slot_next;
         self.slot_next = (slot + 1) % SLOTS;
-        let generation = u64::from(self.generations[slot]) + 1;
+        let mut generation = u64::from(self.generations[slot]) + 1;
+        if generation > 1 && spillway_runtime::planted!(SessionIdReused) {
+            generation -= 1;
+        }
         let session = SessionId(generation * SLOTS as u64 + slot as u64);
         self.occupy(session);
         let command = SystemCommand::SessionOpen { session: session.0, client_name };

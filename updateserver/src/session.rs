@@ -254,7 +254,8 @@ impl Session {
         self.entries.drain(..gone);
         self.floor = number;
         if !self.results.is_empty() {
-            self.results = self.results.split_off(&number);
+            let read = number + u64::from(spillway_runtime::planted!(ResultsForgottenEarly));
+            self.results = self.results.split_off(&read);
             let bytes: usize = self.results.values().map(|kept| kept.len()).sum();
             self.results_bytes = bytes + self.results.len() * RESULT_OVERHEAD_BYTES;
         }
@@ -365,7 +366,9 @@ impl SessionTable {
     pub fn acknowledge_below(&mut self, session: SessionId, number: u64, floor: Stamp) {
         self.change(session, |held| {
             let number = held.acknowledgeable(number, floor);
-            held.acknowledge_below(number);
+            held.acknowledge_below(
+                number + u64::from(spillway_runtime::planted!(OutcomeEvictedEarly)),
+            );
         });
     }
 

@@ -474,7 +474,11 @@ impl ClientCore {
         let target = self.course.target();
         let known = self.course.book().shard_address(target, self.options.shard);
         let (address, purpose) = match known {
-            Some(address) if !self.probe_wanted => (address, Purpose::Serve),
+            Some(address)
+                if !self.probe_wanted && !spillway_runtime::fault_point!(ClientProbesFirst) =>
+            {
+                (address, Purpose::Serve)
+            }
             _ => (target.to_owned(), Purpose::Probe),
         };
         let deadline = now.saturating_add(self.connect_timeout_nanos());
@@ -518,7 +522,9 @@ impl ClientCore {
         self.window.connection_lost(self.present.take().filter(|_| is_loss));
         self.is_confirmed = false;
         self.behinds = 0;
-        let until = now.saturating_add(self.course.depart(now, departure));
+        let wait = self.course.depart(now, departure);
+        let at_once = spillway_runtime::fault_point!(ClientRetriesAtOnce);
+        let until = now.saturating_add(if at_once { 1 } else { wait });
         let is_patient = if self.was_ready {
             self.options.reconnect
         } else {
@@ -984,7 +990,11 @@ impl ClientCore {
             State::Ready => {
                 let timeout = self.options.request_timeout_nanos;
                 let oldest = self.window.oldest_awaiting();
-                if oldest.is_some_and(|entry| entry.sent_at.saturating_add(timeout) <= now) {
+                let is_late = oldest.is_some_and(|entry| {
+                    entry.sent_at.saturating_add(timeout) <= now
+                        || spillway_runtime::fault_point!(ClientTimesOut)
+                });
+                if is_late {
                     self.timed_out(now, timeout, effects);
                     return;
                 }

@@ -98,7 +98,12 @@ impl Course {
         self.departures += 1;
         self.avoided.retain(|(_, until)| *until > now);
         let wait_min = match departure {
-            Departure::Lost => 0,
+            Departure::Lost => {
+                if spillway_runtime::fault_point!(ClientTurnsElsewhere) {
+                    self.next();
+                }
+                0
+            }
             Departure::Unreachable => {
                 let target = self.target.clone();
                 // The node may have come back with other ports.

@@ -98,6 +98,9 @@ impl Window {
 
     /// All numbers below this one have ended, and none of them is parked.
     pub fn acknowledged_below(&self) -> u64 {
+        if spillway_runtime::planted!(ClientAcknowledgesUnread) {
+            return self.next_number();
+        }
         let parked = self.parked.values().map(|parked| parked.first_number).min();
         parked.map_or_else(|| self.ended_below(), |parked| parked.min(self.ended_below()))
     }
@@ -224,7 +227,7 @@ impl Window {
     pub fn connection_lost(&mut self, leader: Option<LeaderTerm>) {
         for entry in &mut self.entries {
             if entry.awaiting {
-                entry.is_doubtful = true;
+                entry.is_doubtful = !spillway_runtime::planted!(ClientForgetsDoubt);
                 if let Some(leader) = leader.filter(|leader| !entry.leaders_lost.contains(leader)) {
                     entry.leaders_lost.push(leader);
                 }

@@ -10,8 +10,8 @@ use spillway_updateserver::log::{
     Superblock, sections_bytes,
 };
 use spillway_updateserver::quorum::{
-    Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaInput,
-    ReplicaOptions, ReplicaStart, Role, RoleChange, Room,
+    Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaFailure,
+    ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange, Room,
 };
 use spillway_updateserver::shard::{LogItem, ORIGIN_ROOT};
 
@@ -24,6 +24,9 @@ use crate::start::RecoveredLog;
 
 /// Entries that may wait for one shard of a follower.
 const APPLY_ENTRIES_MAX: usize = 8;
+
+/// Time between two rounds by which a leader proves how fresh it is.
+const PROOF_NANOS: u64 = 50_000_000;
 
 /// A write that has ended.
 #[derive(Debug)]
@@ -49,7 +52,19 @@ pub struct LogSeat {
     inbox: BTreeMap<NodeId, VecDeque<PeerEvent>>,
     /// Bytes on their way to each node, and what of it the replica was told.
     outgoing: BTreeMap<NodeId, (usize, usize)>,
-    commands: VecDeque<ReplicaCommand>,
+    pub(super) commands: VecDeque<ReplicaCommand>,
+    /// The members as the quorum last told them, and those that are none any more.
+    members: Vec<NodeId>,
+    pub(super) gone: Vec<NodeId>,
+    /// What a message of the leader said: its committed end, and its time.
+    fresh_next: Option<(Lsn, WallMicros)>,
+    /// As a leader: the newest time at which surely nobody else led, and the round that will
+    /// prove the next one.
+    proof: WallMicros,
+    proof_next: Option<(u64, WallMicros)>,
+    proof_at: u64,
+    /// Why the replica must not go on.
+    pub(super) failure: Option<ReplicaFailure>,
     batches: u64,
     margin_bytes: u64,
     /// Sections that were appended and not yet seen in an entry, with their items' tickets.
@@ -60,8 +75,6 @@ pub struct LogSeat {
     pub(super) deadline: Option<u64>,
     /// Whether the device has failed.
     pub(super) failed: bool,
-    /// Why the replica cannot go on, if it cannot.
-    pub(super) stopped: Option<String>,
 }
 
 fn margin_bytes(geometry: &Geometry, queue_items: usize) -> u64 {
@@ -112,7 +125,6 @@ impl LogSeat {
             config_entries: log.config_entries,
         };
         let published = Published { lsn: applied.0, ..Published::default() };
-        let peers = (1..=sizes.nodes).map(NodeId).filter(|node| *node != superblock.node);
         Self {
             replica: Replica::new(replica_options(&superblock, sizes), start),
             cluster: superblock.cluster,
@@ -125,15 +137,21 @@ impl LogSeat {
             completions: VecDeque::new(),
             shards_seen: ShardWord::default(),
             inbox: BTreeMap::new(),
-            outgoing: peers.map(|node| (node, (0, 0))).collect(),
+            outgoing: BTreeMap::new(),
             commands: VecDeque::from([ReplicaCommand::Drained(Vec::new())]),
+            members: Vec::new(),
+            gone: Vec::new(),
+            fresh_next: None,
+            proof: WallMicros(0),
+            proof_next: None,
+            proof_at: 0,
+            failure: None,
             batches: 0,
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
             appended: VecDeque::new(),
             issued: (0, 0),
             deadline: Some(0),
             failed: false,
-            stopped: None,
         }
     }
 }
@@ -168,9 +186,7 @@ impl Node {
 
     /// How much is on its way to another node.
     pub fn outgoing_set(&mut self, to: NodeId, bytes: usize) {
-        if let Some((_, now)) = self.log.outgoing.get_mut(&to) {
-            *now = bytes;
-        }
+        self.log.outgoing.entry(to).or_default().0 = bytes;
     }
 
     /// A write ended; the log takes its turn.
@@ -221,6 +237,7 @@ impl Node {
         self.outgoing_tell(scene)?;
         self.reap(scene)?;
         self.shards_turn(scene)?;
+        self.proof_turn(scene)?;
         while let Some(command) = self.log.commands.pop_front() {
             self.step(ReplicaInput::Command(command), scene)?;
         }
@@ -276,6 +293,11 @@ impl Node {
                             .map(|slot| EntryFrame::verify(&geometry, cluster, slot))
                             .transpose()
                             .map_err(|fault| Failure::new(format!("an entry sent: {fault}")))?;
+                        let log = &mut self.log;
+                        let follows = !log.published.leading && log.published.leader == from.0;
+                        if follows && log.fresh_next.is_none() {
+                            log.fresh_next = Some((header.committed, header.time));
+                        }
                         self.step(ReplicaInput::Peer { from, header, frame }, scene)?;
                     }
                 }
@@ -343,8 +365,31 @@ impl Node {
         if word.applied != seen.applied {
             self.step(ReplicaInput::Applied(Lsn(word.applied)), scene)?;
         }
+        self.log.fresh_turn(Lsn(word.applied));
         if word.round_wanted > seen.round_wanted {
             self.step(ReplicaInput::RoundWanted(word.round_wanted), scene)?;
+        }
+        Ok(())
+    }
+
+    /// A leader asks for a round of its own now and then, to say how fresh it is.
+    fn proof_turn(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        let log = &mut self.log;
+        if !log.published.leading || self.alone {
+            return Ok(());
+        }
+        if let Some((round, began)) = log.proof_next
+            && round <= log.published.round_confirmed
+        {
+            log.proof = log.proof.max(began);
+            log.published.fresh_micros = log.proof.0;
+            log.proof_next = None;
+        }
+        if log.proof_next.is_none() && scene.now >= log.proof_at {
+            log.proof_at = scene.now + PROOF_NANOS;
+            let round = log.published.round_started + 1;
+            log.proof_next = Some((round, scene.wall));
+            self.step(ReplicaInput::RoundWanted(round), scene)?;
         }
         Ok(())
     }
@@ -431,9 +476,9 @@ impl Node {
         if effects.role.is_some() || effects.round.is_some() {
             self.publish(scene);
         }
-        let committed = Lsn(self.log.published.lsn);
+        let (committed, time) = (Lsn(self.log.published.lsn), self.log.proof);
         for PeerSend { to, header, body } in effects.sends.drain(..) {
-            let header = PeerHeader { committed, ..header };
+            let header = PeerHeader { committed, time, ..header };
             scene.actions.sends.push((to, PeerMessage { header: header.encode(), body }));
         }
         scene.actions.resets.append(&mut effects.resets);
@@ -459,9 +504,15 @@ impl Node {
             self.log.published.failed = true;
             self.log.failed = true;
         }
+        if let Some(members) = effects.members.take() {
+            let log = &mut self.log;
+            if log.published.leading {
+                log.gone.extend(log.members.iter().filter(|node| !members.contains(node)));
+            }
+            log.members = members;
+        }
         if let Some(failure) = effects.failed.take() {
-            self.log.stopped = Some(failure.to_string());
-            return Err(Failure::new(format!("node {}: {failure}", self.number + 1)));
+            self.log.failure = Some(failure);
         }
         self.log.deadline = effects.next_deadline_nanos;
         Ok(())
@@ -495,9 +546,13 @@ impl Node {
         let published = &mut self.log.published;
         assert!(change.number > published.role_number, "role changes are numbered upwards");
         published.role_number = change.number;
+        published.fresh_micros = 0;
         published.barrier_ticket = change.barrier.ticket;
         published.barrier_lsn = change.barrier.lsn.0;
         self.log.appended.clear();
+        self.log.fresh_next = None;
+        self.log.proof = WallMicros(0);
+        self.log.proof_next = None;
         match change.role {
             Role::Lead { epoch } => {
                 published.leading = true;
@@ -558,6 +613,15 @@ impl Node {
 }
 
 impl LogSeat {
+    /// Once everything is applied that the leader knew to be committed when it sent a message,
+    /// this node is as fresh as that message.
+    fn fresh_turn(&mut self, applied: Lsn) {
+        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
+            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
+            self.fresh_next = None;
+        }
+    }
+
     /// An entry is seen for the first time: one of this node's own holds what was appended.
     fn proposed(&mut self, entry: &Entry) -> Result<(), Failure> {
         if !entry.has_sections() || !self.published.leading {

@@ -1,13 +1,12 @@
 //! What the shell of a shard does.
 
-use std::sync::Arc;
-
 use spillway_net::frame::{Assembled, FrameAssembler, FrameKind, HEADER_BYTES};
 use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 use spillway_net::limits::FRAME_PAYLOAD_BYTES_MAX;
 use spillway_net::message::{ClusterReport, HELLO_BYTES_MAX};
+use spillway_updateserver::quorum::ReplicaCommand;
 use spillway_updateserver::redo::PARTITION_SYSTEM;
-use spillway_updateserver::root::RootInput;
+use spillway_updateserver::root::{Replacement, RootInput};
 use spillway_updateserver::shard::{
     InboundFrame, LogState, ORIGIN_ROOT, Released, RootOrigin, ShardInput, system_commands,
 };
@@ -150,10 +149,11 @@ impl Node {
         if scene.bug == Some(Bug::RoundNotAwaited) {
             published.round_confirmed = published.round_started + 1;
         }
+        let addresses = self.addresses();
         let seat = &mut self.seats[usize::from(shard)];
-        if !seat.members_told {
-            seat.members_told = true;
-            let input = ShardInput::Members(Arc::clone(&self.members));
+        if seat.members_told != self.known_version {
+            seat.members_told = self.known_version;
+            let input = ShardInput::Members(addresses);
             seat.shard.step(scene.now, input, &mut seat.effects);
         }
         if published == seat.seen && seat.inbound.is_empty() {
@@ -166,7 +166,13 @@ impl Node {
         } else if seat.leading {
             seat.committed_to(published.ticket);
         }
+        let root_before = self.root_told;
         self.log_told(shard, self.state_of(published, scene), scene);
+        if shard == 0 && self.seats[0].leading && self.root_told > root_before {
+            // The root service changes one member at a time.
+            self.members_propose(scene);
+            self.members_publish(scene);
+        }
         self.apply(shard, scene)?;
         if failed {
             scene.oracle.log_failed((self.number, shard));
@@ -180,12 +186,12 @@ impl Node {
             full: published.full,
             failed: published.failed,
             limited: published.limited,
-            drained: false,
+            drained: published.drained,
             round_next: if self.alone { 0 } else { published.round_started + 1 },
             round_confirmed: published.round_confirmed,
             leader: NodeId(published.leader),
             epoch: Epoch(published.epoch),
-            fresh: WallMicros(0),
+            fresh: WallMicros(published.fresh_micros),
             wall: scene.wall,
         }
     }
@@ -195,6 +201,7 @@ impl Node {
         let input = ShardInput::Log { stamp: seat.committed, state };
         seat.shard.step(scene.now, input, &mut seat.effects);
         if seat.leading && shard == 0 {
+            self.root_told = seat.committed_root;
             let input = RootInput::Committed { stamp: seat.committed_root };
             self.root.step(scene.now, input, &mut self.root_effects);
         }
@@ -238,6 +245,7 @@ impl Node {
             seat.leading = true;
             if shard == 0 {
                 self.root.step(scene.now, RootInput::Lead { epoch }, &mut self.root_effects);
+                self.members_propose(scene);
             }
         }
         self.seats[at].role_acted = published.role_number;
@@ -298,6 +306,11 @@ impl Node {
                 seat.shard.step(scene.now, ShardInput::Root(order), &mut seat.effects);
             }
         }
+        self.apply(shard, scene)
+    }
+
+    /// See [`Self::apply`].
+    pub(super) fn apply_seat(&mut self, shard: u16, scene: &mut Scene<'_>) -> Result<(), Failure> {
         self.apply(shard, scene)
     }
 
@@ -365,6 +378,10 @@ impl Node {
         seat.backlog.extend(seat.effects.items.drain(..));
         seat.backlog.extend(effects.items.drain(..));
         send(&effects.answers, scene);
+        for Replacement { old, new, .. } in effects.replacements.drain(..) {
+            self.log.commands.push_back(ReplicaCommand::MemberReplace { old, new });
+            scene.actions.turns.insert(Seat::Log);
+        }
         effects.clear();
         self.root_effects = effects;
         ordered
@@ -387,6 +404,8 @@ impl Node {
 
     /// The root service's tick.
     pub fn tick(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        self.members_publish(scene);
+        self.gone_propose(scene);
         let seat = &self.seats[0];
         let log_takes = seat.leading && !seat.seen.full && !seat.seen.failed;
         self.root.step(scene.now, RootInput::Tick { log_takes }, &mut self.root_effects);

@@ -8,8 +8,8 @@ use crate::disk::{EIO, ENOSPC};
 use crate::draw::Draw;
 use crate::links::{Pair, pair_of};
 use crate::network::Side;
-use crate::node::Seat;
-use crate::options::SECOND;
+use crate::node::{Node, Seat};
+use crate::options::{Options, SECOND};
 use crate::plan::{Fault, FaultKind};
 
 const MILLI: u64 = 1_000_000;
@@ -26,7 +26,8 @@ impl World {
     pub(super) fn strike(&mut self, fault: &Fault) -> Result<(), Failure> {
         self.trace.note("fault", self.now, fault.ordinal, fault.kind as u64);
         let mut draw = fault.draw();
-        let node = draw.below(self.sizes.nodes.into()) as u16;
+        let slot = draw.below(self.sizes.nodes.into()) as usize;
+        let node = self.slots[slot];
         let struck = match fault.kind {
             FaultKind::PowerLoss
             | FaultKind::PowerLossAll
@@ -51,6 +52,28 @@ impl World {
             | FaultKind::ConnectionClog
             | FaultKind::ConnectionDribble
             | FaultKind::ClientGone => self.strike_clients(fault.kind, &mut draw),
+            FaultKind::Drain => {
+                self.drain(node, true);
+                self.after(draw.nanos(200 * MILLI), Event::Undrain(node));
+                true
+            }
+            FaultKind::Replace => self.replace(slot, false, &mut draw),
+            FaultKind::DiskLost => {
+                let slot = self.victim(&mut draw);
+                self.replace(slot, true, &mut draw)
+            }
+            FaultKind::WritesLost => {
+                let slot = self.victim(&mut draw);
+                self.writes_lost(self.slots[slot], &mut draw)
+            }
+            FaultKind::BitFlip
+            | FaultKind::ReadError
+            | FaultKind::BlockStale
+            | FaultKind::BlockMisdirected
+            | FaultKind::SectorTorn => {
+                let slot = self.victim(&mut draw);
+                self.damage(fault.kind, self.slots[slot], &mut draw)
+            }
         };
         if struck {
             self.oracle.counts.faults.note(fault.kind);
@@ -64,8 +87,7 @@ impl World {
         match kind {
             FaultKind::PowerLoss => return Ok(self.power_loss_of(&[node], &mut draw)),
             FaultKind::PowerLossAll => {
-                let all: Vec<u16> = (0..self.sizes.nodes).collect();
-                return Ok(self.power_loss_of(&all, &mut draw));
+                return Ok(self.power_loss_of(&self.slots.clone(), &mut draw));
             }
             FaultKind::PowerLossInStart => {
                 let round = draw.below(2) as usize;
@@ -126,7 +148,7 @@ impl World {
         let now = self.now;
         let link = self.links.get_mut(pair);
         match kind {
-            FaultKind::Cut => self.cut(draw),
+            FaultKind::Cut => self.cut(node, other, draw),
             FaultKind::MessageLost => {
                 link.lose_next[side] += 1;
                 return false;
@@ -205,6 +227,7 @@ impl World {
             (link.lose_next, link.twice_next, link.cut_until) = ([0; 2], [0; 2], [0; 2]);
             link.slow_until = 0;
         }
+        self.undrain_all();
         let mut ended = false;
         for node in 0..self.machines.len() as u16 {
             ended |= self.resume(node)?;
@@ -328,21 +351,14 @@ impl World {
 
     /// Two halves see of each other only this node.
     fn bridge(&mut self, middle: u16, draw: &mut Draw) {
-        let halves: Vec<bool> = (0..self.sizes.nodes).map(|_| draw.once_in(2)).collect();
-        // With three nodes, and else now and then: the two others.
-        let one = self.other(middle, draw);
+        let others: Vec<u16> = self.slots.iter().copied().filter(|node| *node != middle).collect();
+        // One side has one node at least, the other one too.
+        let cut = draw.range(1, others.len() as u64) as usize;
         let until = self.now + draw_of(draw, &[100 * MILLI, 400 * MILLI]);
         let noticed = draw.once_in(2);
-        let half_of = |node: u16| match self.sizes.nodes {
-            3 => node == one,
-            _ => halves[usize::from(node)],
-        };
-        let apart: Vec<Pair> = self
-            .links
-            .pairs()
-            .into_iter()
-            .filter(|(a, b)| *a != middle && *b != middle && half_of(*a) != half_of(*b))
-            .collect();
+        let (left, right) = others.split_at(cut);
+        let apart = left.iter().flat_map(|a| right.iter().map(|b| pair_of(*a, *b).0));
+        let apart: Vec<Pair> = apart.collect();
         for pair in apart {
             self.links.get_mut(pair).cut_until = [until.min(self.options.faults_nanos); 2];
             if noticed || until > self.now + SILENCE_NANOS_MAX {
@@ -395,11 +411,90 @@ impl World {
         struck
     }
 
-    /// Another node.
+    /// Another member.
     fn other(&self, node: u16, draw: &mut Draw) -> u16 {
-        let step = draw.range(1, self.sizes.nodes.into()) as u16;
-        (node + step) % self.sizes.nodes
+        let others = self.slots.iter().copied().filter(|other| *other != node);
+        draw.pick(&others.collect::<Vec<_>>())
     }
+
+    /// A member that may lose what is durable.
+    fn victim(&self, draw: &mut Draw) -> usize {
+        let slots = 0..usize::from(self.sizes.nodes);
+        let victims: Vec<usize> = slots.filter(|slot| is_victim(&self.options, *slot)).collect();
+        draw.pick(&victims)
+    }
+
+    /// A node loses power, and its disk what it had acknowledged last. Only a leader that stays
+    /// can see that: nothing happens unless there is one, and everybody else is well.
+    fn writes_lost(&mut self, node: u16, draw: &mut Draw) -> bool {
+        if !self.is_calm(node) {
+            return false;
+        }
+        let machine = &mut self.machines[usize::from(node)];
+        machine.is_suspect = true;
+        let count = draw.range(1, 5) as usize;
+        self.power_loss(node, draw);
+        let lost = self.machines[usize::from(node)].disk.writes_lose(count);
+        self.after(draw.range(MILLI, 50 * MILLI), Event::Start(node));
+        lost > 0
+    }
+
+    /// Whether everybody is well, and somebody else than this node leads.
+    fn is_calm(&self, node: u16) -> bool {
+        let is_well = |at: &u16| {
+            let machine = &self.machines[usize::from(*at)];
+            let is_up = machine.node.as_ref().is_some_and(|node| !node.failed());
+            let disk = machine.stalled_until.max(machine.disk_slow_until) <= self.now;
+            is_up && disk && machine.held.is_none() && machine.landings_next.is_empty()
+        };
+        let leads = |at: &u16| {
+            let other = self.machines[usize::from(*at)].node.as_ref();
+            *at != node && other.is_some_and(Node::leads)
+        };
+        !self.operator.is_replacing()
+            && self.link_clogs.is_empty()
+            && self.slots.iter().all(is_well)
+            && self.slots.iter().filter(|at| leads(at)).count() == 1
+            && self.links.are_well(&self.slots, self.now)
+    }
+
+    /// Something happens to the medium of a disk, mostly while the node has no power.
+    fn damage(&mut self, kind: FaultKind, node: u16, draw: &mut Draw) -> bool {
+        let machine = &mut self.machines[usize::from(node)];
+        if machine.is_gone || self.operator.is_replacing() {
+            return false;
+        }
+        let disk = &mut machine.disk;
+        let struck = match kind {
+            FaultKind::BitFlip => {
+                disk.flip(draw);
+                true
+            }
+            FaultKind::ReadError => {
+                disk.spoil(draw);
+                true
+            }
+            FaultKind::BlockStale => disk.block_stale(draw),
+            FaultKind::BlockMisdirected => disk.block_misdirect(draw),
+            _ => std::mem::replace(&mut disk.tear_bytes, 512) != 512,
+        };
+        if struck {
+            machine.is_suspect = true;
+            if machine.node.is_some() && !draw.once_in(4) {
+                self.restart_torn(node, draw);
+            }
+        }
+        struck
+    }
+}
+
+/// Whether the member in this slot may lose what is durable: the same few in the whole run, a
+/// minority; a lone node is what runs beyond its promise are about.
+pub(super) fn is_victim(options: &Options, slot: usize) -> bool {
+    let nodes = usize::from(options.nodes);
+    let first = Draw::stream(options.seed, "victims").below(nodes as u64) as usize;
+    let victims = if nodes == 1 { 1 } else { (nodes - 1) / 2 };
+    (slot + nodes - first) % nodes < victims
 }
 
 /// A time near one of these.

@@ -116,6 +116,10 @@ pub struct Exposure {
     pub repair_nanos_max: u64,
     /// Transactions that were acknowledged before the last flip.
     exposed: u64,
+    /// Nodes that were replaced because nobody had what they had lost.
+    pub(super) nobody_has: u64,
+    /// Why nodes must be replaced.
+    pub(super) refusals: Vec<String>,
     /// What was committed when the fault had struck.
     committed_then: u64,
     /// What was committed late in the load.
@@ -158,6 +162,8 @@ pub struct InjectionReport {
     pub repair_nanos_max: u64,
     /// Transactions that were acknowledged before the last flip.
     pub exposed: u64,
+    /// Of the nodes that must be replaced: those that looked for what nobody has.
+    pub nobody_has: u64,
     /// Why nodes must be replaced.
     pub retired: Vec<String>,
     /// Entries that were committed from one second after the fault to the end of the load.
@@ -202,7 +208,8 @@ impl World {
             repairs: [exposure.repairs_begun, exposure.repairs_ended],
             repair_nanos_max: exposure.repair_nanos_max,
             exposed: exposure.exposed,
-            retired: self.machines.iter().filter_map(|machine| machine.retired.clone()).collect(),
+            nobody_has: exposure.nobody_has,
+            retired: exposure.refusals.clone(),
             committed_after: exposure.committed_late.saturating_sub(exposure.committed_then),
         }
     }
@@ -249,7 +256,7 @@ impl World {
             Inject::Strike => self.inject_strike(&injection),
             Inject::Restart => {
                 let node = self.exposure.state.target;
-                if self.machines[usize::from(node)].retired.is_none() {
+                if !self.machines[usize::from(node)].is_gone {
                     self.down(node);
                     self.after(50 * MILLI, Event::Start(node));
                 }
@@ -338,23 +345,20 @@ impl World {
         self.after(nanos, Event::Inject(Inject::Flip(nanos)));
     }
 
-    /// As many nodes as may be damaged at a time are one: the next flip waits for its repair.
+    /// One node is damaged at a time: the next flip waits until it is repaired, or replaced.
     fn flip(&mut self, nanos: u64) {
-        let retired = self.machines.iter().filter(|machine| machine.retired.is_some()).count();
-        let minority = usize::from(self.sizes.nodes - 1) / 2;
-        if self.now + nanos > self.options.faults_end() || retired >= minority {
+        if self.now + nanos > self.options.faults_end() {
             return;
         }
         self.after(nanos, Event::Inject(Inject::Flip(nanos)));
-        let running =
-            |machine: &super::Machine| machine.retired.is_some() || machine.node.is_some();
-        if !self.machines.iter().all(running) || self.leader().is_none() {
+        let up = self.members();
+        let is_up = |node: &u16| self.machines[usize::from(*node)].node.is_some();
+        let complete = up.len() == usize::from(self.sizes.nodes) && up.iter().all(is_up);
+        if !complete || !self.operator.is_done() || self.leader().is_none() {
             return;
         }
         let geometry = self.sizes.geometry;
         let mut draw = Draw::stream(self.options.seed ^ self.exposure.struck, "flip");
-        let up = (0..self.sizes.nodes).filter(|n| self.machines[usize::from(*n)].node.is_some());
-        let up: Vec<u16> = up.collect();
         let target = draw.pick(&up);
         let frames = frames(&self.machines[usize::from(target)].disk, &geometry);
         let bytes: u64 = frames.iter().map(|frame| frame.bytes).sum();
@@ -380,7 +384,7 @@ impl World {
         let bit = 1 << draw.below(8);
         let byte = machine.disk.bytes(file)[offset as usize] ^ bit;
         machine.disk.change(file, offset, &[byte]);
-        machine.is_damaged = true;
+        machine.is_suspect = true;
         self.exposure.originals.push((target, file, block, before));
         self.exposure.struck += 1;
         let counts = &self.oracle.counts;
@@ -420,7 +424,7 @@ impl World {
                 let blocks = injection.place.blocks(&machine.disk, &geometry);
                 for (file, offset) in blocks {
                     let before = change(&mut machine.disk, file, offset, fault, &mut draw);
-                    machine.is_damaged = true;
+                    machine.is_suspect = true;
                     self.exposure.originals.push((node, file, offset, before));
                     self.exposure.struck += 1;
                 }

@@ -24,7 +24,7 @@ impl World {
         }
     }
 
-    fn link_retry(&mut self, pair: Pair) {
+    pub(super) fn link_retry(&mut self, pair: Pair) {
         let link = self.links.get_mut(pair);
         if !std::mem::replace(&mut link.is_tried, true) {
             let nanos = link.draw.nanos(TRY_NANOS);
@@ -34,8 +34,12 @@ impl World {
 
     /// Two nodes connect, if they can.
     pub(super) fn link_try(&mut self, pair: Pair) {
-        let up = |node: u16| self.machines[usize::from(node)].is_connectable();
-        let both_up = up(pair.0) && up(pair.1);
+        let machine = |node: u16| &self.machines[usize::from(node)];
+        if machine(pair.0).is_gone || machine(pair.1).is_gone {
+            return;
+        }
+        // The one with the lower number connects, where it knows the other one to be.
+        let both_up = machine(pair.1).is_connectable() && machine(pair.0).knows(pair.1);
         let now = self.now;
         let link = self.links.get_mut(pair);
         link.is_tried = false;
@@ -115,7 +119,7 @@ impl World {
 
     /// A node is gone, and its links with it.
     pub(super) fn links_down_of(&mut self, node: u16) {
-        for other in (0..self.sizes.nodes).filter(|other| *other != node) {
+        for other in (0..self.machines.len() as u16).filter(|other| *other != node) {
             let (pair, side) = pair_of(node, other);
             // What comes after it knows nothing of its links.
             self.links.get_mut(pair).told[side] = false;
@@ -188,17 +192,14 @@ impl World {
     }
 
     /// Something comes between nodes: in one direction or both, for one link or all of a node.
-    pub(super) fn cut(&mut self, draw: &mut Draw) {
-        let nodes = u64::from(self.sizes.nodes);
-        let node = draw.below(nodes) as u16;
-        let one = (node + 1 + draw.below(nodes - 1) as u16) % self.sizes.nodes;
+    pub(super) fn cut(&mut self, node: u16, one: u16, draw: &mut Draw) {
         let all = draw.once_in(2);
         let (out, into) = draw.pick(&[(true, false), (false, true), (true, true)]);
         let typical = draw.pick(&[50_000_000, 200_000_000, 600_000_000]);
         let until = (self.now + draw.nanos(typical)).min(self.options.faults_end());
         let noticed = draw.once_in(3) || until > self.now + SILENCE_NANOS_MAX;
-        for other in (0..self.sizes.nodes).filter(|other| *other != node && (all || *other == one))
-        {
+        let others = self.slots.clone().into_iter().filter(|other| *other != node);
+        for other in others.filter(|other| all || *other == one) {
             let (pair, side) = pair_of(node, other);
             let link = self.links.get_mut(pair);
             for (direction, cut) in [(side, out), (1 - side, into)] {

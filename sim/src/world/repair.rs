@@ -18,14 +18,20 @@ pub(super) struct Repairing {
     /// When the next tick is scheduled.
     tick_at: Option<u64>,
     began: u64,
+    /// Since when every other member says that it does not have what is looked for.
+    lacking_since: Option<u64>,
 }
+
+/// After so long the operator believes that nobody has what is looked for: it was never committed,
+/// and is gone. The node itself would wait for ever.
+const LACKING_NANOS: u64 = 5_000_000_000;
 
 /// How a start began.
 pub(super) enum Begun {
     /// The log is whole.
     Started(Box<Started>),
-    /// It cannot be used at all.
-    Refused(String),
+    /// The node refused, and is gone.
+    Refused,
     /// It is damaged; the peers may have what stood there.
     Damaged(Box<LogDamaged>),
 }
@@ -35,30 +41,26 @@ impl Machine {
     pub(super) fn is_connectable(&self) -> bool {
         self.node.is_some() || self.repair.is_some()
     }
+
+    /// Whether it is up and knows where another node is.
+    pub(super) fn knows(&self, other: u16) -> bool {
+        let repairs = self.repair.is_some() && self.configured.contains(&other);
+        self.node.as_ref().map_or(repairs, |node| node.knows(other))
+    }
 }
 
 impl World {
-    /// A node ends for good and says why. Returns whether that ends the run.
-    pub(super) fn retire(&mut self, node: u16, why: String) -> bool {
-        self.oracle.counts.refused_starts += 1;
-        self.trace.note("retired", self.now, node.into(), why.len() as u64);
-        let mut draw = self.machines[usize::from(node)].draw.fork();
-        self.power_loss(node, &mut draw);
-        self.machines[usize::from(node)].retired = Some(why);
-        self.sizes.nodes == 1
-    }
-
     /// A start met damage: the peers are asked. Returns whether that ends the run.
     pub(super) fn repair_begin(&mut self, node: u16, damaged: LogDamaged) -> Result<bool, Failure> {
-        if self.sizes.nodes == 1 {
-            return Ok(self.retire(node, damaged.to_string()));
-        }
+        assert!(self.sizes.nodes > 1, "a node alone has nobody to ask");
         let machine = &mut self.machines[usize::from(node)];
         let superblock = machine.disk.superblock().expect("it was read a moment ago");
         machine.starts += 1;
-        let core = LogRepair::new(&superblock, (1..=self.sizes.nodes).map(NodeId));
+        let core =
+            LogRepair::new(&superblock, machine.configured.iter().map(|node| NodeId(node + 1)));
         let began = self.now;
-        machine.repair = Some(Repairing { core, write: None, tick_at: None, began });
+        let (write, tick_at, lacking_since) = (None, None, None);
+        machine.repair = Some(Repairing { core, write, tick_at, began, lacking_since });
         self.trace.note("repair", self.now, node.into(), damaged.sequence);
         self.exposure.repairs_begun += 1;
         self.repair_step(node, RepairInput::Damaged(&damaged))
@@ -77,7 +79,8 @@ impl World {
             self.after_about(node, self.sizes.disk_nanos, Event::RepairLanded { node, start, id });
         }
         if let Some(failure) = out.failed {
-            return Ok(self.retire(node, failure.to_string()));
+            self.refused(node, &failure.to_string())?;
+            return Ok(false);
         }
         for (to, header) in out.sends {
             let message = PeerMessage { header: header.encode(), body: None };
@@ -107,6 +110,17 @@ impl World {
     /// Time has passed.
     pub(super) fn repair_tick(&mut self, node: u16, start: u64) -> Result<bool, Failure> {
         if !self.is_repairing(node, start) {
+            return Ok(false);
+        }
+        let mut others = self.members();
+        others.retain(|other| *other != node);
+        let Some(repair) = &mut self.machines[usize::from(node)].repair else { return Ok(false) };
+        let lacking = others.iter().all(|other| repair.core.is_lacking(NodeId(other + 1)));
+        let since = lacking.then(|| repair.lacking_since.unwrap_or(self.now));
+        repair.lacking_since = since;
+        if since.is_some_and(|since| self.now > since + LACKING_NANOS) {
+            self.exposure.nobody_has += 1;
+            self.refused(node, "nobody has the damaged entry any more")?;
             return Ok(false);
         }
         self.repair_step(node, RepairInput::Tick)
@@ -152,7 +166,10 @@ impl World {
             Err(StartError::Damaged(damaged)) => {
                 return self.repair_step(node, RepairInput::Damaged(&damaged));
             }
-            Err(StartError::Refused(why)) => return Ok(self.retire(node, why)),
+            Err(StartError::Refused(why)) => {
+                self.refused(node, &why)?;
+                return Ok(false);
+            }
             Err(other) => return Err(Failure::new(format!("a repaired log: {other:?}"))),
             Ok(()) => {}
         }

@@ -192,10 +192,11 @@ impl BatchAssembler {
     /// Whether a batch should be sealed now, with this many entries proposed and not durable here,
     /// after a completion or not.
     pub fn ripe(&self, in_flight: usize, in_flight_max: usize, completion: bool) -> bool {
-        if in_flight >= in_flight_max {
+        if in_flight >= in_flight_max || spillway_runtime::fault_point!(BatchKeptBack) {
             return false;
         }
-        let few = in_flight < self.in_flight_small_max;
+        let few = in_flight < self.in_flight_small_max
+            || spillway_runtime::fault_point!(BatchSealedEarly);
         self.closed.is_some()
             || self.open_batch().is_some_and(|open| {
                 completion || few || open.payload_bytes >= self.batch_bytes_wait

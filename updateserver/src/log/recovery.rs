@@ -451,7 +451,8 @@ impl LogScanner {
                     self.accept(&view, frame, sink)?;
                     at += frame.len();
                     self.read_need = block;
-                    self.read_limit = self.read_bytes;
+                    let short = spillway_runtime::fault_point!(ScanReadShort);
+                    self.read_limit = if short { block } else { self.read_bytes };
                     self.settle()?;
                 }
                 Examined::Incomplete(local) => {
@@ -825,7 +826,8 @@ impl LogScanner {
         } else {
             Verdict::Clean
         };
-        let vote = if sb.term == self.term { sb.vote } else { NodeId(0) };
+        let is_known = sb.term == self.term && !spillway_runtime::planted!(VoteForgotten);
+        let vote = if is_known { sb.vote } else { NodeId(0) };
         let tail_entries = self.entries.tail(self.commit_hint);
         let entries = std::mem::replace(&mut self.entries, EntryIndex::behind(&cursor.chain));
         Recovered {

@@ -325,7 +325,11 @@ pub fn superblock_choose(
     copies: &[Result<Superblock, SuperblockError>; SUPERBLOCK_COPIES],
 ) -> Result<SuperblockChosen, SuperblockError> {
     let valid = || copies.iter().filter_map(|copy| copy.as_ref().ok());
-    let Some(best) = valid().max_by_key(|copy| copy.sequence) else {
+    let mut best = valid().max_by_key(|copy| copy.sequence);
+    if spillway_runtime::planted!(SuperblockOldestChosen) {
+        best = valid().min_by_key(|copy| copy.sequence);
+    }
+    let Some(best) = best else {
         // A build that is too old says so instead of calling the file damaged; and what was not
         // read may be whole.
         let errors = || copies.iter().filter_map(|copy| copy.as_ref().err());

@@ -350,12 +350,14 @@ impl LogWriter {
     /// Issues entries in order as long as the rules allow it.
     fn pump(&mut self, now_nanos: u64, out: &mut LogEffects) {
         while let Some((_, frame)) = self.queue.front() {
-            let alone = frame.shared.kind == FrameKind::Config;
-            if (alone && !self.in_flight.is_empty()) || !self.can_issue(frame.frame_bytes() as u64)
-            {
+            let is_config = frame.shared.kind == FrameKind::Config;
+            let waits = is_config && !self.in_flight.is_empty();
+            if waits || !self.can_issue(frame.frame_bytes() as u64) {
                 return;
             }
-            let commit_hint = self.commit_hint();
+            // A change of members names the one before it as committed: never less is said there.
+            let is_old = !is_config && spillway_runtime::fault_point!(CommitHintOld);
+            let commit_hint = if is_old { Lsn(0) } else { self.commit_hint() };
             let (number, frame) = self.queue.pop_front().expect("seen above");
             self.issue(Some(number), frame, commit_hint, now_nanos, out);
         }
@@ -363,11 +365,20 @@ impl LogWriter {
 
     /// True when a frame of this size may be written now; enters the next segment for it.
     fn can_issue(&mut self, bytes: u64) -> bool {
-        if self.in_flight.len() >= self.options.in_flight_max || self.wipes_open > 0 {
+        let alone = spillway_runtime::fault_point!(WriteAlone);
+        let in_flight_max = if alone { 1 } else { self.options.in_flight_max };
+        let held = spillway_runtime::fault_point!(WriteHeld);
+        if self.in_flight.len() >= in_flight_max || self.wipes_open > 0 || held {
             return false;
         }
         let cursor = &mut self.position.cursor;
-        if cursor.offset + bytes <= u64::from(self.geometry.segment_bytes) {
+        let ring = &self.position.ring;
+        let may_leave = self.in_flight.is_empty()
+            && ring.next_ready()
+            && cursor.offset > self.geometry.data_offset()
+            && ring.free_count() * 4 > self.geometry.segments_count as usize * 3;
+        let leaves = may_leave && spillway_runtime::fault_point!(SegmentLeftEarly);
+        if cursor.offset + bytes <= u64::from(self.geometry.segment_bytes) && !leaves {
             return true;
         }
         if !self.in_flight.is_empty() || !self.position.ring.next_ready() {
@@ -382,6 +393,9 @@ impl LogWriter {
     /// What a frame issued now may say is committed: no entry that is not durable here in the form
     /// in which it was committed.
     fn commit_hint(&self) -> Lsn {
+        if spillway_runtime::planted!(CommitHintAhead) {
+            return self.committed.min(self.position.cursor.chain.lsn);
+        }
         let issued = self.in_flight.iter().filter_map(|frame| frame.entry.map(|(_, lsn)| lsn));
         let waiting = self.queue.iter().map(|(_, frame)| frame.shared.index);
         let pending = issued.chain(waiting).min().map_or(self.durable_lsn, |lsn| Lsn(lsn.0 - 1));
@@ -410,6 +424,9 @@ impl LogWriter {
             bytes: shared.frame_bytes,
         };
         cursor.offset += u64::from(shared.frame_bytes);
+        if spillway_runtime::planted!(FramePlaceOverlaps) {
+            cursor.offset -= u64::from(self.geometry.block_bytes);
+        }
         cursor.chain.sequence += 1;
         cursor.chain.local = checksum;
         let entry = number.map(|number| (number, shared.index));
@@ -431,6 +448,10 @@ impl LogWriter {
     fn local_header(&self, shared: &SharedHeader, commit_hint: Lsn) -> LocalHeader {
         let cursor = &self.position.cursor;
         assert!(commit_hint <= cursor.chain.lsn, "a commit hint names an entry before the frame");
+        let mut durable_sequence = self.durable_sequence;
+        if spillway_runtime::planted!(DurableClaimedEarly) {
+            durable_sequence = cursor.chain.sequence - 1;
+        }
         LocalHeader {
             cluster: self.options.cluster,
             node: self.options.node,
@@ -442,7 +463,7 @@ impl LogWriter {
             previous: cursor.chain.local,
             term: self.options.term,
             vote: self.options.vote,
-            durable_sequence: self.durable_sequence,
+            durable_sequence,
             commit_hint,
             frame_bytes: shared.frame_bytes,
             header_bytes: shared.sizes(&self.geometry).header_bytes as u32,
@@ -474,7 +495,9 @@ impl LogWriter {
             return;
         }
         frame.done = true;
-        while self.in_flight.front().is_some_and(|frame| frame.done) {
+        let counts =
+            |frame: &InFlight| frame.done || spillway_runtime::planted!(CompletionCountsForAll);
+        while self.in_flight.front().is_some_and(counts) {
             let frame = self.in_flight.pop_front().expect("checked above");
             self.durable_sequence += 1;
             if let Some((number, lsn)) = frame.entry {
@@ -540,14 +563,17 @@ impl LogWriter {
 
     /// Orders the zeros over the remains of dropped frames.
     fn issue_wipes(&mut self, out: &mut LogEffects) {
-        if self.wipes_issued {
+        if self.wipes_issued || spillway_runtime::planted!(RemainsNotWiped) {
             return;
         }
         self.wipes_issued = true;
         let file = RawFile::Segment(self.geometry.slot(self.position.cursor.ordinal));
         let mut offset = self.position.cursor.offset;
         while offset < self.position.dirty_end {
-            let bytes = (self.position.dirty_end - offset).min(WIPE_BYTES_MAX);
+            let block_bytes = u64::from(self.geometry.block_bytes);
+            let pieces = spillway_runtime::fault_point!(WipeInPieces);
+            let bytes_max = if pieces { 8 * block_bytes } else { WIPE_BYTES_MAX };
+            let bytes = (self.position.dirty_end - offset).min(bytes_max);
             let zeros = RawContent::Zeros(bytes as u32);
             self.raw_write(file, offset, zeros, RawPurpose::Wipe, out);
             self.wipes_open += 1;
@@ -598,8 +624,12 @@ impl LogWriter {
         }
         let idle_nanos = self.options.watermark_idle_nanos;
         let deadline = self.last_frame_nanos.saturating_add(idle_nanos);
-        if !self.shutting_down && now_nanos < deadline {
+        let now_at_once = spillway_runtime::fault_point!(WatermarkNow);
+        if !self.shutting_down && now_nanos < deadline && !now_at_once {
             return Some(deadline);
+        }
+        if !self.shutting_down && spillway_runtime::fault_point!(WatermarkLate) {
+            return Some(now_nanos.saturating_add(idle_nanos));
         }
         let bytes = FrameSizes::of(&self.geometry, 0, 0).frame_bytes;
         if !self.can_issue(bytes as u64) {

@@ -98,7 +98,9 @@ impl UndoLog {
         assert!(!self.off, "a log that keeps nothing cannot roll back");
         assert!(mark.0 <= self.entries.len(), "a mark behind the end of the log");
         while self.entries.len() > mark.0 {
-            let entry = self.entries.pop().expect("the log is longer than the mark");
+            let oldest_first = spillway_runtime::planted!(UndoOldestFirst);
+            let last = if oldest_first { mark.0 } else { self.entries.len() - 1 };
+            let entry = self.entries.remove(last);
             match entry {
                 UndoEntry::Created { slice, row, hash } => {
                     slices[slice.0 as usize].remove_row(arena, row, hash);

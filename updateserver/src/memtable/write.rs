@@ -78,7 +78,7 @@ fn overwrite(
     undo: &mut UndoLog,
 ) {
     let before = kind_patches(old.kind(), old.patches());
-    if write.value.len() <= old.capacity() {
+    if write.value.len() <= old.capacity() && !spillway_runtime::fault_point!(VersionReplaced) {
         let after = match (write.kind, old.kind()) {
             (VersionKind::Patch, VersionKind::Patch) => before,
             (kind, _) => kind_patches(kind, patches_with(kind, old.next())),
@@ -135,7 +135,7 @@ fn new_version(
 fn trim(arena: &mut Arena, row: RowRef, newest: VersionRef, floor: Stamp) {
     // SAFETY: the newest version is valid, and only the owner touches its counter.
     let pushes = usize::from(unsafe { (*newest.0.as_ptr()).pushes });
-    if pushes < row.trim_interval() {
+    if pushes < row.trim_interval() || spillway_runtime::fault_point!(VersionsKept) {
         return;
     }
     let mut kept = 1;

@@ -88,7 +88,7 @@ impl CatchUp {
         if let Some(at) = self.reads.iter().position(|read| read.lsn == lsn) {
             return (ReadPlan::Joined, self.reads.get_mut(at));
         }
-        if self.reads.len() >= self.reads_max {
+        if self.reads.len() >= self.reads_max || spillway_runtime::fault_point!(ReadBackDropped) {
             return (ReadPlan::Dropped, None);
         }
         self.reads.push(EntryRead { lsn, checksum, waiters: Vec::new(), fetchers: Vec::new() });

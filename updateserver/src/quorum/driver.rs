@@ -2,7 +2,7 @@
 
 use raft::StateRole;
 use raft::eraftpb::{Entry, EntryType, Message};
-use spillway_net::ids::{Epoch, Lsn, NodeId};
+use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
 use spillway_runtime::slot_ring::{Slot, SlotRing};
 
 use super::cache::CachedEntry;
@@ -41,12 +41,18 @@ impl Replica {
         self.raft.advance_append_async(ready);
         self.touched();
         self.send_now(number, messages, out);
-        self.held.push(Held {
-            number,
-            write: self.write_last,
-            superblock: self.keeper.needed(),
-            messages: persisted_messages,
-        });
+        let (mut write, mut superblock) = (self.write_last, self.keeper.needed());
+        let early = match self.leading() {
+            Some(_) => spillway_runtime::planted!(OwnAppendCountedEarly),
+            None => spillway_runtime::planted!(FollowerAcknowledgesEarly),
+        };
+        if early {
+            write = self.held.write();
+        }
+        if spillway_runtime::planted!(VoteNotAwaited) {
+            superblock = self.keeper.durable();
+        }
+        self.held.push(Held { number, write, superblock, messages: persisted_messages });
         self.apply_committed(&committed, out);
     }
 
@@ -57,7 +63,12 @@ impl Replica {
             return;
         }
         let last = self.log_end();
-        self.clock = crate::log::BatchClock::new(last.timestamp);
+        let carried = if spillway_runtime::planted!(ClockNotCarriedOver) {
+            WallMicros(0)
+        } else {
+            last.timestamp
+        };
+        self.clock = crate::log::BatchClock::new(carried);
         self.peers.lead();
         self.handover.end();
         self.config_proposed = None;
@@ -201,7 +212,7 @@ impl Replica {
     /// Hands a message to the connection, with the entry in the memory in which it is written.
     pub(super) fn send(&mut self, message: Message, out: &mut ReplicaEffects) {
         let to = node_of(message.to);
-        if !self.peers.is_connected(to) {
+        if !self.peers.is_connected(to) || spillway_runtime::fault_point!(PeerMessageLost) {
             return;
         }
         let body = match message.entries.first() {

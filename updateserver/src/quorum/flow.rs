@@ -62,7 +62,7 @@ impl Peer {
             return false;
         }
         self.ticks += 1;
-        if self.ticks < ticks_max {
+        if self.ticks < ticks_max && !spillway_runtime::fault_point!(FlightTakenForLost) {
             return false;
         }
         self.flight_clear();
@@ -123,7 +123,7 @@ impl Peer {
     /// Whether the window must change for this budget.
     pub fn window_change(&mut self, bytes_max: u64) -> Option<WindowChange> {
         let used = self.flight_bytes.max(self.outgoing_bytes as u64);
-        if !self.paused && used >= bytes_max {
+        if !self.paused && (used >= bytes_max || spillway_runtime::fault_point!(PeerWindowClosed)) {
             self.paused = true;
             return Some(WindowChange::Close);
         }

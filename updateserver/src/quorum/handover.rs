@@ -75,7 +75,8 @@ impl Replica {
             self.membership_turn();
         }
         if let Some((term, round)) = self.rounds.open()
-            && self.ticks.is_multiple_of(self.options.heartbeat_ticks as u64)
+            && (self.ticks.is_multiple_of(self.options.heartbeat_ticks as u64)
+                || spillway_runtime::fault_point!(RoundAskedAgain))
         {
             self.confirm_send(term, round, out);
         }
@@ -129,7 +130,8 @@ impl Replica {
             self.give_up();
         }
         let drained = self.drained.contains(&node);
-        let wants = lags || leaves || poisoned || drained || self.handover.unreadable;
+        let wanted = self.handover.unreadable || spillway_runtime::fault_point!(HandoverWanted);
+        let wants = lags || leaves || poisoned || drained || wanted;
         self.leading().is_some() && (wants || self.stopping)
     }
 

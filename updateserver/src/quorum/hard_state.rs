@@ -56,7 +56,8 @@ impl HardStateKeeper {
     /// Orders the superblock if it is behind and none is on its way. True when it did.
     pub fn write(&mut self, writer: &mut LogWriter) -> bool {
         let current = (self.superblock.term, self.superblock.vote) == (self.term, self.vote);
-        if current || writer.superblock_is_open() || writer.poisoned().is_some() {
+        let is_busy = writer.superblock_is_open() || writer.poisoned().is_some();
+        if current || is_busy || spillway_runtime::fault_point!(SuperblockHeld) {
             return false;
         }
         self.superblock.sequence += 1;

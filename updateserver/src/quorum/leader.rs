@@ -42,7 +42,8 @@ impl Replica {
         if self.roles.epoch().is_none() || self.failed.is_some() {
             return Room::NotLeading;
         }
-        if self.stopping || self.raft.raft.lead_transferee.is_some() {
+        let hands_over = self.raft.raft.lead_transferee.is_some();
+        if self.stopping || hands_over || spillway_runtime::fault_point!(ItemLater) {
             return Room::Later;
         }
         let tail = self.tail_bytes() + bytes as u64;
@@ -180,12 +181,15 @@ impl Replica {
         if self.leading().is_none() || self.failed.is_some() {
             return;
         }
-        if let Some((term, round)) = self.rounds.begin() {
+        if !spillway_runtime::fault_point!(RoundDelayed)
+            && let Some((term, round)) = self.rounds.begin()
+        {
             self.rounds.answered(self.options.node, term, round, &self.membership);
             self.confirm_send(term, round, out);
         }
         let committed = self.published.lsn;
-        let idle = committed.0 == self.last_index();
+        let idle =
+            committed.0 == self.last_index() && !spillway_runtime::fault_point!(CommitNotTold);
         if idle && committed > self.commit_sent && self.roles.epoch().is_some() {
             self.raft.raft.bcast_append();
             self.touched();

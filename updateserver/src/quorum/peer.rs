@@ -1,6 +1,7 @@
 //! What comes from other nodes, and the reads that it causes.
 
 use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
 use spillway_net::ids::{Epoch, Lsn, NodeId};
 use spillway_runtime::slot_ring::{Slot, SlotRing};
 
@@ -31,6 +32,11 @@ impl Replica {
     /// Before every tick: a node that lost its leader asks again soon. Asking does not disturb a
     /// leader that others hear.
     pub(super) fn leaderless_tick(&mut self) {
+        if self.leading().is_none() && spillway_runtime::fault_point!(ElectionTimeoutNow) {
+            let timeout = self.raft.raft.randomized_election_timeout();
+            self.raft.raft.election_elapsed = timeout - 1;
+            return;
+        }
         let Some(lost) = &mut self.leader_lost else { return };
         let raft = &self.raft.raft;
         if raft.leader_id != raft::INVALID_ID || lost.tries == 0 {
@@ -123,6 +129,7 @@ impl Replica {
             return;
         }
         let Some(mut message) = message_for(&header) else { return };
+        self.plant_in(&mut message);
         if let Some(frame) = frame.filter(|_| current) {
             let data = bytes::Bytes::from_owner(frame.body.clone());
             append_entry(&mut message, frame.shared.kind, frame.shared.entry_term, data);
@@ -135,10 +142,33 @@ impl Replica {
         if !stranger {
             self.flow_answer(&header);
         }
+        if spillway_runtime::planted!(CommitsOlderTerm) && self.leading().is_some() {
+            let counted = self.membership.quorum_value(|node| self.matched(node));
+            self.raft.raft.raft_log.commit_to(counted);
+        }
         self.settle(now, slots, out);
         if self.leading().is_none() {
             // Not taken: it did not fit, or is there already.
             self.staged.clear();
+        }
+    }
+
+    /// Bugs of tests: see [`spillway_runtime::faults`].
+    fn plant_in(&mut self, message: &mut Message) {
+        let kind = message.get_msg_type();
+        let is_vote = kind == MessageType::MsgRequestVote;
+        let asks = is_vote || kind == MessageType::MsgRequestPreVote;
+        if is_vote && message.term == self.raft.raft.term && spillway_runtime::planted!(VotesTwice)
+        {
+            self.raft.raft.vote = raft::INVALID_ID;
+            self.raft.raft.leader_id = raft::INVALID_ID;
+        }
+        if asks && spillway_runtime::planted!(VoteForShortLog) {
+            (message.log_term, message.index) = (self.raft.raft.term, u64::MAX / 2);
+        }
+        if kind == MessageType::MsgAppend && spillway_runtime::planted!(LogMatchingSkipped) {
+            let own = self.raft.store().index.identity(Lsn(message.index));
+            message.log_term = own.map_or(message.log_term, |own| own.term.0);
         }
     }
 
@@ -333,7 +363,8 @@ impl Replica {
     fn read_ahead(&mut self, lsn: Lsn, out: &mut ReplicaEffects) {
         for ahead in 1..self.options.reads_max as u64 {
             let next = Lsn(lsn.0 + ahead);
-            if self.catch_up.in_flight() >= self.options.reads_max {
+            let many = self.catch_up.in_flight() >= self.options.reads_max;
+            if many || spillway_runtime::fault_point!(ReadAheadStopped) {
                 return;
             }
             let Some(checksum) = self.readable(next) else { continue };

@@ -365,9 +365,12 @@ impl Replica {
             next += tick;
             count += 1;
             self.ticks += 1;
-            if self.may_tick() {
+            if self.may_tick() && !spillway_runtime::fault_point!(TickSkipped) {
                 self.leaderless_tick();
                 self.raft.tick();
+                if spillway_runtime::fault_point!(TickDoubled) {
+                    self.raft.tick();
+                }
                 self.touched();
             }
             self.duties(now, slots, out);
@@ -446,7 +449,9 @@ impl Replica {
     /// Lets go what waited for the log.
     fn release_held(&mut self, out: &mut ReplicaEffects) -> bool {
         let mut released = false;
-        while let Some(held) = self.held.pop(self.write_durable, self.keeper.durable()) {
+        while !spillway_runtime::fault_point!(PersistHeld)
+            && let Some(held) = self.held.pop(self.write_durable, self.keeper.durable())
+        {
             self.raft.on_persist_ready(held.number);
             self.touched();
             for message in held.messages {
@@ -487,6 +492,9 @@ impl Replica {
         }
         let identity = self.raft.store().index.identity(committed);
         let identity = identity.expect("what is committed is in the log");
+        // An entry of an older term is committed by one of the leader's own behind it only.
+        let own = self.leading().is_none_or(|term| term == identity.term);
+        assert!(own, "a leader commits LSN {committed} of term {}", identity.term);
         let ticket = self.tail.commit(committed).max(self.published.ticket);
         self.published = Committed {
             epoch: identity.term,
@@ -512,7 +520,9 @@ impl Replica {
         let limit = self.evict_limit();
         let bytes_max = self.options.cache_bytes_max;
         let cache = &mut self.raft.mut_store().cache;
-        while cache.bytes() > bytes_max && cache.evict_first(limit) {}
+        let is_full =
+            |bytes: u64| bytes > bytes_max || spillway_runtime::fault_point!(EntryEvicted);
+        while is_full(cache.bytes()) && cache.evict_first(limit) {}
     }
 
     /// Lets go of about this many bytes of the oldest entries. False when there was nothing.
@@ -548,12 +558,18 @@ impl Replica {
         let tick = self.tick_next_nanos.expect("set by the first step");
         assert!(tick > now.monotonic_nanos, "the next tick is to come");
         out.next_deadline_nanos = Some(self.log_deadline.map_or(tick, |at| at.min(tick)));
+        if spillway_runtime::planted!(DeadlineLost) {
+            out.next_deadline_nanos = self.log_deadline;
+        }
     }
 
     /// The next committed entry for the shards to apply, in order, while they follow: its index and
     /// its body, of any kind of entry. The same until [`Self::apply_taken`].
     pub fn apply_next(&self) -> Option<(Lsn, Slot)> {
         if !self.roles.applies() || self.failed.is_some() || self.taken >= self.published.lsn {
+            return None;
+        }
+        if spillway_runtime::fault_point!(ApplyHeld) {
             return None;
         }
         let lsn = Lsn(self.taken.0 + 1);

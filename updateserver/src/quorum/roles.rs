@@ -82,7 +82,9 @@ impl Roles {
     ) -> Option<RoleChange> {
         let epoch = leading.filter(|epoch| self.elected == Some(*epoch))?;
         let first = self.first?;
-        let ready = committed.lsn >= first && applied >= committed.lsn;
+        let begun = committed.lsn >= first || spillway_runtime::planted!(LeadsBeforeOwnEntry);
+        let ready =
+            begun && (applied >= committed.lsn || spillway_runtime::planted!(LeadsBeforeApplied));
         if self.role != Role::Follow || !ready || self.acknowledged < self.number {
             return None;
         }

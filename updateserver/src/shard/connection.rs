@@ -152,13 +152,14 @@ impl Shard {
                 self.session_remove(older, out);
             }
             let held = self.sessions.enter(session);
-            if hello.attempt < held.attempt {
+            if hello.attempt < held.attempt && !spillway_runtime::planted!(LateHelloServed) {
                 let text = format!("session {session} was attached by a newer connection");
                 out.refuse_and_close(connection, request, RefusalCode::SessionFenced, text);
                 return;
             }
             held.attempt = hello.attempt;
-            if let Some(fenced) = held.connection.replace(connection) {
+            let fenced = held.connection.replace(connection);
+            if let Some(fenced) = fenced.filter(|_| !spillway_runtime::planted!(FenceForgotten)) {
                 let text = format!("a newer connection took over session {session}");
                 out.refuse_and_close(fenced, 0, RefusalCode::SessionFenced, text);
                 if let Some(fenced) = self.connections.get_mut(fenced) {

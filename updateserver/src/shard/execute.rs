@@ -122,7 +122,8 @@ impl Shard {
             Group { frames: vec![FrameService::default(); frames.len()], ..Group::default() };
         out.frames_taken = frames.len();
         for (at, frame) in frames.iter().enumerate() {
-            if at > 0 && self.held.bytes() >= self.options.held_bytes_max {
+            let full = self.held.bytes() >= self.options.held_bytes_max;
+            if at > 0 && (full || spillway_runtime::fault_point!(TurnEndsEarly)) {
                 // A few bytes may ask for a large answer: the rest waits until these have left.
                 out.frames_taken = at;
                 break;
@@ -209,7 +210,9 @@ impl Shard {
         };
         if mode == ReadMode::Strong || !only_reads(submit) {
             return match self.role {
-                Role::Lead(_) => Ok(FrameService { session, consistency: Consistency::Strong }),
+                Role::Lead(_) if !spillway_runtime::fault_point!(LeaderRefuses) => {
+                    Ok(FrameService { session, consistency: Consistency::Strong })
+                }
                 _ => Err(Unserved::Elsewhere(self.refusal_not_leader())),
             };
         }
@@ -245,7 +248,9 @@ impl Shard {
     ) {
         while let Some(transaction) = walk.next(&self.store, self.spread, &mut group.operations) {
             group.transactions.push(transaction);
-            if group.transactions.len() == GROUP_TRANSACTIONS {
+            if group.transactions.len() == GROUP_TRANSACTIONS
+                || spillway_runtime::fault_point!(GroupOfOne)
+            {
                 self.execute_group(group, frames, out);
             }
         }
@@ -272,7 +277,9 @@ impl Shard {
             if transaction.last_of_frame {
                 self.answer(frame, service, out);
             }
-            if self.store.open_bytes >= FRAGMENT_BYTES_CLOSE {
+            if self.store.open_bytes >= FRAGMENT_BYTES_CLOSE
+                || spillway_runtime::fault_point!(FragmentClosedEarly)
+            {
                 self.hand_over(out);
             }
         }
@@ -346,14 +353,15 @@ impl Shard {
             if self.log.full {
                 return (OutcomeStatus::LogFull, 0);
             }
-            if self.log.limited {
+            if self.log.limited || spillway_runtime::fault_point!(OverloadedOnce) {
                 return (OutcomeStatus::Overloaded, 0);
             }
             if self.sessions.bytes() > self.options.outcomes_bytes_max {
                 // Clients that acknowledge nothing: their outcomes must not fill the memory.
                 return (OutcomeStatus::Overloaded, 0);
             }
-            if !self.store.arena.has_room(transaction.arena_bytes) {
+            let has_room = self.store.arena.has_room(transaction.arena_bytes);
+            if !has_room || spillway_runtime::fault_point!(MemoryRefused) {
                 return (OutcomeStatus::MemoryFull, 0);
             }
         }

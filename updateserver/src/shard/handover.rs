@@ -137,7 +137,9 @@ impl Store {
         while let Some(handover) = self.history.pop_above(stamp) {
             let before = Stamp(handover.stamp.0 - 1);
             for fragment in &handover.fragments {
-                self.rollback_rows(fragment.local, &fragment.touched, before);
+                if !spillway_runtime::planted!(StepDownKeepsRows) {
+                    self.rollback_rows(fragment.local, &fragment.touched, before);
+                }
                 for (session, number) in outcomes_of(&fragment.runs, &fragment.outcomes) {
                     forget(session, number);
                 }

@@ -219,11 +219,18 @@ impl Shard {
         if !self.store.open.is_empty() {
             return Waits { stamp: self.store.stamp.0, round: 0 };
         }
-        let round = if strong { self.log.round_next } else { 0 };
+        let mut round = if strong { self.log.round_next } else { 0 };
+        if spillway_runtime::planted!(RoundOfThePast) {
+            round = round.saturating_sub(1);
+        }
         if round > self.log.round_confirmed {
             out.round_wanted = out.round_wanted.max(round);
         }
-        Waits { stamp: self.store.stamp.0 - 1, round }
+        let mut stamp = self.store.stamp.0 - 1;
+        if spillway_runtime::planted!(ReadAnswersUncommitted) {
+            stamp = self.store.floor.0;
+        }
+        Waits { stamp, round }
     }
 
     fn log_moved(&mut self, stamp: u64, state: LogState, out: &mut ShardEffects) {

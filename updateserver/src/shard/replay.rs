@@ -128,7 +128,10 @@ impl Shard {
         assert!(batch.lsn > self.applied_lsn, "batches are applied in order, each once");
         let stamps = Stamps { stamp: self.store.stamp, floor: self.store.floor };
         assert_eq!(stamps.floor.0 + 1, stamps.stamp.0, "a follower has nothing uncommitted");
-        for section in batch.sections {
+        let count = batch.sections.len();
+        for at in 0..count {
+            let backwards = spillway_runtime::planted!(SectionsAppliedBackwards);
+            let section = &batch.sections[if backwards { count - 1 - at } else { at }];
             if let Err(error) = self.apply_section(batch.lsn, section, stamps, out) {
                 self.role = Role::Diverged;
                 out.diverged = Some(error);
@@ -235,6 +238,9 @@ impl Shard {
         }
         let mut outcomes = 0;
         for outcome in reader.outcomes() {
+            if stamps.stamp != Stamp::REPLAYED && spillway_runtime::planted!(OutcomesNotApplied) {
+                break;
+            }
             let session = SessionId(outcome.session);
             let (number, request_hash) = (outcome.number, outcome.request_hash);
             self.sessions.replay(session, number, request_hash, outcome.results);

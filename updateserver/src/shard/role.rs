@@ -57,7 +57,11 @@ impl Shard {
         }
         let stamp = Stamp(stamp).max(self.store.floor);
         let sessions = &mut self.sessions;
-        self.store.rollback_above(stamp, |session, number| sessions.forget(session, number));
+        self.store.rollback_above(stamp, |session, number| {
+            if !spillway_runtime::planted!(StepDownKeepsOutcomes) {
+                sessions.forget(session, number);
+            }
+        });
         self.store.tables_show();
         self.role = Role::Follow;
         // What these answers report may or may not come to be: the clients must hear "unknown",

@@ -58,7 +58,7 @@ impl Store {
             let Some(base) = self.table(*id).map(|table| table.slice_base) else { continue };
             for local in &self.open {
                 let slice = &mut self.slices[base + usize::from(*local)];
-                if slice.order_is_due() {
+                if slice.order_is_due() && !spillway_runtime::fault_point!(OrderKeptWaiting) {
                     let kept_up = slice.flush_order(&mut self.arena, ORDER_ROWS_MAX);
                     if kept_up.is_err() {
                         // Out of memory: the rows go on waiting, and the next scan says so.
@@ -101,7 +101,7 @@ impl Store {
             return Ok(None);
         }
         let mut page = ScanPage::default();
-        if !self.order_complete(id)? {
+        if !self.order_complete(id)? || spillway_runtime::fault_point!(ScanOrderBehind) {
             page.more = true;
             page.next.extend_from_slice(&scan.start);
             return Ok(Some(page));
@@ -122,7 +122,9 @@ impl Store {
             if !end.is_empty() && row.key() >= end {
                 break;
             }
-            let is_full = page.rows.len() >= rows_max || page.bytes.len() >= PAGE_BYTES_CLOSE;
+            let is_full = page.rows.len() >= rows_max
+                || page.bytes.len() >= PAGE_BYTES_CLOSE
+                || (!page.rows.is_empty() && spillway_runtime::fault_point!(ScanPageShort));
             if is_full || visited >= PAGE_VISITED_MAX {
                 page.more = true;
                 page.next.extend_from_slice(row.key());
@@ -140,6 +142,8 @@ impl Store {
                 });
                 page.bytes.extend_from_slice(row.key());
                 page.bytes.extend_from_slice(value);
+            } else if spillway_runtime::planted!(ScanSkipsBehindDeleted) {
+                heads.pop();
             }
         }
         Ok(Some(page))

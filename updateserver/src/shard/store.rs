@@ -25,6 +25,8 @@ use super::partition::{Partition, Touched};
 /// Rows up to this size are always written whole: a patch would save less than it costs to
 /// resolve. Bytes.
 const ROW_WHOLE_BYTES_MAX: usize = 128;
+/// A patch of one column of a fixed width is smaller, bytes.
+const PATCH_BYTES_ONE: usize = 32;
 /// Patches a read may have to resolve before a write replaces them by a whole row.
 const PATCH_CHAIN_MAX: usize = 4;
 /// What a record costs in the log beside its key and value: its head and row version, bytes.
@@ -412,8 +414,13 @@ impl Store {
         let table = self.table(operation.table).expect("prepared");
         let column = usize::from(operation.column);
         let column_type = table.layout.value_columns()[column].column_type;
-        let argument = AddArgument::decode(column_type, operation.value)
+        let mut argument = AddArgument::decode(column_type, operation.value)
             .map_err(|_| OutcomeStatus::Malformed)?;
+        if spillway_runtime::planted!(BoundsIgnored)
+            && let AddArgument::Int(bounded) = &mut argument
+        {
+            bounded.min = None;
+        }
         row_add(&table.layout, row, column, &argument).map_err(|error| match error {
             AddError::BoundsViolated => OutcomeStatus::BoundsViolated,
             AddError::Overflow => OutcomeStatus::Overflow,
@@ -473,6 +480,9 @@ impl Store {
         let partition = &mut self.partitions[usize::from(operation.partition)];
         let number = partition.next_number;
         partition.next_number += 1;
+        if number.is_multiple_of(16) && spillway_runtime::planted!(RowVersionReused) {
+            partition.next_number = number;
+        }
         let slice = &mut self.slices[operation.slice as usize];
         let row = match found {
             Some(row) => row,
@@ -493,8 +503,14 @@ impl Store {
 }
 
 /// Whether a write should be a whole row rather than a patch.
-const fn whole(row_bytes: usize, patch_bytes: usize, chain: usize) -> bool {
-    row_bytes <= ROW_WHOLE_BYTES_MAX || patch_bytes * 2 >= row_bytes || chain >= PATCH_CHAIN_MAX
+fn whole(row_bytes: usize, patch_bytes: usize, chain: usize) -> bool {
+    let must = patch_bytes * 2 >= row_bytes || chain >= PATCH_CHAIN_MAX;
+    // The room that was checked is that of a row: what replaces it must be clearly smaller.
+    if !must && row_bytes > 2 * PATCH_BYTES_ONE && spillway_runtime::fault_point!(RowWrittenAsPatch)
+    {
+        return false;
+    }
+    must || row_bytes <= ROW_WHOLE_BYTES_MAX || spillway_runtime::fault_point!(RowWrittenWhole)
 }
 
 fn get_result(results: &mut Vec<u8>, row: Option<(&[u8], u64)>) {
