@@ -6,6 +6,7 @@
 mod common;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::bystander::{Bystander, impatient, table};
 use common::raw::{Answer, Raw, RawOperation, frame_of, frame_with, hello_frame, submit_of};
@@ -19,6 +20,7 @@ use spillway_net::message::{
 };
 use spillway_net::schema::{ColumnDefinition, TableDefinition};
 use spillway_net::value::Value;
+use spillway_perf::probe;
 
 /// KiB that a small node may hold at its peak: its memory budget, its receive and log buffers,
 /// and 192 MiB for everything that clients can make it hold.
@@ -398,6 +400,41 @@ fn a_client_that_never_reads_its_outcomes_is_cut_off() {
     }
     raw.drained();
     finish(node, bystander);
+}
+
+#[test]
+fn a_client_that_does_not_read_its_end_gives_its_place_back() {
+    let network = "frame_timeout_ms = 500\noutput_bytes_max = 67108864";
+    let (mut node, bystander) = start("end", network);
+    bystander.finish();
+    let table = fat_rows(&node);
+    let key = key_of(&node, "fat", &[Value::Int8(3)]);
+    let gets: Vec<RawOperation<'_>> =
+        (0..16).map(|_| (OperationKind::Get, table, 0, &key[..], &b""[..])).collect();
+    let status = || probe::status(node.address()).expect("it answers");
+    let before = status()["frames"];
+    let mut raw = Raw::greeted(node.address(), 0);
+    // More than the kernel's buffers hold, less than the node does.
+    let frames = 40;
+    for number in 1..=frames {
+        raw.send(&frame_of(FrameKind::Submit, number, &submit_of(number, &gets)));
+    }
+    wait("the frames to be executed", || status()["frames"] == before + frames);
+    wait("only this client and the one that asks", || status()["shard_connections"] == 2);
+    // From here on the node only waits for the client to read the rest.
+    raw.send(&[0xff; HEADER_BYTES]);
+    wait("the end of the connection", || status()["shard_connections"] == 1);
+    drop(raw);
+    assert!(node.stop(), "{}", node.messages());
+}
+
+/// Asks until it is so. Far shorter than a silent client may keep its connection.
+fn wait(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(30), "never came: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use spillway_net::frame::FrameKind;
 use spillway_net::message::{OperationKind, ReadMode, RefusalCode};
 use spillway_net::schema::TableDefinition;
 use spillway_net::value::Value;
-use spillway_perf::probe;
+use spillway_perf::probe::{self, Probe};
 
 /// A client of a table of numbers, made at the node that leads.
 fn table_of(clique: &Clique, leader: usize) -> (Client, TableHandle) {
@@ -78,6 +78,62 @@ fn a_new_node_takes_the_place_of_one_that_lost_its_disk() {
         assert!(row.is_some(), "row {id} is there after the replacement");
     }
     insert(&mut client, &table, 200);
+}
+
+/// The nodes whose addresses a node knows, and tells its clients.
+fn known(clique: &Clique, node: usize) -> Option<Vec<u16>> {
+    let probe = Probe::connect(clique.address(node)).ok()?;
+    Some(probe.welcome().members.iter().map(|member| member.node).collect())
+}
+
+#[test]
+fn a_node_that_was_replaced_is_forgotten_for_good() {
+    let mut clique = Clique::new("forget", 4);
+    let founders = Different { founders: Some(3), ..Different::default() };
+    for node in 0..4 {
+        clique.configure(node, founders);
+    }
+    clique.start_all();
+    let leader = clique.leader(&[0, 1, 2]);
+    let (mut client, _) = table_of(&clique, leader);
+    let lost = (leader + 1) % 3;
+    let other = (leader + 2) % 3;
+    clique.kill(lost);
+    let (old, peer, address) =
+        ((lost + 1).to_string(), clique.peer_address(3).to_string(), clique.address(3).to_string());
+    let new = ["--new", "4", "--peer-address", &peer, "--address", &address];
+    admin(&clique, leader, &[&["replace-node", "--old", &old][..], &new[..]].concat());
+    let mut left: Vec<u16> = vec![leader as u16 + 1, other as u16 + 1, 4];
+    left.sort_unstable();
+    let is_left = |clique: &Clique, node| (known(clique, node)? == left).then_some(());
+    clique.wait("the leader to forget the node", |clique| is_left(clique, leader));
+    // What is committed later shows what the root service did meanwhile.
+    let create = |client: &mut Client, name: &str| {
+        let text = format!("{name}(id int8, primary key (id))");
+        let definition = TableDefinition::parse(&text).expect("a valid definition");
+        client.create_table(&definition).expect("created");
+    };
+    create(&mut client, "second");
+    assert_eq!(known(&clique, leader), Some(left.clone()));
+    // The configuration of this one still names the node.
+    assert!(clique.stop(other));
+    clique.start(other);
+    clique.wait("a follower to forget it", |clique| is_left(clique, other));
+    clique.wait("a leader with that configuration", |clique| {
+        if clique.leader(&[0, 1, 2, 3]) == other {
+            return Some(());
+        }
+        let now = clique.leader(&[0, 1, 2, 3]);
+        let to = (other + 1).to_string();
+        let address = clique.address(now).to_string();
+        spillway(&["admin", "transfer", "--to", &to, "--node", &address]);
+        None
+    });
+    let mut client = clique.client(other);
+    create(&mut client, "third");
+    for node in [leader, other, 3] {
+        clique.wait("nobody to know it", |clique| is_left(clique, node));
+    }
 }
 
 /// Transactions that a node itself has served, reads included.

@@ -64,6 +64,7 @@ table! {
         ApplyHeld: "A committed entry is not given to the shards yet.",
         BatchKeptBack: "A batch that could be proposed waits for the next step.",
         BatchSealedEarly: "A batch is proposed however small it is.",
+        ClientConnectsInHaste: "A client hardly waits for a connection that it makes.",
         ClientProbesFirst: "A client asks a node who leads before it sends anything there.",
         ClientRetriesAtOnce: "A client connects again without waiting.",
         ClientTimesOut: "A client gives a connection up whose answer is not late yet.",
@@ -82,7 +83,7 @@ table! {
         OrderKeptWaiting: "New rows go on waiting for their place in the order of keys.",
         OverloadedOnce: "A transaction is refused for load.",
         PeerMessageLost: "A message to a peer is not sent.",
-        PeerWindowClosed: "The window of a peer closes although its budget is not used up.",
+        PeerWindowClosed: "The window of a peer closes with half of its budget used up.",
         PersistHeld: "What is durable counts one step later.",
         ReadAheadStopped: "Entries behind the one that a peer wants are not read with it.",
         ReadBackDropped: "An entry that a peer wants is not read now.",
@@ -115,7 +116,6 @@ table! {
     /// A bug that can be planted.
     Planted {
         BoundsIgnored: "An addition goes below the least value that was asked for.",
-        ChainUnchecked: "Recovery takes a frame that does not continue the one before it.",
         ClientAcknowledgesUnread: "A client claims to have read answers that it has not.",
         ClientForgetsDoubt: "A client forgets that a frame may have taken effect.",
         ClockNotCarriedOver: "A new leader's time does not begin behind the log's last one.",
@@ -128,6 +128,7 @@ table! {
         DurableClaimedEarly: "A frame says that the frames before it are durable.",
         FenceForgotten: "A newer connection of a session does not end the older one.",
         FollowerAcknowledgesEarly: "A follower acknowledges entries that are not durable there.",
+        FollowerReadsEarly: "A read at a follower does not wait for what it must have seen.",
         FramePlaceOverlaps: "A frame begins in the last block of the one before it.",
         LateHelloServed: "A connection that the client has given up takes its session back.",
         LeadsBeforeApplied: "A leader begins before its shards have applied the log.",
@@ -298,7 +299,9 @@ pub struct Armed(PhantomData<*const ()>);
 /// If the points of this thread are armed already, or are not part of this build.
 #[must_use]
 pub fn arm(seed: u64, bug: Option<Planted>) -> Armed {
-    assert!(BUILT_IN, "the points are not part of this build: enable the feature faults");
+    if !BUILT_IN {
+        panic!("the points are not part of this build: enable the feature faults");
+    }
     STATE.with(|state| {
         assert!(!state.armed.replace(true), "points are armed once per thread at a time");
         state.quiet.set(false);

@@ -7,6 +7,7 @@
 use spillway_runtime::faults::Planted;
 
 use crate::options::{Mode, Options, SECOND};
+use crate::plan::{FaultKind, FaultKinds};
 
 /// A bug that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,10 +139,10 @@ impl Bug {
     pub fn nodes(self) -> u16 {
         use Planted::{
             ClientForgetsDoubt, ClockNotCarriedOver, CommitHintAhead, CommitsOlderTerm,
-            DeadlineLost, FollowerAcknowledgesEarly, LeadsBeforeApplied, LeadsBeforeOwnEntry,
-            LogMatchingSkipped, OutcomesNotApplied, RoundConfirmedAlone, RoundOfThePast,
-            SectionsAppliedBackwards, StepDownKeepsOutcomes, StepDownKeepsRows, VoteForShortLog,
-            VoteForgotten, VoteNotAwaited, VotesTwice,
+            DeadlineLost, FollowerAcknowledgesEarly, FollowerReadsEarly, LeadsBeforeApplied,
+            LeadsBeforeOwnEntry, LogMatchingSkipped, OutcomesNotApplied, RoundConfirmedAlone,
+            RoundOfThePast, SectionsAppliedBackwards, StepDownKeepsOutcomes, StepDownKeepsRows,
+            VoteForShortLog, VoteForgotten, VoteNotAwaited, VotesTwice,
         };
         let cluster = match self {
             Self::Product(planted) => matches!(
@@ -152,6 +153,7 @@ impl Bug {
                     | CommitsOlderTerm
                     | DeadlineLost
                     | FollowerAcknowledgesEarly
+                    | FollowerReadsEarly
                     | LeadsBeforeApplied
                     | LeadsBeforeOwnEntry
                     | LogMatchingSkipped
@@ -173,7 +175,7 @@ impl Bug {
 
     /// Whether it shows only where disks change what was durable.
     pub fn needs_damage(self) -> bool {
-        matches!(self, Self::Product(Planted::DamageTakenForTorn | Planted::ChainUnchecked))
+        matches!(self, Self::Product(Planted::DamageTakenForTorn))
     }
 
     /// A run in which it is looked for, on so many nodes or on the least number.
@@ -186,6 +188,7 @@ impl Bug {
         if self.needs_damage() {
             options.mode = Mode::Beyond;
             options.faults_nanos = 6 * SECOND;
+            options.kinds = Some(FaultKinds::of([FaultKind::PowerLoss, FaultKind::BitFlip]));
         }
         options
     }

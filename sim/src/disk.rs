@@ -349,7 +349,16 @@ impl Disk {
         if draw.once_in(6) {
             return flip(&mut self.superblock, draw);
         }
-        let segment = draw.below(self.segments_used());
+        let used = self.segments_used();
+        if draw.once_in(2) {
+            // What was written last has the fewest witnesses.
+            let segment = &mut self.segments[used as usize - 1];
+            let written = |block: &[u8]| block.iter().any(|byte| *byte != 0);
+            let blocks = segment.chunks(self.block).rposition(written).map_or(1, |last| last + 1);
+            let end = blocks * self.block;
+            return flip(&mut segment[end.saturating_sub(6 * self.block)..end], draw);
+        }
+        let segment = draw.below(used);
         flip(&mut self.segments[segment as usize], draw);
     }
 

@@ -4,7 +4,7 @@
 //! end has moved, the chain of checksums names the entries up to there. From then on they stay as
 //! they are, on every node: that is the promise that everything else stands on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use spillway_net::ids::{Epoch, Lsn};
@@ -14,6 +14,7 @@ use spillway_updateserver::redo::{FragmentReader, PARTITION_SYSTEM};
 use crate::Failure;
 use crate::entry::Entry;
 use crate::model::{Model, ModelRow, RowKey};
+use crate::reads::Versions;
 use crate::worker::Tables;
 
 /// An entry that a node wrote or sent.
@@ -38,8 +39,8 @@ pub struct History {
     committed: Vec<Rc<Entry>>,
     /// What the committed entries make.
     pub model: Model,
-    /// Every version of every row, by the LSN that made it.
-    versions: BTreeMap<RowKey, Vec<(Lsn, ModelRow)>>,
+    /// All that the model ever held.
+    pub versions: Versions,
     /// LSN of every committed outcome, by session and number.
     pub lsn_of: BTreeMap<(u64, u64), Lsn>,
     /// Running digest of every partition at the committed end.
@@ -56,7 +57,7 @@ impl History {
             of_term: BTreeMap::new(),
             committed: Vec::new(),
             model: Model::default(),
-            versions: BTreeMap::new(),
+            versions: Versions::default(),
             lsn_of: BTreeMap::new(),
             digests: vec![0; usize::from(geometry.partitions)],
         }
@@ -81,26 +82,6 @@ impl History {
         }
         self.proposed.insert((lsn, entry.checksum), Rc::clone(&entry));
         Ok(Some(Proposed { entry, is_new: true }))
-    }
-
-    /// The moments from an LSN on at which any of these rows was another than before, the first
-    /// one included.
-    pub fn moments(&self, keys: &[RowKey], from: Lsn) -> BTreeSet<Lsn> {
-        let versions = keys.iter().filter_map(|key| self.versions.get(key)).flatten();
-        let later = versions.map(|(lsn, _)| *lsn).filter(|lsn| *lsn > from);
-        later.chain([from]).collect()
-    }
-
-    /// These rows as they were at an LSN.
-    pub fn model_at(&self, keys: &[RowKey], lsn: Lsn) -> Model {
-        let mut model = Model::default();
-        for key in keys {
-            let versions = self.versions.get(key).into_iter().flatten();
-            if let Some((_, row)) = versions.take_while(|(at, _)| *at <= lsn).last() {
-                model.rows.insert(key.clone(), row.clone());
-            }
-        }
-        model
     }
 
     /// Index of the last committed entry.
@@ -139,10 +120,11 @@ impl History {
         known.is_some_and(|known| known.body == entry.body)
     }
 
-    /// A node says that everything up to the entry of this index and term is committed. Returns
-    /// what nobody had said before.
+    /// A node says now that everything up to the entry of this index and term is committed.
+    /// Returns what nobody had said before.
     pub fn commit(
         &mut self,
+        now: u64,
         lsn: Lsn,
         term: Epoch,
         tables: &Tables,
@@ -167,31 +149,27 @@ impl History {
         }
         new.reverse();
         for entry in &new {
-            self.apply(entry, tables)?;
+            self.apply(entry, now, tables)?;
             self.committed.push(Rc::clone(entry));
         }
         Ok(new)
     }
 
-    fn apply(&mut self, entry: &Entry, tables: &Tables) -> Result<(), Failure> {
+    fn apply(&mut self, entry: &Entry, now: u64, tables: &Tables) -> Result<(), Failure> {
         if let Some(last) = self.committed.last()
             && (entry.timestamp <= last.timestamp || entry.term < last.term)
         {
             return Err(Failure::new(format!("LSN {} goes back in time or term", entry.lsn)));
         }
         let lsn = entry.lsn;
+        self.versions.entry(now);
         for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
-            self.model.redo(lsn, section.partition, &section.bytes, tables)?;
+            let versions = &mut self.versions;
+            let changed = |key: &RowKey, row: &ModelRow| versions.changed(key, row);
+            self.model.redo(lsn, section.partition, &section.bytes, tables, changed)?;
             self.digests[usize::from(section.partition)] = section.digest;
             let reader = FragmentReader::new(&section.bytes)
                 .map_err(|error| Failure::new(format!("a shard handed over no redo: {error}")))?;
-            for record in reader.records() {
-                let key = (section.partition, record.table, record.key.to_vec());
-                let row = self.model.rows[&key].clone();
-                let versions = self.versions.entry(key).or_default();
-                versions.retain(|(at, _)| *at != lsn);
-                versions.push((lsn, row));
-            }
             for outcome in reader.outcomes() {
                 self.lsn_of.insert((outcome.session, outcome.number), lsn);
             }

@@ -35,6 +35,9 @@
 //! - [`model`] executes every transaction again on a plain map, in the order in which the shard
 //!   executed it, and every answer - outcome, rows, versions, scan page - must be equal. An answer
 //!   leaves when it is committed, and nobody answers who was replaced before the request came.
+//! - [`reads`]: what a follower answers is what the log was when it answered, and as fresh as it
+//!   promises.
+//! - Memory and queues of a node stay within their limits, after every step.
 //! - When a leadership begins, and at the end, the log must hold every acknowledged transaction,
 //!   once; every other one in full or not at all; rows, versions and kept outcomes equal to the
 //!   model's; balances that add up; and each shard that begins to lead the digests of the log.
@@ -69,6 +72,7 @@ pub mod options;
 pub mod oracle;
 pub mod places;
 pub mod plan;
+pub mod reads;
 pub mod replicas;
 pub mod runner;
 pub mod shrink;

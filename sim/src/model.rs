@@ -39,6 +39,13 @@ pub struct Operation {
     partition: u16,
 }
 
+impl Operation {
+    /// The row that it names.
+    pub fn row_key(&self) -> RowKey {
+        (self.partition, self.table.0, self.key.clone())
+    }
+}
+
 /// A transaction as a client sent it.
 #[derive(Clone, Debug)]
 pub struct Transaction {
@@ -52,12 +59,6 @@ impl Transaction {
     /// Whether it may change rows.
     pub fn writes(&self) -> bool {
         self.operations.iter().any(|operation| operation.kind.writes())
-    }
-
-    /// The rows that it names.
-    pub fn keys(&self) -> impl Iterator<Item = RowKey> {
-        let key = |o: &Operation| (o.partition, o.table.0, o.key.clone());
-        self.operations.iter().map(key)
     }
 }
 
@@ -161,7 +162,7 @@ impl Model {
         undo: &mut Vec<(RowKey, Option<ModelRow>)>,
     ) -> Result<(), OutcomeStatus> {
         let layout = tables.layout(operation.table);
-        let key = (operation.partition, operation.table.0, operation.key.clone());
+        let key = operation.row_key();
         let held = self.rows.get(&key).cloned();
         let row = held.as_ref().and_then(|row| Some((row.value.clone()?, row.number)));
         let exists = row.is_some();
@@ -237,13 +238,14 @@ impl Model {
         found
     }
 
-    /// Applies one section of the log.
+    /// Applies one section of the log; tells of every row that it changes.
     pub fn redo(
         &mut self,
         lsn: Lsn,
         partition: u16,
         bytes: &[u8],
         tables: &Tables,
+        mut changed: impl FnMut(&RowKey, &ModelRow),
     ) -> Result<(), Failure> {
         let reader = FragmentReader::new(bytes)
             .map_err(|error| Failure::new(format!("LSN {lsn}: {error}")))?;
@@ -270,7 +272,9 @@ impl Model {
                     Some(next)
                 }
             };
-            self.rows.insert(key, ModelRow { number: record.number, value });
+            let row = ModelRow { number: record.number, value };
+            changed(&key, &row);
+            self.rows.insert(key, row);
         }
         let next = self.next_number.entry(partition).or_insert(1);
         *next = reader.next_number().max(*next);
@@ -298,8 +302,7 @@ impl Model {
         if let Some(key) = other.rows.keys().find(|key| !self.rows.contains_key(*key)) {
             return Some(format!("row {key:?} is in the log, and nobody wrote it"));
         }
-        let outcomes = |model: &Self| model.outcomes.clone();
-        if outcomes(self) != outcomes(other) {
+        if self.outcomes != other.outcomes {
             let differs = |key: &&(u64, u64)| self.outcomes.get(*key) != other.outcomes.get(*key);
             let key = self.outcomes.keys().chain(other.outcomes.keys()).find(differs);
             return Some(format!("outcome of session and number {key:?} differs"));

@@ -4,6 +4,7 @@
 //! at drawn times and see of each other only what the queues and the published state carry.
 //! [`shards`] re-enacts the shell of a shard, [`log`] that of the log core.
 
+mod limits;
 mod log;
 mod members;
 mod shards;

@@ -150,10 +150,14 @@ impl Sizes {
         let alone = nodes == 1;
         // Nothing raises the floor yet: a small log fills, and is full from then on.
         let log_small = draw.once_in(4);
+        // A long run has about as much work as one of ten seconds, over a longer time: every
+        // restart reads the whole log.
+        let stretch = options.faults_nanos.div_ceil(10 * SECOND).max(1);
         let geometry = Geometry {
             block_bytes: draw.pick(&[512, 512, 4096]),
             segment_bytes: draw.pick(&[256 << 10, 320 << 10]),
-            segments_count: if log_small { draw.range(6, 10) } else { draw.range(40, 80) } as u32,
+            segments_count: if log_small { draw.range(6, 10) } else { draw.range(40, 80) } as u32
+                * if stretch > 1 { 2 } else { 1 },
             partitions: draw.pick(&[8, 16, 32]),
             batch_bytes_max: 48 << 10,
         };
@@ -175,9 +179,10 @@ impl Sizes {
             client_frames: draw.range(1, 6) as usize,
             disk_nanos: draw.pick(&latencies),
             network_nanos: draw.pick(&latencies),
-            think_nanos: draw.pick(&[200_000, 2_000_000, 10_000_000]),
+            think_nanos: draw.pick(&[200_000, 2_000_000, 10_000_000]) * stretch,
             slots_bytes: draw.pick(&[1 << 20, 3 << 19]),
-            tick_nanos: if alone { 10_000_000 } else { draw.pick(&[1_000_000, 2_000_000]) },
+            tick_nanos: if alone { 10_000_000 } else { draw.pick(&[1_000_000, 2_000_000]) }
+                * stretch.min(3),
             skews_micros: (0..nodes).map(|node| u64::from(node) * draw.below(100_000)).collect(),
             peer_nanos: draw.pick(&[20_000, 100_000, 500_000]),
             readers: if alone { 0 } else { draw.below(4) as u16 },

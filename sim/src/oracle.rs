@@ -23,33 +23,42 @@ use crate::Failure;
 use crate::counts::counted;
 use crate::entry::Entry;
 use crate::history::{History, Proposed};
-use crate::model::{Model, RowKey, Transaction, transactions};
+use crate::model::{Model, Predicted, Transaction, transactions};
 use crate::plan::FaultCounts;
+use crate::reads::OldRead;
 use crate::replicas::Replicas;
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
 enum Request {
-    Submit {
-        session: u64,
-        transactions: Vec<Transaction>,
-    },
-    /// Reads that must have seen everything up to an LSN, and may be old.
-    OldRead {
-        floor: Lsn,
-        transactions: Vec<Transaction>,
-    },
+    Submit { session: u64, transactions: Vec<Transaction>, old: Option<OldRead> },
     Scan(Scan),
 }
 
 /// A request that a shard has executed and not answered.
 #[derive(Clone, Debug)]
 struct Executed {
+    /// Of its node.
+    shard: u16,
     connection: u64,
     request: u64,
     /// The newest leadership that had answered anybody when the request arrived.
     answered_epoch: u64,
     what: Request,
+}
+
+/// A transaction whose effect is in the log.
+struct Effect<'a> {
+    shard: u16,
+    session: u64,
+    transaction: &'a Transaction,
+    lsn: Lsn,
+}
+
+impl Effect<'_> {
+    fn name(&self) -> (u64, u64) {
+        (self.session, self.transaction.number)
+    }
 }
 
 /// A shard of a node: both numbers count from 0.
@@ -71,10 +80,12 @@ pub struct Counts {
     pub log_full: u64,
     /// Of them, because memory was full.
     pub memory_full: u64,
-    /// Reads compared that may have been old.
-    pub reads_old: u64,
-    /// Reads refused because a node was not fresh enough.
-    pub reads_behind: u64,
+    /// Reads that may be old, answered by a node that did not lead.
+    pub old_reads: u64,
+    /// The same, answered by a leader.
+    pub old_reads_leader: u64,
+    /// Reads that a node could not serve as fresh as they were wanted.
+    pub behind: u64,
     /// Scans compared.
     pub scans: u64,
     /// Restarts.
@@ -83,6 +94,8 @@ pub struct Counts {
     pub torn: u64,
     /// Connections lost.
     pub resets: u64,
+    /// Connections that a client had given up before they could attach its session.
+    pub hellos_late: u64,
     /// Write errors.
     pub write_errors: u64,
     /// Leaders that were asked to hand over.
@@ -168,8 +181,6 @@ pub struct Oracle {
     pub now: u64,
     /// How far the clocks of two nodes differ at most; none: nobody knows.
     pub clocks_apart_nanos: Option<u64>,
-    /// The committed end whenever it moved.
-    committed_at: Vec<(u64, Lsn)>,
     /// What happened.
     pub counts: Counts,
 }
@@ -194,7 +205,6 @@ impl Oracle {
             heard: BTreeSet::new(),
             now: 0,
             clocks_apart_nanos: None,
-            committed_at: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -223,7 +233,8 @@ impl Oracle {
         self.answered_epoch
     }
 
-    /// A shard has executed a frame that arrived when `answered_epoch` was the newest one.
+    /// A shard that had applied the log so far has executed a frame that arrived when
+    /// `answered_epoch` was the newest one.
     pub fn execute(
         &mut self,
         at: At,
@@ -231,6 +242,7 @@ impl Oracle {
         answered_epoch: u64,
         header: &FrameHeader,
         payload: &[u8],
+        applied: Lsn,
     ) -> Result<(), Failure> {
         if !self.place(at).open.contains(&connection) {
             return Ok(());
@@ -245,90 +257,32 @@ impl Oracle {
                 let submit = decode::<Submit>(message::decode(payload))?;
                 let session = self.sessions.get(&connection).copied().unwrap_or(0);
                 let transactions = transactions(&submit, &self.tables)?;
-                match self.floor_of(&submit, &transactions) {
-                    Some(floor) => Request::OldRead { floor, transactions },
-                    None => Request::Submit { session, transactions },
-                }
+                let old = self.old_read(at, &submit, &transactions, applied)?;
+                Request::Submit { session, transactions, old }
             }
             FrameKind::Scan => Request::Scan(decode::<Scan>(message::decode(payload))?),
             _ => return Ok(()),
         };
         let request = header.request;
-        let executed = Executed { connection, request, answered_epoch, what };
+        let executed = Executed { shard: at.1, connection, request, answered_epoch, what };
         self.place(at).executed.push_back(executed);
         Ok(())
     }
 
-    /// What reads of a frame must have seen, if it asks for less than everything.
-    fn floor_of(&self, submit: &Submit, transactions: &[Transaction]) -> Option<Lsn> {
-        let mode = ReadMode::from_wire(submit.read_mode)?;
-        let reads = !transactions.iter().any(Transaction::writes);
-        match mode {
-            ReadMode::AtLsn if reads => Some(Lsn(submit.read_bound)),
-            ReadMode::Stale if reads => {
-                // Whoever serves it measures with a clock of its own.
-                let age = submit.read_bound.saturating_mul(1000);
-                let Some(apart) = self.clocks_apart_nanos else { return Some(Lsn(0)) };
-                let age = age.saturating_add(apart);
-                let since = self.now.saturating_sub(age);
-                let before = self.committed_at.partition_point(|(at, _)| *at <= since);
-                Some(before.checked_sub(1).map_or(Lsn(0), |last| self.committed_at[last].1))
-            }
-            _ => None,
-        }
-    }
-
-    /// An old read of a follower: there was a moment, not before the promised one, at which each
-    /// of its transactions would have found this.
+    /// How old a frame's reads may be, if it only reads and they may.
     fn old_read(
-        &mut self,
-        epoch: u64,
-        floor: Lsn,
+        &self,
+        place: At,
+        submit: &Submit,
         transactions: &[Transaction],
-        answer: &Outcomes,
-    ) -> Result<(), Failure> {
-        let mut bytes = answer.bytes.as_slice();
-        for (transaction, outcome) in transactions.iter().zip(&answer.outcomes) {
-            let (results, rest) = bytes.split_at(outcome.data_length as usize);
-            bytes = rest;
-            if outcome.status == OutcomeStatus::Behind as u16 {
-                self.counts.reads_behind += 1;
-                continue;
-            }
-            if outcome.status != OutcomeStatus::Committed as u16 {
-                // Its table is not there yet, or not any more.
-                continue;
-            }
-            if floor > self.history.last() {
-                let text = format!("a read at LSN {floor} was served before that was committed");
-                return Err(Failure::new(text));
-            }
-            self.counts.reads_old += 1;
-            if let Some(leadership) = self.leaderships.get_mut(&epoch) {
-                // A leader has what it executed, transaction by transaction.
-                let predicted = leadership.model.execute(0, transaction, &self.tables);
-                if predicted.results != results && !leadership.is_late {
-                    return Err(Failure::new(format!(
-                        "a read of the leader of term {epoch} found {results:?}, and not \
-                         {predicted:?} ({transaction:?})"
-                    )));
-                }
-                continue;
-            }
-            let keys: Vec<RowKey> = transaction.keys().collect();
-            let moments = self.history.moments(&keys, floor);
-            let is_of = |lsn: &Lsn| {
-                let mut model = self.history.model_at(&keys, *lsn);
-                model.execute(0, transaction, &self.tables).results == results
-            };
-            if !moments.iter().any(is_of) {
-                return Err(Failure::new(format!(
-                    "a read that must have seen LSN {floor} found {results:?}, and that was so at \
-                     none of {moments:?} ({transaction:?})"
-                )));
-            }
+        applied: Lsn,
+    ) -> Result<Option<OldRead>, Failure> {
+        let mode = ReadMode::from_wire(submit.read_mode).ok_or(Failure::new("a read mode"))?;
+        if mode == ReadMode::Strong || transactions.iter().any(Transaction::writes) {
+            return Ok(None);
         }
-        Ok(())
+        let epoch = self.places[usize::from(place.0)][usize::from(place.1)].epoch;
+        Ok(Some(OldRead { mode, bound: submit.read_bound, epoch, applied, at: self.now }))
     }
 
     /// A hello that is not late fences the other connections of its session; a late one ends its
@@ -339,6 +293,7 @@ impl Oracle {
             let last = place.attempts.entry(hello.session).or_default();
             let is_late = hello.attempt < *last;
             *last = hello.attempt.max(*last);
+            self.counts.hellos_late += u64::from(is_late);
             let sessions = &self.sessions;
             place.open.retain(|open| {
                 let same = sessions.get(open) == Some(&hello.session);
@@ -443,10 +398,7 @@ impl Oracle {
 
     /// A node says that everything up to an entry is committed.
     pub fn committed(&mut self, node: u16, lsn: Lsn, term: Epoch) -> Result<(), Failure> {
-        if lsn > self.history.last() {
-            self.committed_at.push((self.now, lsn));
-        }
-        let new = self.history.commit(lsn, term, &self.tables)?;
+        let new = self.history.commit(self.now, lsn, term, &self.tables)?;
         self.replicas.committed(node, lsn, &new, &self.history)?;
         for entry in new {
             for section in entry.sections.iter().filter(|s| s.partition != PARTITION_SYSTEM) {
@@ -507,21 +459,23 @@ impl Oracle {
             )));
         }
         let before = self.leaderships.iter().rev().find(|(of, l)| **of < epoch && !l.is_late);
-        let mut model = Model::default();
+        let mut difference = Model::default().difference(log);
         if let Some((of, leadership)) = before {
-            model = leadership.model.clone();
             let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
             let unanswered = places.flat_map(|place| &place.executed);
-            for executed in leadership.abandoned.iter().chain(unanswered) {
-                let Request::Submit { session, transactions } = &executed.what else { continue };
-                for transaction in transactions {
-                    if log.outcomes.contains_key(&(*session, transaction.number)) {
-                        model.execute(*session, transaction, &self.tables);
-                    }
+            let done = self.unanswered(leadership.abandoned.iter().chain(unanswered));
+            for last in [false, true] {
+                let mut model = leadership.model.clone();
+                for effect in chosen(&done, last) {
+                    model.execute(effect.session, effect.transaction, &self.tables);
+                }
+                difference = model.difference(log);
+                if difference.is_none() {
+                    break;
                 }
             }
         }
-        if let Some(difference) = model.difference(log) {
+        if let Some(difference) = difference {
             return Err(Failure::new(format!("before term {epoch}: {difference}")));
         }
         let (sum, accounts) = log.balances(&self.tables);
@@ -530,6 +484,25 @@ impl Oracle {
         }
         let denied: Vec<_> = self.denied.iter().copied().collect();
         self.denied_check(&denied)
+    }
+
+    /// Of what nobody was answered, the transactions that are in the log, in the order in which
+    /// each shard met them. One may be named twice: refused for now, and let in when it came again.
+    fn unanswered<'a>(&self, executed: impl Iterator<Item = &'a Executed>) -> Vec<Effect<'a>> {
+        let mut effects = Vec::new();
+        for executed in executed {
+            let Request::Submit { session, transactions, .. } = &executed.what else { continue };
+            for transaction in transactions {
+                let lsn = self.history.lsn_of.get(&(*session, transaction.number));
+                effects.extend(lsn.map(|lsn| Effect {
+                    shard: executed.shard,
+                    session: *session,
+                    transaction,
+                    lsn: *lsn,
+                }));
+            }
+        }
+        effects
     }
 
     /// Everything has come to rest.
@@ -597,11 +570,11 @@ impl Oracle {
     ) -> Result<(), Failure> {
         let epoch = self.place(at).epoch;
         let told = match (executed.what, kind) {
-            (Request::OldRead { floor, transactions }, FrameKind::Outcomes) => {
+            (Request::Submit { transactions, old: Some(old), .. }, FrameKind::Outcomes) => {
                 let answer = decode::<Outcomes>(message::decode(payload))?;
-                return self.old_read(epoch, floor, &transactions, &answer);
+                return self.old_outcomes(&old, &transactions, &answer);
             }
-            (Request::Submit { session, transactions }, FrameKind::Outcomes) => {
+            (Request::Submit { session, transactions, .. }, FrameKind::Outcomes) => {
                 let answer = decode::<Outcomes>(message::decode(payload))?;
                 self.outcomes(epoch, session, &transactions, &answer, lsn)?
             }
@@ -623,6 +596,51 @@ impl Oracle {
             )));
         }
         self.answered_epoch = self.answered_epoch.max(epoch);
+        Ok(())
+    }
+
+    /// Answers to reads that may be old, of a leader or of any other node.
+    fn old_outcomes(
+        &mut self,
+        old: &OldRead,
+        transactions: &[Transaction],
+        answer: &Outcomes,
+    ) -> Result<(), Failure> {
+        if answer.outcomes.len() != transactions.len() {
+            return Err(Failure::new("an outcome is missing"));
+        }
+        let mut bytes = answer.bytes.as_slice();
+        for (transaction, outcome) in transactions.iter().zip(&answer.outcomes) {
+            let (results, rest) = bytes.split_at(outcome.data_length as usize);
+            bytes = rest;
+            let status = OutcomeStatus::from_wire(outcome.status);
+            let status = status.ok_or(Failure::new("an unknown outcome"))?;
+            if status == OutcomeStatus::Behind {
+                self.counts.behind += 1;
+                continue;
+            }
+            if self.not_let_in(status) {
+                continue;
+            }
+            if !matches!(status, OutcomeStatus::Committed | OutcomeStatus::CheckFailed) {
+                // Its table is not there yet, or not any more.
+                continue;
+            }
+            self.history.versions.fresh_check(old, self.clocks_apart_nanos)?;
+            let predicted = match self.leaderships.get_mut(&old.epoch) {
+                // What a leader has whose time is over is known to nobody.
+                Some(leadership) if leadership.is_late => continue,
+                Some(leadership) => leadership.model.execute(0, transaction, &self.tables),
+                None => {
+                    let mut model = self.history.versions.model_at(transaction, old.applied);
+                    model.execute(0, transaction, &self.tables)
+                }
+            };
+            let by_leader = u64::from(old.epoch != 0);
+            self.counts.old_reads_leader += by_leader;
+            self.counts.old_reads += 1 - by_leader;
+            predicted_check(0, transaction, &predicted, status, outcome.operation, results)?;
+        }
         Ok(())
     }
 
@@ -686,16 +704,8 @@ impl Oracle {
             let model = &mut leadership.model;
             let repeated = model.outcomes.contains_key(&name);
             let predicted = model.execute(session, transaction, &self.tables);
-            let equal = predicted.status == status
-                && predicted.operation == outcome.operation
-                && predicted.results == results;
-            if !equal {
-                return Err(Failure::new(format!(
-                    "transaction {} of session {session} ({transaction:?}) must end with \
-                     {predicted:?}, the answer was {status:?} at {} with {results:?}",
-                    transaction.number, outcome.operation
-                )));
-            }
+            let at = outcome.operation;
+            predicted_check(session, transaction, &predicted, status, at, results)?;
             if !status.is_committed() {
                 self.counts.failed += 1;
                 continue;
@@ -807,6 +817,32 @@ impl Oracle {
     }
 }
 
+/// Which of the effects took place: each name once. A shard hands over in the order in which it
+/// executes, so that the log tells most of those apart that were named twice; for the rest the
+/// first or the last that fits.
+fn chosen<'a, 'b>(effects: &'b [Effect<'a>], last: bool) -> Vec<&'b Effect<'a>> {
+    let mut places: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for (at, effect) in effects.iter().enumerate() {
+        places.entry(effect.name()).or_default().push(at);
+    }
+    let mut is_chosen: Vec<bool> =
+        effects.iter().map(|effect| places[&effect.name()].len() == 1).collect();
+    let sure = is_chosen.clone();
+    let fits = |at: usize| {
+        let own = &effects[at];
+        let others = effects.iter().enumerate().filter(|(other, _)| sure[*other]);
+        others.filter(|(_, other)| other.shard == own.shard).all(|(place, other)| {
+            if place < at { other.lsn <= own.lsn } else { other.lsn >= own.lsn }
+        })
+    };
+    for places in places.into_values().filter(|places| places.len() > 1) {
+        let mut fitting = places.iter().copied().filter(|at| fits(*at));
+        let found = if last { fitting.next_back() } else { fitting.next() };
+        is_chosen[found.unwrap_or(places[0])] = true;
+    }
+    effects.iter().zip(is_chosen).filter_map(|(effect, chosen)| chosen.then_some(effect)).collect()
+}
+
 /// Whether the place where a page says to go on lies behind its rows and before what it left out.
 fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) -> bool {
     let count = page.rows.len();
@@ -816,6 +852,26 @@ fn goes_on_well(scan: &Scan, page: &ScanPage, expected: &[(&[u8], &[u8], u64)]) 
         None => page.next >= scan.start,
     };
     before_rest && behind_rows
+}
+
+/// An outcome must be what the model says.
+fn predicted_check(
+    session: u64,
+    transaction: &Transaction,
+    predicted: &Predicted,
+    status: OutcomeStatus,
+    operation: u16,
+    results: &[u8],
+) -> Result<(), Failure> {
+    let Predicted { status: expected, operation: at, results: found } = predicted;
+    if (*expected, *at, &found[..]) == (status, operation, results) {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "transaction {} of session {session} ({transaction:?}) must end with {predicted:?}, the \
+         answer was {status:?} at {operation} with {results:?}",
+        transaction.number
+    )))
 }
 
 /// The shard's partitions must be what the log made of them.

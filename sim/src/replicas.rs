@@ -257,3 +257,108 @@ impl Replicas {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spillway_net::ids::{NodeId, WallMicros};
+    use spillway_updateserver::log::{ChainState, FrameKind};
+
+    use super::*;
+    use crate::Options;
+    use crate::disk::CLUSTER;
+    use crate::draw::Draw;
+    use crate::options::Sizes;
+
+    fn entry(lsn: u64, checksum: u64, previous: u64) -> Entry {
+        Entry {
+            lsn: Lsn(lsn),
+            term: Epoch(1),
+            timestamp: WallMicros(lsn),
+            kind: FrameKind::Data,
+            checksum,
+            previous,
+            sections: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    fn judge() -> (Replicas, History) {
+        let sizes = Sizes::draw(&mut Draw::new(1), &Options::cluster(1, 3));
+        let (mut replicas, history) = (Replicas::new(3), History::new(sizes.geometry, false));
+        for node in 0..3 {
+            replicas.started(node, &EntryIndex::behind(&ChainState::EMPTY), &history);
+        }
+        (replicas, history)
+    }
+
+    fn message(from: u16, term: u64, message: PeerMessage) -> PeerHeader {
+        let (from, to) = (NodeId(from + 1), NodeId(from % 3 + 2));
+        PeerHeader {
+            cluster: CLUSTER,
+            from,
+            to,
+            term: Epoch(term),
+            applied: Lsn(0),
+            committed: Lsn(0),
+            time: WallMicros(0),
+            body_bytes: 0,
+            message,
+        }
+    }
+
+    fn acknowledges(replicas: &mut Replicas, history: &History, lsn: u64) -> bool {
+        let reply = PeerMessage::AppendReply { index: Lsn(lsn), commit: Lsn(0), reject: None };
+        replicas.sent(&message(0, 1, reply), history).is_ok()
+    }
+
+    #[test]
+    fn only_what_is_durable_without_a_gap_is_acknowledged() {
+        let (mut replicas, history) = judge();
+        for lsn in 1..=3 {
+            replicas
+                .wrote(0, lsn, &entry(lsn, lsn + 10, (lsn + 9) * u64::from(lsn > 1)), &history)
+                .expect("a log without gaps");
+        }
+        replicas.landed(0, 2, &history);
+        replicas.landed(0, 3, &history);
+        assert!(!acknowledges(&mut replicas, &history, 1));
+        replicas.landed(0, 1, &history);
+        assert!(acknowledges(&mut replicas, &history, 3));
+        assert!(!acknowledges(&mut replicas, &history, 4));
+        // Another leader's entry takes the place of the second.
+        replicas.wrote(0, 4, &entry(2, 22, 11), &history).expect("it continues the first");
+        assert!(acknowledges(&mut replicas, &history, 1));
+        assert!(!acknowledges(&mut replicas, &history, 2));
+    }
+
+    #[test]
+    fn logs_that_do_not_match_are_found() {
+        let (mut replicas, history) = judge();
+        replicas.wrote(0, 1, &entry(1, 11, 0), &history).expect("the first entry");
+        for wrong in [entry(2, 12, 10), entry(3, 13, 12), entry(1, 11, 7)] {
+            assert!(replicas.wrote(0, 2, &wrong, &history).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_term_has_one_leader_who_was_elected() {
+        let (mut replicas, history) = judge();
+        let beat = PeerMessage::Heartbeat { commit: Lsn(0), matched: Lsn(0) };
+        assert!(replicas.sent(&message(0, 2, beat), &history).is_err(), "nobody voted");
+        for node in [0, 1] {
+            let vote = PeerMessage::Vote {
+                pre: false,
+                forced: false,
+                last: Lsn(0),
+                last_term: Epoch(0),
+                commit: Lsn(0),
+                commit_term: Epoch(0),
+            };
+            replicas.sent(&message(node, 3, vote), &history).expect("anybody may ask");
+        }
+        replicas.sent(&message(0, 3, beat), &history).expect("the first leader");
+        replicas.sent(&message(0, 3, beat), &history).expect("the same");
+        let second = replicas.sent(&message(1, 3, beat), &history).expect_err("the second");
+        assert_eq!(second.to_string(), "nodes 1 and 2 lead term 3");
+    }
+}

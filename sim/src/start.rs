@@ -23,7 +23,7 @@ use crate::history::History;
 use crate::options::{Bug, Sizes};
 use crate::worker::port;
 
-const CHUNK_BYTES: usize = 256 << 10;
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that transactions may not use, as in production.
 const CHUNKS_WITHHELD: usize = 4;
 
@@ -289,9 +289,13 @@ fn replay(
             for section in batch.sections {
                 let partition = section.partition;
                 if partition.0 == PARTITION_SYSTEM {
-                    for command in system_commands(batch.lsn, section).map_err(refused)? {
-                        shards.iter_mut().for_each(|shard| shard.replay_command(&command));
-                        root.replay(&command, scene.now);
+                    let lsn = batch.lsn;
+                    let wrong = |error| refused(ReplayError::Redo { partition, lsn, error });
+                    for command in system_commands(lsn, section).map_err(refused)? {
+                        for shard in &mut shards {
+                            shard.replay_command(&command).map_err(wrong)?;
+                        }
+                        root.replay(&command, scene.now).map_err(wrong)?;
                         if let SystemCommand::SessionOpen { session, .. } = command {
                             sessions.push(session);
                         }
@@ -313,7 +317,9 @@ fn replay(
     if scene.bug == Some(Bug::SessionsForgotten) {
         for session in sessions {
             let close = SystemCommand::SessionClose { session };
-            shards.iter_mut().for_each(|shard| shard.replay_command(&close));
+            for shard in &mut shards {
+                shard.replay_command(&close).expect("any session can be closed");
+            }
         }
     }
     Ok((shards, root))

@@ -635,6 +635,16 @@ impl Worker {
                 if draw.once_in(4) {
                     build.account_get(b);
                 }
+                // A row twice, and an end that fails behind the writes.
+                match draw.below(12) {
+                    0 => build.account_note(a, &note(draw)),
+                    1 => build.account_check_version(b, 0),
+                    2 => {
+                        build.account_note(a, &note(draw));
+                        build.account_check_version(b, 0);
+                    }
+                    _ => {}
+                }
             }
         }
         true

@@ -630,6 +630,7 @@ impl World {
             actions: &mut actions,
         };
         step(node, &mut scene)?;
+        node.limits_check(&self.sizes)?;
         if let Some(failure) = node.failure() {
             return self.refused(number, &failure.to_string());
         }

@@ -155,6 +155,9 @@ pub struct NetworkConfig {
     /// Time from the first byte of a frame to its last, milliseconds; a slower client is cut off.
     /// Time that the input budget held the client up does not count. Default 10,000.
     pub frame_timeout_ms: u64,
+    /// Silence of a client's machine after which its connection is given up, milliseconds, from
+    /// 2,000; its kernel answers for an idle client. Default 60,000.
+    pub silence_timeout_ms: u32,
 }
 
 /// `[threads]`
@@ -216,6 +219,7 @@ impl Default for NetworkConfig {
             output_bytes_max: 16 << 20,
             hello_timeout_ms: 3000,
             frame_timeout_ms: 10_000,
+            silence_timeout_ms: 60_000,
         }
     }
 }
@@ -313,6 +317,9 @@ impl Config {
         range((10..=600_000).contains(&hello), "network.hello_timeout_ms", hello, "10 to 600,000")?;
         let frame = network.frame_timeout_ms;
         range((10..=600_000).contains(&frame), "network.frame_timeout_ms", frame, "10 to 600,000")?;
+        let silence = network.silence_timeout_ms;
+        let good = (2_000..=600_000).contains(&silence);
+        range(good, "network.silence_timeout_ms", silence.into(), "2,000 to 600,000")?;
         self.cluster.check(path, node.id)
     }
 }

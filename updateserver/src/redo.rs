@@ -10,8 +10,11 @@
 
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Deserialize, Serialize};
-use spillway_net::limits::SESSION_NUMBERS_WINDOW;
+use spillway_net::limits::{
+    KEY_BYTES_MAX, OUTCOME_RESULT_BYTES_MAX, ROW_BYTES_MAX, SESSION_NUMBERS_WINDOW,
+};
 use spillway_net::message::{self, MessageError};
+use spillway_net::patch::PATCH_BYTES_MAX;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The partition number of the section that carries [`SystemCommand`]s.
@@ -204,6 +207,9 @@ pub enum RedoError {
     /// Its columns contradict each other.
     #[error("redo fragment is inconsistent: {0}")]
     Inconsistent(&'static str),
+    /// What it says cannot follow upon what stands in the log before it.
+    #[error("redo contradicts the log before it: {0}")]
+    Contradiction(&'static str),
 }
 
 /// One record, read in place.
@@ -243,47 +249,26 @@ pub struct Acknowledged {
     pub below: u64,
 }
 
-/// A validated fragment. Holding one proves that every length adds up, so iteration cannot fail.
+/// A validated fragment. Holding one proves that every length adds up, that no number overflows
+/// and that no value is larger than the memtable and the sessions take, so iteration cannot fail.
 #[derive(Clone, Copy)]
 pub struct FragmentReader<'a> {
     archived: &'a ArchivedFragment<'a>,
     record_bytes: usize,
+    next_number: u64,
 }
 
 impl<'a> FragmentReader<'a> {
     /// Validates one section's bytes.
     pub fn new(bytes: &'a [u8]) -> Result<Self, RedoError> {
         let archived = message::access::<Fragment<'a>>(bytes)?;
-        let mut record_bytes = 0usize;
-        for head in archived.records.iter() {
-            if RecordKind::from_wire(head.kind).is_none() {
-                return Err(RedoError::Inconsistent("unknown record kind"));
-            }
-            record_bytes +=
-                usize::from(head.key_length.to_native()) + head.value_length.to_native() as usize;
-        }
-        let numbers = archived.numbers.len();
-        if numbers != 0 && numbers != archived.records.len() {
-            return Err(RedoError::Inconsistent("row versions and records differ in count"));
-        }
-        let outcomes: u64 =
-            archived.runs.iter().map(|run| u64::from(run.outcomes.to_native())).sum();
-        let behind = |run: &ArchivedSessionRun| {
-            let behind = u64::from(run.acknowledged_behind.to_native());
-            behind < run.base_number.to_native() && behind < SESSION_NUMBERS_WINDOW
-        };
-        if !archived.runs.iter().all(behind) {
-            return Err(RedoError::Inconsistent("an acknowledged mark outside the window"));
-        }
-        if outcomes != archived.outcomes.len() as u64 {
-            return Err(RedoError::Inconsistent("session runs and outcomes differ in count"));
-        }
-        let result_bytes: usize =
-            archived.outcomes.iter().map(|outcome| kept_length(outcome.result_length)).sum();
+        let record_bytes = records_check(archived)?;
+        let next_number = next_number(archived)?;
+        let result_bytes = outcomes_check(archived)?;
         if record_bytes + result_bytes != archived.bytes.len() {
             return Err(RedoError::Inconsistent("lengths do not add up to the bytes"));
         }
-        Ok(Self { archived, record_bytes })
+        Ok(Self { archived, record_bytes, next_number })
     }
 
     /// Number of records.
@@ -298,12 +283,7 @@ impl<'a> FragmentReader<'a> {
 
     /// The partition's running record number after this fragment.
     pub fn next_number(&self) -> u64 {
-        let first = self.archived.first_number.to_native();
-        if self.archived.numbers.is_empty() {
-            return first + self.archived.records.len() as u64;
-        }
-        let last = self.archived.numbers.iter().map(|n| n.to_native()).max().unwrap_or(0);
-        first + u64::from(last) + 1
+        self.next_number
     }
 
     /// The records in order.
@@ -364,6 +344,76 @@ impl<'a> FragmentReader<'a> {
     }
 }
 
+/// Checks every record by itself. Returns the bytes of all keys and values.
+fn records_check(archived: &ArchivedFragment<'_>) -> Result<usize, RedoError> {
+    let mut bytes = 0usize;
+    for head in archived.records.iter() {
+        let key = usize::from(head.key_length.to_native());
+        let value = head.value_length.to_native() as usize;
+        let Some(kind) = RecordKind::from_wire(head.kind) else {
+            return Err(RedoError::Inconsistent("unknown record kind"));
+        };
+        let value_max = match kind {
+            RecordKind::Full => ROW_BYTES_MAX,
+            RecordKind::Patch => PATCH_BYTES_MAX,
+            RecordKind::Delete => 0,
+        };
+        if key > KEY_BYTES_MAX || value > value_max {
+            return Err(RedoError::Inconsistent("a key or a value above the limit"));
+        }
+        bytes += key + value;
+    }
+    Ok(bytes)
+}
+
+/// The partition's next number behind a fragment, if all of its numbers exist.
+fn next_number(archived: &ArchivedFragment<'_>) -> Result<u64, RedoError> {
+    let count = archived.records.len();
+    let writes = match archived.numbers.iter().map(|number| number.to_native()).max() {
+        None => count as u64,
+        Some(_) if archived.numbers.len() != count => {
+            return Err(RedoError::Inconsistent("row versions and records differ in count"));
+        }
+        Some(last) => u64::from(last) + 1,
+    };
+    let next = archived.first_number.to_native().checked_add(writes);
+    next.ok_or(RedoError::Inconsistent("row versions overflow"))
+}
+
+/// Checks runs and outcomes. Returns the bytes of all results.
+fn outcomes_check(archived: &ArchivedFragment<'_>) -> Result<usize, RedoError> {
+    let mut rest: &[ArchivedOutcomeRecord] = &archived.outcomes;
+    let mut bytes = 0;
+    for run in archived.runs.iter() {
+        let base = run.base_number.to_native();
+        let behind = u64::from(run.acknowledged_behind.to_native());
+        if run.session == 0 {
+            return Err(RedoError::Inconsistent("outcomes of no session"));
+        }
+        if behind >= base || behind >= SESSION_NUMBERS_WINDOW {
+            return Err(RedoError::Inconsistent("an acknowledged mark outside the window"));
+        }
+        let outcomes = rest.split_at_checked(run.outcomes.to_native() as usize);
+        let (outcomes, behind) =
+            outcomes.ok_or(RedoError::Inconsistent("session runs and outcomes differ in count"))?;
+        rest = behind;
+        for outcome in outcomes {
+            if base.checked_add(u64::from(outcome.number_delta.to_native())).is_none() {
+                return Err(RedoError::Inconsistent("transaction numbers overflow"));
+            }
+            let kept = kept_length(outcome.result_length);
+            if kept > OUTCOME_RESULT_BYTES_MAX {
+                return Err(RedoError::Inconsistent("results above the limit"));
+            }
+            bytes += kept;
+        }
+    }
+    if rest.is_empty() {
+        return Ok(bytes);
+    }
+    Err(RedoError::Inconsistent("session runs and outcomes differ in count"))
+}
+
 const fn kept_length(result_length: u8) -> usize {
     if result_length == RESULTS_NOT_KEPT { 0 } else { result_length as usize }
 }
@@ -373,7 +423,10 @@ pub fn fuzz_redo(data: &[u8]) {
     if let Ok(reader) = FragmentReader::new(data) {
         let records = reader.records().count();
         assert_eq!(records, reader.records_count());
+        assert!(reader.records().all(|record| record.number < reader.next_number()));
         assert_eq!(reader.outcomes().count(), reader.archived.outcomes.len());
+        assert!(reader.outcomes().all(|outcome| outcome.session != 0 && outcome.number > 0));
+        assert!(reader.acknowledged().all(|mark| mark.session != 0 && mark.below > 0));
     }
 }
 
@@ -436,6 +489,48 @@ mod tests {
         assert_eq!(reader.records().map(|r| r.number).collect::<Vec<_>>(), [105, 109]);
         assert_eq!(reader.next_number(), 110);
         assert!(FragmentReader::new(&sample(&[5])).is_err(), "one number for two records");
+    }
+
+    #[test]
+    fn numbers_and_lengths_beyond_their_limits_are_refused() {
+        let head = RecordHead { kind: 3, table: 1, key_length: 0, value_length: 0 };
+        let run = SessionRun { session: 9, base_number: 50, outcomes: 1, acknowledged_behind: 5 };
+        let outcome = OutcomeRecord { number_delta: 0, request_hash: 7, result_length: 0 };
+        let read =
+            |first_number, head: RecordHead, run, outcome: OutcomeRecord, numbers: &[u32]| {
+                let length = usize::from(head.key_length) + head.value_length as usize;
+                let kept = kept_length(outcome.result_length);
+                let fragment = Fragment {
+                    first_number,
+                    records: &[head],
+                    numbers,
+                    runs: &[run],
+                    outcomes: &[outcome],
+                    bytes: &vec![b'x'; length + kept],
+                };
+                let mut bytes = Vec::new();
+                message::archive(&mut bytes, &fragment);
+                fuzz_redo(&bytes);
+                FragmentReader::new(&bytes).is_ok()
+            };
+        assert!(read(u64::MAX - 1, head, run, outcome, &[]), "the last number there is");
+        assert!(!read(u64::MAX, head, run, outcome, &[]));
+        assert!(read(u64::MAX - 8, head, run, outcome, &[7]));
+        assert!(!read(u64::MAX - 8, head, run, outcome, &[8]));
+        assert!(!read(1, head, SessionRun { session: 0, ..run }, outcome, &[]));
+        let last = SessionRun { base_number: u64::MAX, ..run };
+        assert!(read(1, head, last, outcome, &[]), "a client may give its last number");
+        assert!(!read(1, head, last, OutcomeRecord { number_delta: 1, ..outcome }, &[]));
+        let long = OUTCOME_RESULT_BYTES_MAX as u8;
+        assert!(read(1, head, run, OutcomeRecord { result_length: long, ..outcome }, &[]));
+        assert!(!read(1, head, run, OutcomeRecord { result_length: long + 1, ..outcome }, &[]));
+        let key = KEY_BYTES_MAX as u16;
+        assert!(read(1, RecordHead { key_length: key, ..head }, run, outcome, &[]));
+        assert!(!read(1, RecordHead { key_length: key + 1, ..head }, run, outcome, &[]));
+        assert!(!read(1, RecordHead { value_length: 1, ..head }, run, outcome, &[]));
+        let full = |value_length| RecordHead { kind: 1, value_length, ..head };
+        assert!(read(1, full(ROW_BYTES_MAX as u32), run, outcome, &[]));
+        assert!(!read(1, full(ROW_BYTES_MAX as u32 + 1), run, outcome, &[]));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use spillway_net::limits::{NAME_BYTES_MAX, SESSIONS_MAX, TABLES_MAX};
 use spillway_net::message::{self, Done, Refusal, RefusalCode, SessionOpened, TableCreated};
 use spillway_net::schema::TableDefinition;
 
-use crate::redo::{PARTITION_SYSTEM, SystemCommand, SystemFragment, system_digest};
+use crate::redo::{PARTITION_SYSTEM, RedoError, SystemCommand, SystemFragment, system_digest};
 use crate::session::{SLOTS, SessionDirectory, slot_of};
 pub use cluster::{Member, Replacement};
 
@@ -51,6 +51,9 @@ pub struct RootEffects {
     /// Members to replace: the new node's addresses are committed, the quorum's part remains.
     /// The shell gives it to the quorum and answers the client.
     pub replacements: Vec<Replacement>,
+    /// A committed command could not be applied: this replica is not what the leader has, and
+    /// the node must stop.
+    pub diverged: Option<RedoError>,
 }
 
 impl RootEffects {
@@ -60,6 +63,7 @@ impl RootEffects {
         self.orders.clear();
         self.answers.clear();
         self.replacements.clear();
+        self.diverged = None;
     }
 }
 
@@ -144,6 +148,8 @@ pub struct Root {
     slot_next: usize,
     members: BTreeMap<NodeId, Member>,
     drained: BTreeSet<NodeId>,
+    /// Nodes that were members and are not: their configurations may still name them.
+    removed: BTreeSet<NodeId>,
     sweep_next: usize,
     pending: VecDeque<Pending>,
     orders_sent: u64,
@@ -167,6 +173,7 @@ impl Root {
             slot_next: 0,
             members: BTreeMap::new(),
             drained: BTreeSet::new(),
+            removed: BTreeSet::new(),
             sweep_next: 0,
             pending: VecDeque::new(),
             orders_sent: 0,
@@ -177,14 +184,18 @@ impl Root {
     }
 
     /// Takes over a committed command of the log while this node follows.
-    pub fn replay(&mut self, command: &SystemCommand, now_nanos: u64) {
+    ///
+    /// # Errors
+    /// It cannot follow upon what was applied before. Nothing has changed then.
+    pub fn replay(&mut self, command: &SystemCommand, now_nanos: u64) -> Result<(), RedoError> {
         assert!(self.epoch.is_none(), "a leader knows what it would replay");
+        self.replay_check(command).map_err(RedoError::Contradiction)?;
         match command {
             SystemCommand::TableCreate { table, definition } => {
                 let entry = RootTable { definition: definition.clone(), dropping: false };
                 self.tables.insert(TableId(*table), entry);
                 if !spillway_runtime::planted!(TableIdReused) {
-                    self.table_next = self.table_next.max(u32::from(*table) + 1);
+                    self.table_next = u32::from(*table) + 1;
                 }
             }
             SystemCommand::TableDrop { table } => {
@@ -204,6 +215,40 @@ impl Root {
             | SystemCommand::MemberRemove { .. }
             | SystemCommand::ZoneDrain { .. } => self.cluster_apply(command),
         }
+        Ok(())
+    }
+
+    /// Whether a command can follow upon what was applied: no id comes twice, and only what is
+    /// there ends.
+    fn replay_check(&self, command: &SystemCommand) -> Result<(), &'static str> {
+        let (good, wrong) = match command {
+            SystemCommand::TableCreate { table, .. } if u32::from(*table) < self.table_next => {
+                (false, "a table's id is used twice")
+            }
+            SystemCommand::TableCreate { table, definition } => {
+                let good = *table < u16::MAX && definition.validate().is_ok();
+                (good, "a table's definition is not valid")
+            }
+            SystemCommand::TableDrop { table } => {
+                (self.tables.contains_key(&TableId(*table)), "a table is dropped that is not there")
+            }
+            SystemCommand::SessionOpen { session, .. } => {
+                let slot = slot_of(SessionId(*session));
+                let generation = session / SLOTS as u64;
+                let is_next = generation > u64::from(self.generations[slot]);
+                let good = is_next && !self.live[slot] && generation <= u64::from(u32::MAX);
+                (good, "a session's id is used twice")
+            }
+            SystemCommand::SessionClose { session } => {
+                let slot = slot_of(SessionId(*session));
+                let good = self.live[slot] && self.session_in(slot).0 == *session;
+                (good, "a session is closed that is not open")
+            }
+            SystemCommand::MemberSet { node, .. }
+            | SystemCommand::MemberRemove { node }
+            | SystemCommand::ZoneDrain { node, .. } => (*node != 0, "a member has no number"),
+        };
+        if good { Ok(()) } else { Err(wrong) }
     }
 
     fn occupy(&mut self, session: SessionId) {
@@ -259,7 +304,11 @@ impl Root {
                     self.sweep(out);
                 }
             }
-            RootInput::Apply(command) => self.replay(&command, now_nanos),
+            RootInput::Apply(command) => {
+                if let Err(error) = self.replay(&command, now_nanos) {
+                    out.diverged = Some(error);
+                }
+            }
             RootInput::Lead { epoch } => self.lead(epoch),
             RootInput::StepDown { stamp } => self.step_down(stamp, out),
         }

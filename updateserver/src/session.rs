@@ -17,6 +17,7 @@ use spillway_net::ids::SessionId;
 use spillway_net::limits::{OUTCOME_RESULT_BYTES_MAX, SESSION_NUMBERS_WINDOW, SESSIONS_MAX};
 
 use crate::memtable::Stamp;
+use crate::redo::RedoError;
 
 /// Slots of the directory: a session's id is `generation * SLOTS + slot`.
 pub const SLOTS: usize = 1 << 17;
@@ -235,14 +236,24 @@ impl Session {
 
     /// Notes an outcome found in the log. A number the client could send only after it had
     /// acknowledged those a window below moves the floor: they need no outcome any more.
-    fn replay(&mut self, number: u64, request_hash: u32, results: Option<&[u8]>) {
+    fn replay(
+        &mut self,
+        number: u64,
+        request_hash: u32,
+        results: Option<&[u8]>,
+    ) -> Result<(), RedoError> {
         if number < self.floor {
-            return;
+            return Ok(());
         }
         if number - self.floor >= SESSION_NUMBERS_WINDOW {
             self.acknowledge_below(number - SESSION_NUMBERS_WINDOW + 1);
         }
+        let before = self.entries.get((number - self.floor) as usize);
+        if before.is_some_and(|entry| entry.state != EntryState::Unknown) {
+            return Err(RedoError::Contradiction("a transaction's number commits twice"));
+        }
         self.record(number, request_hash, results);
+        Ok(())
     }
 
     /// Drops outcomes that the client has read.
@@ -312,6 +323,11 @@ impl SessionTable {
     }
 
     /// The session's state here, if it was ever used here.
+    pub fn get(&self, session: SessionId) -> Option<&Session> {
+        self.slots[slot_of(session)].as_deref().filter(|held| held.id == session)
+    }
+
+    /// The same, to be changed.
     pub fn get_mut(&mut self, session: SessionId) -> Option<&mut Session> {
         self.slots[slot_of(session)].as_deref_mut().filter(|held| held.id == session)
     }
@@ -344,15 +360,20 @@ impl SessionTable {
     }
 
     /// Notes an outcome found in the log.
+    ///
+    /// # Errors
+    /// Its number was committed before.
     pub fn replay(
         &mut self,
         session: SessionId,
         number: u64,
         request_hash: u32,
         results: Option<&[u8]>,
-    ) {
+    ) -> Result<(), RedoError> {
         self.enter(session);
-        self.change(session, |held| held.replay(number, request_hash, results));
+        let mut replayed = Ok(());
+        self.change(session, |held| replayed = held.replay(number, request_hash, results));
+        replayed
     }
 
     /// Takes over from the log how far the client of a session has read.
@@ -361,9 +382,12 @@ impl SessionTable {
         self.change(session, |held| held.acknowledge_below(below));
     }
 
-    /// Drops outcomes that the client of a session that was entered has read. Outcomes above the
-    /// committed hand-over `floor` stay: nobody can have read them.
+    /// Drops outcomes that the client of a session has read. Outcomes above the committed
+    /// hand-over `floor` stay: nobody can have read them. A session without state here has none.
     pub fn acknowledge_below(&mut self, session: SessionId, number: u64, floor: Stamp) {
+        if self.get(session).is_none() {
+            return;
+        }
         self.change(session, |held| {
             let number = held.acknowledgeable(number, floor);
             held.acknowledge_below(
@@ -429,12 +453,12 @@ mod tests {
     fn replay_keeps_a_window_and_no_more() {
         let mut session = Session::new(SessionId(5));
         for number in 1..=SESSION_NUMBERS_WINDOW + 10 {
-            session.replay(number, number as u32, Some(b""));
+            session.replay(number, number as u32, Some(b"")).expect("a number of its own");
         }
         assert_eq!(session.entries.len() as u64, SESSION_NUMBERS_WINDOW);
         assert_eq!(session.lookup(10, 10), Lookup::OutOfWindow);
         assert_eq!(session.lookup(11, 11), Lookup::Committed(b""));
-        session.replay(3, 3, Some(b""));
+        session.replay(3, 3, Some(b"")).expect("a number of its own");
         assert_eq!(session.lookup(3, 3), Lookup::OutOfWindow, "late news of a forgotten number");
     }
 
@@ -445,7 +469,7 @@ mod tests {
         session.forget(1);
         assert_eq!(session.lookup(1, 10), Lookup::New);
         assert!(session.results.is_empty());
-        session.replay(1, 10, Some(b"x"));
+        session.replay(1, 10, Some(b"x")).expect("a number of its own");
         assert_eq!(session.lookup(1, 10), Lookup::Committed(b"x"), "it came back as redo");
     }
 

@@ -481,7 +481,11 @@ impl ClientCore {
             }
             _ => (target.to_owned(), Purpose::Probe),
         };
-        let deadline = now.saturating_add(self.connect_timeout_nanos());
+        let mut timeout = self.connect_timeout_nanos();
+        if spillway_runtime::fault_point!(ClientConnectsInHaste) {
+            timeout /= 200;
+        }
+        let deadline = now.saturating_add(timeout);
         self.state = State::Connecting { deadline, purpose };
         self.attempt += 1;
         self.assembler = FrameAssembler::default();
@@ -740,9 +744,19 @@ impl ClientCore {
         self.options.shards = welcome.shard_ports.len();
         let target = self.course.target().to_owned();
         self.has_news |= self.course.book_mut().greeted(&target, &welcome);
-        if self.options.follow == Follow::Leader && welcome.leader != welcome.node {
-            self.redirect(now, welcome.leader, welcome.leader_address, effects);
-            return;
+        if self.options.follow == Follow::Leader {
+            if welcome.leader != welcome.node {
+                self.redirect(now, welcome.leader, welcome.leader_address, effects);
+                return;
+            }
+            if let Some((leader, epoch)) = self.course.book().leader()
+                && welcome.epoch < epoch
+            {
+                // It was deposed and does not know it yet: a later term has its leader.
+                let known = self.course.book().address_of(leader).unwrap_or_default().to_owned();
+                self.redirect(now, leader, known, effects);
+                return;
+            }
         }
         if purpose == Purpose::Probe {
             self.probe_wanted = false;

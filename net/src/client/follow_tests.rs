@@ -53,6 +53,8 @@ struct Member {
     /// Answers so many reads that it is behind.
     behind: u32,
     shards: u16,
+    /// The term that it claims, if not the right one.
+    epoch: Option<u64>,
 }
 
 struct Connection {
@@ -158,6 +160,7 @@ impl Cluster {
             lags: false,
             behind: 0,
             shards: 2,
+            epoch: None,
         };
         let mut cluster = Self {
             now: SECOND,
@@ -232,7 +235,7 @@ impl Cluster {
         Welcome {
             cluster: 9,
             node,
-            epoch: if member.leader == node { self.epoch } else { 1 },
+            epoch: member.epoch.unwrap_or(if member.leader == node { self.epoch } else { 1 }),
             leader: member.leader,
             leader_address: address_of(member.leader),
             members: self.members.keys().map(address).collect(),
@@ -552,6 +555,29 @@ fn a_leader_that_comes_back_in_a_new_term_is_another_one() {
     cluster.run(100 * MS);
     cluster.cut();
     assert_eq!(cluster.ended(token), Some(&Ended::Unknown(LossReason::LeadersLost)));
+}
+
+#[test]
+fn a_leader_of_a_term_that_is_over_is_not_believed() {
+    let mut cluster = Cluster::ready();
+    cluster.elect(2, true);
+    cluster.run(SECOND);
+    let token = cluster.submit();
+    cluster.run(SECOND);
+    cluster.assert_committed(token);
+    // The first leader was cut off, and takes itself for the leader still.
+    (cluster.member(1).leader, cluster.member(1).epoch) = (1, Some(1));
+    cluster.kill(2);
+    let token = cluster.submit();
+    cluster.run(SECOND);
+    assert!(!cluster.core.is_ready(), "nobody else leads");
+    assert!(cluster.made.iter().filter(|(node, ..)| *node == 1).count() > 1, "it was asked");
+    cluster.elect(3, false);
+    cluster.member(3).leader = 3;
+    cluster.run(10 * SECOND);
+    cluster.assert_committed(token);
+    assert_eq!(cluster.seen.last().map(|(node, _)| *node), Some(3));
+    assert!(cluster.seen.iter().all(|(node, _)| *node != 1), "it was sent no transaction");
 }
 
 #[test]

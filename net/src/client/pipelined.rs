@@ -229,11 +229,6 @@ impl Pipeline {
         self.links[connection].core.shard()
     }
 
-    /// Session of a connection.
-    pub fn session_of(&self, connection: usize) -> u64 {
-        self.links[connection].core.session()
-    }
-
     /// Unanswered frames and requests of a connection.
     pub fn in_flight(&self, connection: usize) -> usize {
         self.links[connection].core.in_flight()

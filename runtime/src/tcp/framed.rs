@@ -224,6 +224,17 @@ impl TcpRing {
             .map_err(|errno| RuntimeError::System { operation: "set TCP_USER_TIMEOUT", errno })
     }
 
+    /// Bytes that the kernel has received on a connection since it was made, told to the owner or
+    /// not. 0 if the connection is gone or being made.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not say.
+    pub fn received_bytes(&mut self, id: ConnectionId) -> Result<u64, RuntimeError> {
+        let Some(connection) = self.connections.get(id) else { return Ok(0) };
+        socket::received_bytes(connection.fd)
+            .map_err(|errno| RuntimeError::System { operation: "read TCP_INFO", errno })
+    }
+
     /// The kernel ended a receive of a framed connection.
     pub(super) fn complete_framed(&mut self, index: u32, result: i32) {
         let connection = self.connections.slot(index);

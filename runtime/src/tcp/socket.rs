@@ -165,6 +165,29 @@ pub(super) fn set_silence_max(fd: RawFd, millis: u32) -> Result<(), Errno> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
+/// See [`super::TcpRing::received_bytes`].
+pub(super) fn received_bytes(fd: RawFd) -> Result<u64, Errno> {
+    // `tcpi_bytes_received` of the kernel's `struct tcp_info`, which grows at its end only; the
+    // one of the C library ends before it.
+    const AT: usize = 128;
+    let mut info = [0u8; AT + 8];
+    let mut bytes = info.len() as libc::socklen_t;
+    // SAFETY: the buffer lives through the call and has the length given.
+    let result = unsafe {
+        let value = info.as_mut_ptr().cast();
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut bytes)
+    };
+    if result != 0 {
+        return Err(Errno::last());
+    }
+    let field = info.last_chunk::<8>().expect("the field is at the end");
+    if (bytes as usize) < info.len() {
+        // A kernel before 4.1.
+        return Err(Errno(libc::ENOSYS));
+    }
+    Ok(u64::from_ne_bytes(*field))
+}
+
 fn set_flag(socket: &OwnedFd, level: i32, name: i32) -> Result<(), Errno> {
     set_option(socket.as_raw_fd(), level, name, 1)
 }
@@ -197,6 +220,25 @@ mod tests {
         assert_ne!(bound.port(), 0);
         let error = listening(bound, 1).expect_err("taken");
         assert_eq!(error, RuntimeError::AddressInUse { address: bound });
+    }
+
+    #[test]
+    fn received_bytes_count_whether_read_or_not() {
+        use std::io::{Read, Write};
+        use std::net::{TcpListener, TcpStream};
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut sender = TcpStream::connect(address).expect("somebody listens");
+        let (mut receiver, _) = listener.accept().expect("it connects");
+        let fd = receiver.as_raw_fd();
+        assert_eq!(received_bytes(fd), Ok(0));
+        sender.write_all(&[7; 1000]).expect("it fits the buffer");
+        receiver.read_exact(&mut [0; 300]).expect("they were sent");
+        assert_eq!(received_bytes(fd), Ok(1000));
+        sender.write_all(&[7; 5]).expect("it fits the buffer");
+        receiver.read_exact(&mut [0; 705]).expect("they were sent");
+        assert_eq!(received_bytes(fd), Ok(1005));
+        assert_eq!(received_bytes(-1), Err(Errno(libc::EBADF)));
     }
 
     #[test]

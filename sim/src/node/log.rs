@@ -10,8 +10,8 @@ use spillway_updateserver::log::{
     Superblock, sections_bytes,
 };
 use spillway_updateserver::quorum::{
-    Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaFailure,
-    ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange, Room,
+    Freshness, Now, PeerHeader, PeerSend, Replica, ReplicaCommand, ReplicaEffects, ReplicaFailure,
+    ReplicaInput, ReplicaOptions, ReplicaStart, Role, RoleChange, Room, Round,
 };
 use spillway_updateserver::shard::{LogItem, ORIGIN_ROOT};
 
@@ -23,10 +23,7 @@ use crate::options::{Bug, Sizes};
 use crate::start::RecoveredLog;
 
 /// Entries that may wait for one shard of a follower.
-const APPLY_ENTRIES_MAX: usize = 8;
-
-/// Time between two rounds by which a leader proves how fresh it is.
-const PROOF_NANOS: u64 = 50_000_000;
+pub(super) const APPLY_ENTRIES_MAX: usize = 8;
 
 /// A write that has ended.
 #[derive(Debug)]
@@ -56,13 +53,7 @@ pub struct LogSeat {
     /// The members as the quorum last told them, and those that are none any more.
     members: Vec<NodeId>,
     pub(super) gone: Vec<NodeId>,
-    /// What a message of the leader said: its committed end, and its time.
-    fresh_next: Option<(Lsn, WallMicros)>,
-    /// As a leader: the newest time at which surely nobody else led, and the round that will
-    /// prove the next one.
-    proof: WallMicros,
-    proof_next: Option<(u64, WallMicros)>,
-    proof_at: u64,
+    freshness: Freshness,
     /// Why the replica must not go on.
     pub(super) failure: Option<ReplicaFailure>,
     batches: u64,
@@ -71,6 +62,9 @@ pub struct LogSeat {
     appended: VecDeque<(u64, EntrySection)>,
     /// Ticket and LSN of the newest own entry that was written or sent.
     issued: (u64, u64),
+    /// Own entries of this leadership were seen without a gap up to here, and those behind it.
+    proposed_to: u64,
+    proposed_early: BTreeMap<u64, Rc<Entry>>,
     /// When the log wants a tick.
     pub(super) deadline: Option<u64>,
     /// Whether the device has failed.
@@ -141,15 +135,14 @@ impl LogSeat {
             commands: VecDeque::from([ReplicaCommand::Drained(Vec::new())]),
             members: Vec::new(),
             gone: Vec::new(),
-            fresh_next: None,
-            proof: WallMicros(0),
-            proof_next: None,
-            proof_at: 0,
+            freshness: Freshness::default(),
             failure: None,
             batches: 0,
             margin_bytes: margin_bytes(&superblock.geometry, queue_max),
             appended: VecDeque::new(),
             issued: (0, 0),
+            proposed_to: 0,
+            proposed_early: BTreeMap::new(),
             deadline: Some(0),
             failed: false,
         }
@@ -237,7 +230,7 @@ impl Node {
         self.outgoing_tell(scene)?;
         self.reap(scene)?;
         self.shards_turn(scene)?;
-        self.proof_turn(scene)?;
+        self.freshness_turn(scene)?;
         while let Some(command) = self.log.commands.pop_front() {
             self.step(ReplicaInput::Command(command), scene)?;
         }
@@ -294,10 +287,9 @@ impl Node {
                             .transpose()
                             .map_err(|fault| Failure::new(format!("an entry sent: {fault}")))?;
                         let log = &mut self.log;
-                        let follows = !log.published.leading && log.published.leader == from.0;
-                        if follows && log.fresh_next.is_none() {
-                            log.fresh_next = Some((header.committed, header.time));
-                        }
+                        let leader = NodeId(log.published.leader);
+                        let leader = Some(leader).filter(|leader| leader.0 > 0);
+                        log.freshness.heard(leader, from, header.committed, header.time);
                         self.step(ReplicaInput::Peer { from, header, frame }, scene)?;
                     }
                 }
@@ -365,32 +357,25 @@ impl Node {
         if word.applied != seen.applied {
             self.step(ReplicaInput::Applied(Lsn(word.applied)), scene)?;
         }
-        self.log.fresh_turn(Lsn(word.applied));
+        self.log.freshness.applied(Lsn(word.applied));
         if word.round_wanted > seen.round_wanted {
             self.step(ReplicaInput::RoundWanted(word.round_wanted), scene)?;
         }
         Ok(())
     }
 
-    /// A leader asks for a round of its own now and then, to say how fresh it is.
-    fn proof_turn(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
-        let log = &mut self.log;
-        if !log.published.leading || self.alone {
+    /// Tells the shards how fresh this node is.
+    fn freshness_turn(&mut self, scene: &mut Scene<'_>) -> Result<(), Failure> {
+        if self.alone {
             return Ok(());
         }
-        if let Some((round, began)) = log.proof_next
-            && round <= log.published.round_confirmed
-        {
-            log.proof = log.proof.max(began);
-            log.published.fresh_micros = log.proof.0;
-            log.proof_next = None;
-        }
-        if log.proof_next.is_none() && scene.now >= log.proof_at {
-            log.proof_at = scene.now + PROOF_NANOS;
-            let round = log.published.round_started + 1;
-            log.proof_next = Some((round, scene.wall));
+        let Published { round_started, round_confirmed, .. } = self.log.published;
+        let round = Round { started: round_started, confirmed: round_confirmed };
+        let now = Now { monotonic_nanos: scene.now, wall: scene.wall };
+        if let Some(round) = self.log.freshness.round_due(now, round) {
             self.step(ReplicaInput::RoundWanted(round), scene)?;
         }
+        self.log.published.fresh_micros = self.log.freshness.fresh().0;
         Ok(())
     }
 
@@ -476,7 +461,7 @@ impl Node {
         if effects.role.is_some() || effects.round.is_some() {
             self.publish(scene);
         }
-        let (committed, time) = (Lsn(self.log.published.lsn), self.log.proof);
+        let (committed, time) = (Lsn(self.log.published.lsn), self.log.freshness.proof());
         for PeerSend { to, header, body } in effects.sends.drain(..) {
             let header = PeerHeader { committed, time, ..header };
             scene.actions.sends.push((to, PeerMessage { header: header.encode(), body }));
@@ -550,9 +535,9 @@ impl Node {
         published.barrier_ticket = change.barrier.ticket;
         published.barrier_lsn = change.barrier.lsn.0;
         self.log.appended.clear();
-        self.log.fresh_next = None;
-        self.log.proof = WallMicros(0);
-        self.log.proof_next = None;
+        self.log.proposed_early.clear();
+        self.log.proposed_to = change.barrier.lsn.0;
+        self.log.freshness.role_changed(matches!(change.role, Role::Lead { .. }));
         match change.role {
             Role::Lead { epoch } => {
                 published.leading = true;
@@ -613,29 +598,48 @@ impl Node {
 }
 
 impl LogSeat {
-    /// Once everything is applied that the leader knew to be committed when it sent a message,
-    /// this node is as fresh as that message.
-    fn fresh_turn(&mut self, applied: Lsn) {
-        if let Some((_, time)) = self.fresh_next.filter(|(committed, _)| *committed <= applied) {
-            self.published.fresh_micros = self.published.fresh_micros.max(time.0);
-            self.fresh_next = None;
-        }
+    /// Memory for entries in use.
+    pub(super) fn slots_used(&self) -> usize {
+        self.slots.bytes_used()
     }
 
-    /// An entry is seen for the first time: one of this node's own holds what was appended.
-    fn proposed(&mut self, entry: &Entry) -> Result<(), Failure> {
-        if !entry.has_sections() || !self.published.leading {
+    /// An entry is seen for the first time, perhaps before those in front of it, whose messages
+    /// were lost: each of this node's own holds what was appended.
+    fn proposed(&mut self, entry: &Rc<Entry>) -> Result<(), Failure> {
+        if !self.published.leading {
             return Ok(());
         }
         if entry.term.0 != self.published.epoch {
-            return Err(Failure::new(format!("LSN {} appears late", entry.lsn)));
+            let late = Failure::new(format!("LSN {} appears late", entry.lsn));
+            return if entry.has_sections() { Err(late) } else { Ok(()) };
         }
+        self.proposed_early.insert(entry.lsn.0, Rc::clone(entry));
+        while let Some(entry) = self.proposed_early.remove(&(self.proposed_to + 1)) {
+            self.proposed_to += 1;
+            if entry.has_sections() {
+                self.proposed_next(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next own entry behind those that were seen before.
+    fn proposed_next(&mut self, entry: &Entry) -> Result<(), Failure> {
         for section in &entry.sections {
             match self.appended.pop_front() {
                 Some((ticket, appended)) if appended == *section => {
                     self.issued = (ticket, entry.lsn.0);
                 }
-                _ => return Err(Failure::new(format!("LSN {} was not appended", entry.lsn))),
+                found => {
+                    let found = found.map(|(ticket, next)| (ticket, next.partition));
+                    return Err(Failure::new(format!(
+                        "LSN {} was not appended: partition {} where ticket and partition \
+                         {found:?} come next, with {} behind it",
+                        entry.lsn,
+                        section.partition,
+                        self.appended.len()
+                    )));
+                }
             }
         }
         Ok(())

@@ -8,7 +8,8 @@ use spillway_updateserver::quorum::ReplicaCommand;
 use spillway_updateserver::redo::PARTITION_SYSTEM;
 use spillway_updateserver::root::{Replacement, RootInput};
 use spillway_updateserver::shard::{
-    InboundFrame, LogState, ORIGIN_ROOT, Released, RootOrigin, ShardInput, system_commands,
+    InboundFrame, LogState, ORIGIN_ROOT, Released, ReplayError, RootOrigin, ShardInput,
+    system_commands,
 };
 
 use super::{Client, Inbound, Node, Published, Scene, Seat, ShardSeat};
@@ -131,10 +132,11 @@ impl Node {
             .collect();
         seat.shard.step(scene.now, ShardInput::Frames(&frames), &mut seat.effects);
         // The shard may leave some for later; what it took the model executes too.
+        let applied = seat.shard.applied_lsn();
         for inbound in seat.inbound.drain(..seat.effects.frames_taken) {
             let Inbound { connection, header, frame, answered_epoch } = inbound;
             let (at, payload) = ((self.number, shard), &frame[HEADER_BYTES..]);
-            scene.oracle.execute(at, connection, answered_epoch, &header, payload)?;
+            scene.oracle.execute(at, connection, answered_epoch, &header, payload, applied)?;
         }
         seat.shard.step(scene.now, ShardInput::TurnEnd, &mut seat.effects);
         self.apply(shard, scene)
@@ -156,6 +158,7 @@ impl Node {
             let input = ShardInput::Members(addresses);
             seat.shard.step(scene.now, input, &mut seat.effects);
         }
+        // Reads that may be old are judged by the clock, which goes on while the log stands still.
         if published == seat.seen && seat.inbound.is_empty() {
             return Ok(());
         }
@@ -267,6 +270,11 @@ impl Node {
                         Ok(commands) => {
                             for command in commands {
                                 root.step(scene.now, RootInput::Apply(command), root_effects);
+                                if let Some(error) = root_effects.diverged.take() {
+                                    let (lsn, partition) = (batch.lsn, section.partition);
+                                    let error = ReplayError::Redo { partition, lsn, error };
+                                    seat.effects.diverged = Some(error);
+                                }
                             }
                         }
                         Err(error) => seat.effects.diverged = Some(error),

@@ -121,7 +121,7 @@ impl Examiner<'_> {
             return Examined::Bad(self.no_header(DamageReason::ChainBroken, block), None);
         }
         let continues = local.sequence == chain.sequence
-            && (local.previous == chain.local || spillway_runtime::planted!(ChainUnchecked))
+            && local.previous == chain.local
             && local.sequence >= self.sequence_min
             && local.boot >= self.boot_last
             && (of_tail || local.boot < self.superblock.boot);

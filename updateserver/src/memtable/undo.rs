@@ -46,11 +46,6 @@ impl UndoLog {
         undo
     }
 
-    /// Whether it keeps nothing.
-    pub fn is_off(&self) -> bool {
-        self.off
-    }
-
     /// Where the log stands: what is written from now on is undone by `rollback_to` this mark.
     #[must_use]
     pub fn mark(&self) -> UndoMark {

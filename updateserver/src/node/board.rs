@@ -76,12 +76,21 @@ impl Board {
     /// Nodes that a change of members has left out.
     pub fn gone_note(&self, nodes: impl Iterator<Item = NodeId>) {
         let mut content = self.lock();
-        content.gone.extend(nodes);
+        for node in nodes {
+            if !content.gone.contains(&node) {
+                content.gone.push(node);
+            }
+        }
     }
 
-    /// The same, for the root service of the leader.
-    pub fn gone_take(&self) -> Option<NodeId> {
-        self.lock().gone.pop()
+    /// The same, for the root service of the leader: all that it has not forgotten yet.
+    pub fn gone(&self) -> Vec<NodeId> {
+        self.lock().gone.clone()
+    }
+
+    /// The root service has forgotten a node, or it is a member again.
+    pub fn gone_done(&self, node: NodeId) {
+        self.lock().gone.retain(|gone| *gone != node);
     }
 
     pub fn members(&self) -> Vec<Member> {

@@ -13,6 +13,9 @@ use spillway_runtime::tcp::{ConnectionId, ReceivedBuffer, TcpRing};
 
 use crate::shard::InboundFrame;
 
+/// Memory of frames that were executed, kept for the next ones. Bytes.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
 enum Place {
     Buffer { slot: usize, start: usize, end: usize },
     Owned(Vec<u8>),
@@ -55,7 +58,7 @@ impl Inbound {
         self.pending.len()
     }
 
-    /// Bytes of frames that were put together from pieces.
+    /// Memory of frames that were put together from pieces.
     pub fn owned_bytes(&self) -> usize {
         self.owned_bytes
     }
@@ -89,7 +92,7 @@ impl Inbound {
                     *first_frame = false;
                 }
                 Ok(Assembled::Owned(header, frame)) => {
-                    self.owned_bytes += frame.len();
+                    self.owned_bytes += frame.capacity();
                     let place = Place::Owned(frame);
                     self.pending.push_back(Pending { connection, header, place });
                     *first_frame = false;
@@ -147,9 +150,10 @@ impl Inbound {
         for pending in self.pending.drain(..count) {
             match pending.place {
                 Place::Owned(mut frame) => {
-                    self.owned_bytes -= frame.len();
+                    self.owned_bytes -= frame.capacity();
                     frame.clear();
-                    if self.spare.len() < 64 {
+                    let bytes: usize = self.spare.iter().map(Vec::capacity).sum();
+                    if bytes + frame.capacity() <= SPARE_BYTES_MAX {
                         self.spare.push(frame);
                     }
                 }

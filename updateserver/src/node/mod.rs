@@ -12,6 +12,7 @@ mod format;
 mod inbound;
 mod log_shell;
 mod memory;
+mod outbox;
 mod peer_plan;
 mod peers;
 mod published;

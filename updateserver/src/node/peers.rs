@@ -13,7 +13,8 @@
 //!
 //! A side that says nothing for half a second sends a *ping*, a header that is not told to the
 //! owner; one that was not heard for three seconds is given up, and so is one that began a body and
-//! does not end it, because the memory for it holds up all that was reserved later.
+//! sends less than half a megabit of it per second, because the memory for it holds up all that was
+//! reserved later.
 
 mod certificates;
 mod dial;
@@ -48,8 +49,11 @@ const STRANGERS_MAX: usize = 16;
 const PING_NANOS: u64 = 500_000_000;
 /// Silence after which the other side is given up.
 const SILENCE_NANOS_MAX: u64 = 3_000_000_000;
-/// From the header to the end of its body.
-const BODY_NANOS_MAX: u64 = 1_000_000_000;
+/// A body that is not whole two periods after its header must have brought [`BODY_BYTES_MIN`] in
+/// the second one, and go on so.
+const BODY_PERIOD_NANOS: u64 = 500_000_000;
+/// Half a megabit per second. Less is as good as nothing, and holds the memory for too long.
+const BODY_BYTES_MIN: u64 = 32 << 10;
 /// How soon memory is asked for again, if nothing else wakes the thread.
 const MEMORY_RETRY_NANOS: u64 = 1_000_000;
 /// A pause between turns that can only mean that this process was stopped: it heard nobody, which
@@ -435,7 +439,7 @@ impl PeerLinks {
             return;
         };
         let (head, body) = slot.split_at(block);
-        link.receiving = Receiving::Body { header, head, since_nanos: now };
+        link.receiving = Receiving::Body { header, head, since_nanos: now, before_bytes: None };
         link.receive_body(ring, body);
         self.decrypt(ring, at);
     }
@@ -481,6 +485,9 @@ impl PeerLinks {
     fn time(&mut self, ring: &mut TcpRing, at: usize) {
         let (link, now) = (&mut self.links[at], self.now_nanos);
         if now < link.deadline_nanos() {
+            return;
+        }
+        if link.is_up() && now >= link.gone_nanos() && link.body_goes_on(ring, now) {
             return;
         }
         match &link.phase {
@@ -553,7 +560,8 @@ impl PeerLinks {
     }
 }
 
-const _: () = assert!(BODY_NANOS_MAX < SILENCE_NANOS_MAX && 4 * PING_NANOS < SILENCE_NANOS_MAX);
+const _: () =
+    assert!(2 * BODY_PERIOD_NANOS < SILENCE_NANOS_MAX && 4 * PING_NANOS < SILENCE_NANOS_MAX);
 
 #[cfg(test)]
 mod tests;

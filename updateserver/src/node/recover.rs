@@ -141,10 +141,12 @@ pub(super) fn replay(
             for section in batch.sections {
                 let partition = section.partition;
                 if partition.0 == PARTITION_SYSTEM {
-                    for command in system_commands(batch.lsn, section)? {
-                        shard.replay_command(&command);
+                    let lsn = batch.lsn;
+                    let wrong = |error| ReplayError::Redo { partition, lsn, error };
+                    for command in system_commands(lsn, section)? {
+                        shard.replay_command(&command).map_err(wrong)?;
                         if let Some(root) = &mut root {
-                            root.replay(&command, now);
+                            root.replay(&command, now).map_err(wrong)?;
                         }
                     }
                 } else if partition.0 % shards == shard_index {

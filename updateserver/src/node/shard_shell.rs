@@ -5,12 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use spillway_net::frame::{FrameAssembler, FrameError, FrameKind};
-use spillway_net::ids::{Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, WallMicros};
 use spillway_net::message::{
     self, ClusterAction, ClusterCommand, ClusterReport, Done, Refusal, RefusalCode,
 };
 use spillway_runtime::clock;
-use spillway_runtime::queue::mpsc::{Full, Producer};
 use spillway_runtime::queue::spsc;
 use spillway_runtime::queue::state::{StateCell, StateWriter};
 use spillway_runtime::tcp::{ConnectionId, ReceivedBuffer, TcpRing};
@@ -20,13 +19,14 @@ use crate::quorum::ReplicaCommand;
 use crate::redo::PARTITION_SYSTEM;
 use crate::root::{Root, RootEffects, RootInput};
 use crate::shard::{
-    LogItem, LogState, ORIGIN_ROOT, Released, ReplayError, RootCommand, RootOrder, RootOrigin,
+    ApplyBatch, LogItem, LogState, Released, ReplayError, RootCommand, RootOrder, RootOrigin,
     Shard, ShardEffects, ShardInput, system_commands,
 };
 
 use super::apply::ApplyEntry;
 use super::board::{Board, Member};
 use super::inbound::{Inbound, connection_of, number_of};
+use super::outbox::Outbox;
 use super::published::{Published, ShardWord};
 use super::status::{self, LogNumbers, ReplayNumbers, StatusSources};
 
@@ -48,8 +48,8 @@ struct Client {
     opened_at_nanos: u64,
     paused: bool,
     unfinished: Option<Unfinished>,
-    /// Closing: what still arrives is dropped.
-    ending: bool,
+    /// Closing, since when: what still arrives is dropped.
+    ending_since_nanos: Option<u64>,
 }
 
 /// A frame of which a part has arrived.
@@ -76,7 +76,6 @@ pub(super) struct RootShell {
 pub(super) struct RootLink {
     pub orders: spsc::Consumer<RootOrder>,
     pub done: spsc::Producer<u32>,
-    pub done_waiting: u32,
 }
 
 /// Where this shard stands to the root service.
@@ -89,7 +88,7 @@ pub(super) enum RootPlace {
 pub(super) struct ShardShellOptions {
     pub shard: Shard,
     pub root: RootPlace,
-    pub queue: Producer<Box<LogItem>>,
+    pub outbox: Outbox,
     pub recycle: spsc::Consumer<Box<LogItem>>,
     pub state: StateCell<{ Published::WORDS }>,
     /// What the log core is told.
@@ -117,10 +116,6 @@ pub(super) struct ShardShell {
     unfinished_count: u64,
     /// Beyond the input budget, the one client that may finish its frame: see [`Self::resume`].
     favoured: Option<(ConnectionId, u64)>,
-    /// Items that found the queue full: the shard executes nothing until they are in.
-    backlog: VecDeque<Box<LogItem>>,
-    /// Ticket, origin and stamp of each item handed over and not yet committed.
-    handed_over: VecDeque<(u64, u16, u64)>,
     committed_stamp: u64,
     committed_root_stamp: u64,
     root_told: u64,
@@ -131,6 +126,7 @@ pub(super) struct ShardShell {
     word_told: ShardWord,
     board_version: u64,
     members_known: Vec<Member>,
+    members_removed: Vec<NodeId>,
     diverged: Option<ReplayError>,
     tick_at_nanos: u64,
     stopping: bool,
@@ -148,8 +144,6 @@ impl ShardShell {
             paused: Vec::new(),
             unfinished_count: 0,
             favoured: None,
-            backlog: VecDeque::new(),
-            handed_over: VecDeque::new(),
             committed_stamp: 0,
             committed_root_stamp: 0,
             root_told: 0,
@@ -160,6 +154,7 @@ impl ShardShell {
             word_told: ShardWord::default(),
             board_version: u64::MAX,
             members_known: Vec::new(),
+            members_removed: Vec::new(),
             diverged: None,
             tick_at_nanos: 0,
             stopping: false,
@@ -178,7 +173,7 @@ impl ShardShell {
 
     fn can_execute(&self) -> bool {
         self.inbound.len() > 0
-            && self.backlog.is_empty()
+            && self.options.outbox.is_empty()
             && !self.stopping
             && self.options.shard.accepts_frames()
     }
@@ -195,8 +190,7 @@ impl ShardShell {
 
     /// See [`Self::stop`].
     pub fn is_drained(&self) -> bool {
-        self.stopping
-            && (self.seen.failed || (self.backlog.is_empty() && self.handed_over.is_empty()))
+        self.stopping && (self.seen.failed || self.options.outbox.is_drained())
     }
 
     /// Why the replica cannot go on, if it cannot.
@@ -207,6 +201,13 @@ impl ShardShell {
     pub fn accepted(&mut self, ring: &mut TcpRing, connection: ConnectionId) {
         if self.clients_count >= self.options.network.connections_max {
             // The places beyond are for peers: clients must not be able to cut a node off.
+            ring.close(connection);
+            return;
+        }
+        // A machine that vanished must give its place back, and nobody else would notice.
+        let silence_ms = self.options.network.silence_timeout_ms;
+        if let Err(error) = ring.set_silence_max(connection, silence_ms) {
+            eprintln!("warning: a client's connection is refused: {error}");
             ring.close(connection);
             return;
         }
@@ -222,7 +223,7 @@ impl ShardShell {
             opened_at_nanos: clock::monotonic_now().0,
             paused: false,
             unfinished: None,
-            ending: false,
+            ending_since_nanos: None,
         });
         let now = clock::monotonic_now().0;
         let opened = ShardInput::Opened(number_of(connection));
@@ -247,7 +248,9 @@ impl ShardShell {
         buffer: ReceivedBuffer,
     ) {
         let client = self.clients.get_mut(connection.index as usize).and_then(Option::as_mut);
-        let Some(client) = client.filter(|client| client.id == connection && !client.ending) else {
+        let is_served =
+            |client: &&mut Client| client.id == connection && client.ending_since_nanos.is_none();
+        let Some(client) = client.filter(is_served) else {
             ring.release(buffer);
             return;
         };
@@ -258,7 +261,7 @@ impl ShardShell {
         self.partial_bytes = self.partial_bytes + assembler.held_bytes() - before;
         if let Err(error) = cut {
             refuse(ring, connection, RefusalCode::Malformed, &error);
-            client.ending = true;
+            client.ending_since_nanos = Some(clock::monotonic_now().0);
             return;
         }
         if client.assembler.held_bytes() == 0 {
@@ -358,9 +361,10 @@ impl ShardShell {
         let root_before = self.root_told;
         self.log_told(now, self.state_of(published));
         if self.leading && self.root_told > root_before {
-            // The root service changes one member at a time.
-            self.members_propose(now);
+            // Before it is asked who is new: a node that was just forgotten is not. The root
+            // service changes one member at a time.
             self.members_publish();
+            self.members_propose(now);
         }
         self.apply(ring, now);
     }
@@ -392,17 +396,9 @@ impl ShardShell {
 
     /// Everything up to a ticket is committed.
     fn committed_to(&mut self, committed: u64) {
-        while let Some((ticket, origin, stamp)) = self.handed_over.front().copied() {
-            if ticket > committed {
-                break;
-            }
-            self.handed_over.pop_front();
-            if origin == ORIGIN_ROOT {
-                self.committed_root_stamp = stamp;
-            } else {
-                self.committed_stamp = stamp;
-            }
-        }
+        let (shard, root) = self.options.outbox.committed_to(committed);
+        self.committed_stamp = shard.unwrap_or(self.committed_stamp);
+        self.committed_root_stamp = root.unwrap_or(self.committed_root_stamp);
     }
 
     /// Ends leadership, begins it, or both. What was committed by the end of leadership is
@@ -417,13 +413,12 @@ impl ShardShell {
             self.log_told(now, state);
             self.apply(ring, now);
             self.leading = false;
-            self.backlog.clear();
-            self.handed_over.clear();
+            self.options.outbox.clear();
             self.root_step(now, RootInput::StepDown { stamp: self.committed_root_stamp });
             let input = ShardInput::StepDown { stamp: self.committed_stamp };
             self.options.shard.step(now, input, &mut self.effects);
             self.apply(ring, now);
-            assert!(self.backlog.is_empty(), "a node that does not lead hands nothing over");
+            assert!(self.options.outbox.is_empty(), "a node that does not lead hands nothing over");
         }
         if published.leading {
             let epoch = Epoch(published.epoch);
@@ -438,10 +433,15 @@ impl ShardShell {
     /// A leader puts the addresses that only its configuration knows into the replicated state.
     fn members_propose(&mut self, now: u64) {
         let RootPlace::Here(shell) = &self.options.root else { return };
-        let known = shell.root.members();
+        if !self.log_takes() {
+            return;
+        }
+        let (known, removed) = (shell.root.members(), shell.root.removed());
         let news: Vec<Member> = self.options.board.members();
-        let is_new =
-            |member: &Member| !known.contains_key(&member.node) && !member.peer_address.is_empty();
+        let is_new = |member: &Member| {
+            let is_known = known.contains_key(&member.node) || removed.contains(&member.node);
+            !is_known && !member.peer_address.is_empty()
+        };
         let news: Vec<Member> = news.into_iter().filter(is_new).collect();
         for Member { node, peer_address, client_address } in news {
             let command = RootCommand::MemberSet { node, peer_address, client_address };
@@ -449,15 +449,32 @@ impl ShardShell {
         }
     }
 
-    /// A leader forgets the addresses of nodes that are members no more.
+    /// A leader forgets the addresses of nodes that are members no more. What the root service
+    /// cannot take now is tried again.
     fn gone_propose(&mut self, now: u64) {
-        if !self.leading || matches!(self.options.root, RootPlace::There(_)) {
+        let log_takes = self.log_takes();
+        let RootPlace::Here(shell) = &mut self.options.root else { return };
+        if !log_takes {
             return;
         }
-        if let Some(node) = self.options.board.gone_take() {
-            let command = RootCommand::MemberRemove { node };
-            self.root_step(now, RootInput::Internal(command));
+        let board = &self.options.board;
+        let is_member = |node: NodeId| {
+            let status = board.status();
+            status.is_some_and(|status| status.members.iter().any(|member| member.node == node))
+        };
+        for node in board.gone() {
+            if !shell.root.members().contains_key(&node) {
+                board.gone_done(node);
+            } else if !is_member(node) {
+                let command = RootCommand::MemberRemove { node };
+                shell.root.step(now, RootInput::Internal(command), &mut shell.effects);
+            }
         }
+    }
+
+    /// Whether entries can be written: what is left of a full log is for what was handed over.
+    fn log_takes(&self) -> bool {
+        self.leading && !self.seen.full && !self.seen.failed
     }
 
     /// Applies committed entries of a leader elsewhere, in place.
@@ -468,17 +485,10 @@ impl ShardShell {
             let (shard, effects) = (&mut self.options.shard, &mut self.effects);
             entry.with_batch(|batch| {
                 shard.step(now, ShardInput::Apply(batch), effects);
-                let RootPlace::Here(root) = &mut self.options.root else { return };
-                let system = batch.sections.iter().filter(|s| s.partition.0 == PARTITION_SYSTEM);
-                for section in system {
-                    match system_commands(batch.lsn, section) {
-                        Ok(commands) => {
-                            for command in commands {
-                                root.root.step(now, RootInput::Apply(command), &mut root.effects);
-                            }
-                        }
-                        Err(error) => effects.diverged = Some(error),
-                    }
+                if let RootPlace::Here(root) = &mut self.options.root
+                    && let Err(error) = root_apply(root, now, batch)
+                {
+                    effects.diverged = Some(error);
                 }
             });
             self.apply(ring, now);
@@ -505,19 +515,9 @@ impl ShardShell {
     }
 
     fn hand_over(&mut self) -> bool {
-        let mut any = false;
-        while let Some(item) = self.backlog.pop_front() {
-            let (origin, stamp) = (item.origin, item.stamp);
-            match self.options.queue.try_push(item) {
-                Ok(ticket) => {
-                    self.handed_over.push_back((ticket.0, origin, stamp));
-                    any = true;
-                }
-                Err(Full(item)) => {
-                    self.backlog.push_front(item);
-                    break;
-                }
-            }
+        let any = self.options.outbox.hand_over();
+        if let RootPlace::There(link) = &mut self.options.root {
+            self.options.outbox.orders_tell(|count| link.done.try_push(count).is_ok());
         }
         any
     }
@@ -557,7 +557,7 @@ impl ShardShell {
             for number in effects.closes.drain(..) {
                 self.end(ring, connection_of(number));
             }
-            self.backlog.extend(effects.items.drain(..));
+            self.options.outbox.push(effects.items.drain(..));
             for origin in effects.status_requests.drain(..) {
                 let report = self.report();
                 self.answer(ring, origin, FrameKind::StatusReport, &report);
@@ -593,12 +593,7 @@ impl ShardShell {
                     self.root_step(now, RootInput::OrderDone { shard: 0 });
                 }
             }
-            RootPlace::There(link) => {
-                link.done_waiting += count;
-                if link.done_waiting > 0 && link.done.try_push(link.done_waiting).is_ok() {
-                    link.done_waiting = 0;
-                }
-            }
+            RootPlace::There(_) => self.options.outbox.orders_done(count),
         }
     }
 
@@ -620,8 +615,8 @@ impl ShardShell {
             self.options.shard.step(now, ShardInput::Root(order), &mut self.effects);
         }
         // Behind the shard's own: what the shard handed over because of the order comes first.
-        self.backlog.extend(self.effects.items.drain(..));
-        self.backlog.extend(effects.items.drain(..));
+        self.options.outbox.push(self.effects.items.drain(..));
+        self.options.outbox.push(effects.items.drain(..));
         self.send(ring, &effects.answers);
         for replacement in effects.replacements.drain(..) {
             let (old, new) = (replacement.old, replacement.new);
@@ -704,19 +699,20 @@ impl ShardShell {
             })
             .collect();
         let drained: Vec<NodeId> = shell.root.drained().iter().copied().collect();
-        if known != self.members_known || drained != self.options.board.drained() {
-            let is_known = |node: NodeId| known.iter().any(|member| member.node == node);
-            let before = self.members_known.iter().map(|member| member.node);
-            let removed: Vec<NodeId> = before.filter(|node| !is_known(*node)).collect();
+        let removed: Vec<NodeId> = shell.root.removed().iter().copied().collect();
+        let is_news = known != self.members_known
+            || removed != self.members_removed
+            || drained != self.options.board.drained();
+        if is_news {
             self.options.board.members_merge(&known, &removed, &drained);
-            self.members_known = known;
+            (self.members_known, self.members_removed) = (known, removed);
         }
     }
 
     fn end(&mut self, ring: &mut TcpRing, connection: ConnectionId) {
         let client = self.clients.get_mut(connection.index as usize).and_then(Option::as_mut);
         if let Some(client) = client.filter(|client| client.id == connection) {
-            client.ending = true;
+            client.ending_since_nanos.get_or_insert_with(|| clock::monotonic_now().0);
             ring.close_after_send(connection);
         }
     }
@@ -756,7 +752,8 @@ impl ShardShell {
     fn favoured_choose(&mut self) -> Option<(ConnectionId, u64)> {
         let number_of = |client: &mut Client| client.unfinished.map(|unfinished| unfinished.number);
         if let Some((connection, number)) = self.favoured {
-            let client = client_of(&mut self.clients, connection).filter(|client| !client.ending);
+            let client = client_of(&mut self.clients, connection)
+                .filter(|client| client.ending_since_nanos.is_none());
             if client.and_then(number_of) == Some(number) {
                 return self.favoured;
             }
@@ -783,14 +780,18 @@ impl ShardShell {
                 let nanos_max = patience_frame / divisor;
                 !client.paused && now.saturating_sub(unfinished.since_nanos) > nanos_max
             });
-            if silent || slow {
-                client.ending = true;
+            // It was to read what was still to be sent, and does not.
+            let stuck = client
+                .ending_since_nanos
+                .is_some_and(|since| now.saturating_sub(since) > patience_frame);
+            if silent || slow || stuck {
+                client.ending_since_nanos.get_or_insert(now);
                 ring.close(client.id);
             }
         }
         self.members_publish();
         self.gone_propose(now);
-        let log_takes = self.leading && !self.seen.full && !self.seen.failed;
+        let log_takes = self.log_takes();
         self.root_step(now, RootInput::Tick { log_takes });
         self.apply(ring, now);
     }
@@ -805,12 +806,26 @@ impl ShardShell {
             log: self.options.numbers.read(),
             state: self.seen,
             replay: self.options.replay,
-            handed_over: self.handed_over.len() as u64,
+            handed_over: self.options.outbox.waiting(),
             started_at_nanos: self.options.started_at_nanos,
             input_bytes: self.input_bytes() as u64,
             sessions_open,
         })
     }
+}
+
+/// Applies the commands of a committed entry to the root service of a follower.
+fn root_apply(shell: &mut RootShell, now: u64, batch: &ApplyBatch<'_>) -> Result<(), ReplayError> {
+    let (lsn, partition) = (batch.lsn, PartitionId(PARTITION_SYSTEM));
+    for section in batch.sections.iter().filter(|section| section.partition == partition) {
+        for command in system_commands(lsn, section)? {
+            shell.root.step(now, RootInput::Apply(command), &mut shell.effects);
+            if let Some(error) = shell.effects.diverged.take() {
+                return Err(ReplayError::Redo { partition, lsn, error });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn client_of(clients: &mut [Option<Client>], connection: ConnectionId) -> Option<&mut Client> {

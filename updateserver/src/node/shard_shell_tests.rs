@@ -22,6 +22,7 @@ use crate::session::SessionDirectory;
 use crate::shard::{Shard, ShardOptions};
 
 use super::board::Board;
+use super::outbox::Outbox;
 use super::published::{Published, ShardWord};
 use super::shard_shell::{RootLink, RootPlace, ShardShell, ShardShellOptions};
 use super::status::{LogNumbers, ReplayNumbers};
@@ -54,11 +55,11 @@ fn shell(state: state::StateCell<{ Published::WORDS }>) -> ShardShell {
     };
     let chunks = Box::new(HeapChunks::new(CHUNK_BYTES, 8));
     let directory = Arc::new(SessionDirectory::default());
-    let root = RootLink { orders: spsc::ring(8).1, done: spsc::ring(8).0, done_waiting: 0 };
+    let root = RootLink { orders: spsc::ring(8).1, done: spsc::ring(8).0 };
     ShardShell::new(ShardShellOptions {
         shard: Shard::new(shard, directory, chunks, 0),
         root: RootPlace::There(root),
-        queue: mpsc::ring(64).0,
+        outbox: Outbox::new(mpsc::ring(64).0),
         recycle: spsc::ring(8).1,
         state,
         word: state::cell(ShardWord::default().words()).0,

@@ -41,6 +41,7 @@ use super::core_loop::{CoreLoop, Shared};
 use super::files::{NodeFiles, superblock_read, superblock_write};
 use super::log_shell::{LogShell, LogShellOptions};
 use super::memory::{self, CHUNK_BYTES, RegionChunks};
+use super::outbox::Outbox;
 use super::peer_plan::{self, PeerPlan};
 use super::peers::PeerLinks;
 use super::published::{Published, ShardWord};
@@ -146,7 +147,7 @@ struct LogDisk {
 
 struct ShardLinks {
     root: RootWires,
-    queue: mpsc::Producer<Box<LogItem>>,
+    outbox: Outbox,
     recycle: spsc::Consumer<Box<LogItem>>,
     state: state::StateCell<{ Published::WORDS }>,
     word: state::StateWriter<{ ShardWord::WORDS }>,
@@ -628,7 +629,7 @@ fn go_all(
     for (at, thread) in threads.iter().enumerate() {
         let links = plan.threads[at].shard.map(|shard| ShardLinks {
             root: wires[usize::from(shard.0)].take().expect("each shard is wired once"),
-            queue: producer.clone(),
+            outbox: Outbox::new(producer.clone()),
             recycle: rings.recycle_in.remove(0),
             state: state.clone(),
             word: rings.words_out.remove(0),
@@ -729,7 +730,7 @@ fn root_wires(shards: usize) -> Vec<Option<RootWires>> {
         let (done_out, done_in) = spsc::ring(ORDERS_MAX);
         orders.push(orders_out);
         done.push(done_in);
-        let link = RootLink { orders: orders_in, done: done_out, done_waiting: 0 };
+        let link = RootLink { orders: orders_in, done: done_out };
         wires.push(Some(RootWires::There(link)));
     }
     wires[0] = Some(RootWires::Here { orders, done });
@@ -781,7 +782,7 @@ fn thread_run(
                 shard
             },
             root: root_place(links.root, root),
-            queue: links.queue,
+            outbox: links.outbox,
             recycle: links.recycle,
             state: links.state,
             word: links.word,

@@ -123,7 +123,8 @@ impl Peer {
     /// Whether the window must change for this budget.
     pub fn window_change(&mut self, bytes_max: u64) -> Option<WindowChange> {
         let used = self.flight_bytes.max(self.outgoing_bytes as u64);
-        if !self.paused && (used >= bytes_max || spillway_runtime::fault_point!(PeerWindowClosed)) {
+        let early = used > bytes_max / 2 && spillway_runtime::fault_point!(PeerWindowClosed);
+        if !self.paused && (used >= bytes_max || early) {
             self.paused = true;
             return Some(WindowChange::Close);
         }

@@ -50,15 +50,23 @@ impl Root {
         &self.drained
     }
 
+    /// The nodes that were members once and are not, by committed entries. A number is never
+    /// given to another disk, so one that is here comes back only by an operator's word.
+    pub fn removed(&self) -> &BTreeSet<NodeId> {
+        &self.removed
+    }
+
     pub(super) fn cluster_apply(&mut self, command: &SystemCommand) {
         match command {
             SystemCommand::MemberSet { node, peer_address, client_address } => {
                 let (peer_address, client_address) = (peer_address.clone(), client_address.clone());
                 self.members.insert(NodeId(*node), Member { peer_address, client_address });
+                self.removed.remove(&NodeId(*node));
             }
             SystemCommand::MemberRemove { node } => {
                 self.members.remove(&NodeId(*node));
                 self.drained.remove(&NodeId(*node));
+                self.removed.insert(NodeId(*node));
             }
             SystemCommand::ZoneDrain { node, drained: true } => {
                 self.drained.insert(NodeId(*node));
@@ -81,6 +89,10 @@ impl Root {
             return Err((RefusalCode::ClusterBusy, text));
         }
         let (command, replacement) = match command {
+            RootCommand::MemberSet { node, .. } if self.removed.contains(&node) => {
+                let text = format!("node {node} was a member and is none any more");
+                return Err((RefusalCode::ClusterBusy, text));
+            }
             RootCommand::MemberSet { node, peer_address, client_address } => {
                 (self.member_set(node, peer_address, client_address)?, None)
             }

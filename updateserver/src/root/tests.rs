@@ -99,16 +99,54 @@ fn idle_sessions_are_closed_by_the_sweep() {
 fn replay_gives_no_id_out_again() {
     let (mut root, directory) = follower(1);
     let open = SystemCommand::SessionOpen { session: 3 * SLOTS as u64, client_name: String::new() };
-    root.replay(&open, 0);
+    root.replay(&open, 0).expect("it follows");
     assert!(directory.is_live(SessionId(3 * SLOTS as u64)));
-    root.replay(&SystemCommand::SessionClose { session: 3 * SLOTS as u64 }, 0);
+    let close = SystemCommand::SessionClose { session: 3 * SLOTS as u64 };
+    root.replay(&close, 0).expect("it follows");
     let create = SystemCommand::TableCreate { table: 7, definition: definition("t") };
-    root.replay(&create, 0);
+    root.replay(&create, 0).expect("it follows");
     step(&mut root, RootInput::Lead { epoch: Epoch(1) });
     let out = command(&mut root, RootCommand::SessionOpen { client_name: String::new() });
     assert_eq!(out.items.len(), 1);
     assert_eq!(root.generations[0], 4);
     assert_eq!(root.table_next, 8);
+}
+
+#[test]
+fn commands_that_cannot_follow_upon_the_log_are_told_and_change_nothing() {
+    let (mut root, directory) = follower(1);
+    let opened = |session: u64| SystemCommand::SessionOpen { session, client_name: "".into() };
+    let created = |table: u16| SystemCommand::TableCreate { table, definition: definition("t") };
+    let slots = SLOTS as u64;
+    for good in [opened(2 * slots + 5), created(4)] {
+        root.replay(&good, 0).expect("it follows");
+    }
+    let unnamed = TableDefinition { name: String::new(), ..definition("t") };
+    let wrong = [
+        created(4),
+        created(3),
+        created(0),
+        created(u16::MAX),
+        SystemCommand::TableCreate { table: 9, definition: unnamed },
+        SystemCommand::TableDrop { table: 3 },
+        opened(0),
+        opened(5),
+        opened(2 * slots + 5),
+        opened(3 * slots + 5),
+        opened((1 << 32) * slots),
+        SystemCommand::SessionClose { session: slots + 5 },
+        SystemCommand::SessionClose { session: 3 * slots + 5 },
+        SystemCommand::SessionClose { session: slots + 6 },
+        SystemCommand::MemberRemove { node: 0 },
+    ];
+    for command in wrong {
+        let out = step(&mut root, RootInput::Apply(command.clone()));
+        assert!(matches!(out.diverged, Some(RedoError::Contradiction(_))), "{command:?}");
+    }
+    assert_eq!((root.tables.len(), root.table_next, root.sessions_count()), (1, 5, 1));
+    assert!(directory.is_live(SessionId(2 * slots + 5)));
+    root.replay(&SystemCommand::SessionClose { session: 2 * slots + 5 }, 0).expect("it is open");
+    root.replay(&opened(3 * slots + 5), 0).expect("its slot is free");
 }
 
 const ACK: RootInput = RootInput::OrderDone { shard: 0 };
@@ -246,7 +284,8 @@ fn a_removal_is_ordered_when_its_end_is_committed() {
 fn a_new_leader_gives_every_session_its_idle_time_anew() {
     let (mut root, directory) = follower(1);
     let session = SessionId(SLOTS as u64);
-    root.replay(&SystemCommand::SessionOpen { session: session.0, client_name: "".into() }, 0);
+    let open = SystemCommand::SessionOpen { session: session.0, client_name: "".into() };
+    root.replay(&open, 0).expect("it follows");
     let mut out = RootEffects::default();
     let late = u64::from(SESSION_IDLE_SECONDS_MAX + 1) * 1_000_000_000;
     root.step(late, RootInput::Lead { epoch: Epoch(1) }, &mut out);
@@ -315,6 +354,33 @@ fn members_and_drains_change_when_committed() {
     assert!(root.drained().is_empty(), "a node that is gone is not drained");
     assert_eq!(root.members().len(), 2);
     assert_eq!(refusal(&command(&mut root, drain(3, true))), Some(RefusalCode::ClusterBusy));
+}
+
+#[test]
+fn a_removed_member_comes_back_only_by_an_operator() {
+    let (mut root, stamp) = with_members();
+    step(&mut root, RootInput::Internal(RootCommand::MemberRemove { node: NodeId(3) }));
+    step(&mut root, RootInput::Committed { stamp: stamp + 1 });
+    assert!(root.removed().contains(&NodeId(3)) && !root.members().contains_key(&NodeId(3)));
+    // The configuration of some node still names it.
+    let out = step(&mut root, RootInput::Internal(member_set(3)));
+    assert!(out.items.is_empty(), "what is forgotten stays forgotten");
+    // So it does on the other nodes, and after a restart, whoever leads then.
+    let (mut other, _) = follower(1);
+    for node in 1..=3 {
+        let (NodeId(node), peer_address, client_address) = member(node);
+        let set = SystemCommand::MemberSet { node, peer_address, client_address };
+        other.replay(&set, 0).expect("it follows");
+    }
+    other.replay(&SystemCommand::MemberRemove { node: 3 }, 0).expect("it follows");
+    step(&mut other, RootInput::Lead { epoch: Epoch(2) });
+    assert!(step(&mut other, RootInput::Internal(member_set(3))).items.is_empty());
+    assert_eq!(step(&mut other, RootInput::Internal(member_set(4))).items.len(), 1);
+    // An operator who names it means it.
+    let out = command(&mut root, replace(2, 3));
+    assert_eq!(out.items.len(), 1);
+    step(&mut root, RootInput::Committed { stamp: stamp + 2 });
+    assert!(root.removed().is_empty() && root.members().contains_key(&NodeId(3)));
 }
 
 #[test]

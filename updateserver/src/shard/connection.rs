@@ -54,10 +54,14 @@ impl Connections {
         self.by_number.keys().copied().collect()
     }
 
-    /// Those that asked for a session which was not known.
-    pub fn unattached(&self) -> Vec<u64> {
-        let unattached = self.by_number.iter().filter(|(_, connection)| connection.unattached);
-        unattached.map(|(number, _)| *number).collect()
+    /// Those that asked for a session which was not known, or whose session `is_lost`: it is told
+    /// session and connection.
+    pub fn unattached(&self, is_lost: impl Fn(SessionId, u64) -> bool) -> Vec<u64> {
+        let is_unattached = |(number, connection): &(&u64, &Connection)| {
+            connection.unattached
+                || connection.session.is_some_and(|session| is_lost(session, **number))
+        };
+        self.by_number.iter().filter(is_unattached).map(|(number, _)| *number).collect()
     }
 
     pub fn count(&self) -> usize {

@@ -223,7 +223,10 @@ impl Shard {
             let text = "an operator keeps reads away from this node: ask another one".to_owned();
             return Err(Unserved::Elsewhere(Refusal::new(RefusalCode::Drained, text)));
         }
-        let bound = submit.read_bound.to_native();
+        let mut bound = submit.read_bound.to_native();
+        if spillway_runtime::planted!(FollowerReadsEarly) {
+            bound = if mode == ReadMode::AtLsn { 0 } else { u64::MAX };
+        }
         let consistency = match mode {
             ReadMode::Stale if self.is_fresh(bound) => Consistency::Covered,
             // A leader is as fresh as can be once it has proof that it leads.

@@ -14,8 +14,10 @@ use crate::redo::{OutcomeRecord, SessionRun};
 use super::partition::{Partition, Touched};
 use super::store::Store;
 
-/// Lists of fragments kept for reuse.
-const SPARE_MAX: usize = 4096;
+/// Memory of fragments kept for reuse. Bytes.
+const SPARE_BYTES_MAX: usize = 8 << 20;
+/// Lists of fragments kept for reuse: as many as hand-overs may be on their way.
+const SPARE_LISTS_MAX: usize = 16;
 
 /// A partition's share of a hand-over, and what it was before.
 #[derive(Debug, Default)]
@@ -29,6 +31,15 @@ struct SealedFragment {
     outcomes: Vec<OutcomeRecord>,
 }
 
+impl SealedFragment {
+    fn capacity_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.touched.capacity() * size_of::<Touched>()
+            + self.runs.capacity() * size_of::<SessionRun>()
+            + self.outcomes.capacity() * size_of::<OutcomeRecord>()
+    }
+}
+
 #[derive(Debug)]
 struct Handover {
     stamp: Stamp,
@@ -40,6 +51,7 @@ struct Handover {
 pub(super) struct History {
     handovers: VecDeque<Handover>,
     spare: Vec<SealedFragment>,
+    spare_bytes: usize,
     spare_lists: Vec<Vec<SealedFragment>>,
 }
 
@@ -56,7 +68,13 @@ impl History {
 
     /// Takes over the lists of a fragment that was just sealed; the partition gets empty ones.
     pub fn keep(&mut self, local: u16, partition: &mut Partition, digest_before: u128) {
-        let mut kept = self.spare.pop().unwrap_or_default();
+        let mut kept = match self.spare.pop() {
+            Some(spare) => {
+                self.spare_bytes -= spare.capacity_bytes();
+                spare
+            }
+            None => SealedFragment::default(),
+        };
         kept.local = local;
         kept.number_before = partition.first_number;
         kept.digest_before = digest_before;
@@ -86,11 +104,13 @@ impl History {
             fragment.touched.clear();
             fragment.runs.clear();
             fragment.outcomes.clear();
-            if self.spare.len() < SPARE_MAX {
+            let bytes = fragment.capacity_bytes();
+            if self.spare_bytes + bytes <= SPARE_BYTES_MAX {
+                self.spare_bytes += bytes;
                 self.spare.push(fragment);
             }
         }
-        if self.spare_lists.len() < SPARE_MAX {
+        if self.spare_lists.len() < SPARE_LISTS_MAX {
             self.spare_lists.push(handover.fragments);
         }
     }

@@ -271,7 +271,8 @@ impl Shard {
     fn root_order(&mut self, order: &RootOrder, out: &mut ShardEffects) {
         match order {
             RootOrder::TableCreate { table, definition } => {
-                self.store.table_create(*table, definition.clone());
+                let created = self.store.table_create(*table, definition.clone());
+                created.expect("the root service has validated it and uses no id twice");
             }
             RootOrder::TableHide { table } if self.leads() => {
                 self.hand_over(out);

@@ -5,6 +5,7 @@
 //! running digest that the leader put into the log.
 
 use spillway_net::ids::{Lsn, PartitionId, SessionId, TableId, WallMicros};
+use spillway_net::limits::ROW_BYTES_MAX;
 use spillway_net::{message, patch};
 
 use crate::memtable::{
@@ -48,7 +49,7 @@ pub enum ReplayError {
         table: TableId,
     },
     /// A patch without the row it changes.
-    #[error("partition {partition}, LSN {lsn}: a patch meets no row")]
+    #[error("partition {partition}, LSN {lsn}: a patch meets no row that it fits")]
     PatchWithoutRow {
         /// Where.
         partition: PartitionId,
@@ -153,7 +154,8 @@ impl Shard {
         let partition = section.partition;
         if partition.0 == PARTITION_SYSTEM {
             for command in system_commands(lsn, section)? {
-                self.apply_command(&command, out);
+                let applied = self.apply_command(&command, out);
+                applied.map_err(|error| ReplayError::Redo { partition, lsn, error })?;
             }
         } else if partition.0 % self.spread.shards == self.spread.index.0 {
             let counts = self.section(lsn, partition, section.bytes, section.digest, stamps)?;
@@ -243,23 +245,31 @@ impl Shard {
             }
             let session = SessionId(outcome.session);
             let (number, request_hash) = (outcome.number, outcome.request_hash);
-            self.sessions.replay(session, number, request_hash, outcome.results);
+            self.sessions.replay(session, number, request_hash, outcome.results).map_err(redo)?;
             outcomes += 1;
         }
         Ok(ReplayCounts { records: reader.records_count() as u64, outcomes })
     }
 
     /// Applies a command of the root service at the start.
-    pub fn replay_command(&mut self, command: &SystemCommand) {
+    ///
+    /// # Errors
+    /// It cannot follow upon what was applied before.
+    pub fn replay_command(&mut self, command: &SystemCommand) -> Result<(), RedoError> {
         let mut out = ShardEffects::default();
-        self.apply_command(command, &mut out);
+        self.apply_command(command, &mut out)?;
         assert!(out.closes.is_empty(), "nobody is connected while the log is replayed");
+        Ok(())
     }
 
-    fn apply_command(&mut self, command: &SystemCommand, out: &mut ShardEffects) {
+    fn apply_command(
+        &mut self,
+        command: &SystemCommand,
+        out: &mut ShardEffects,
+    ) -> Result<(), RedoError> {
         match command {
             SystemCommand::TableCreate { table, definition } => {
-                self.store.table_create(TableId(*table), definition.clone());
+                self.store.table_create(TableId(*table), definition.clone())?;
             }
             SystemCommand::TableDrop { table } => self.store.table_remove(TableId(*table)),
             SystemCommand::SessionClose { session } => {
@@ -270,6 +280,7 @@ impl Shard {
             | SystemCommand::MemberRemove { .. }
             | SystemCommand::ZoneDrain { .. } => {}
         }
+        Ok(())
     }
 }
 
@@ -295,6 +306,7 @@ impl Store {
                 patched.clear();
                 let applied = base.is_some_and(|(base, _)| {
                     patch::patch_apply(&table.layout, base, record.value, &mut patched).is_ok()
+                        && patched.len() <= ROW_BYTES_MAX
                 });
                 if !applied {
                     return Ok(None);

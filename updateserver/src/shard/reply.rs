@@ -22,6 +22,11 @@ struct HeldReply {
     kind: FrameKind,
 }
 
+/// Batches kept for reuse, and the bytes that each of them may have: one that held more than
+/// usual gives its memory back.
+const SPARE_MAX: usize = 16;
+const SPARE_BYTES_MAX: usize = 1 << 20;
+
 /// What an answer waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waits {
@@ -43,6 +48,12 @@ struct HeldBatch {
     waits: Waits,
     replies: Vec<HeldReply>,
     bytes: Vec<u8>,
+}
+
+impl HeldBatch {
+    fn capacity_bytes(&self) -> usize {
+        self.bytes.capacity() + self.replies.capacity() * size_of::<HeldReply>()
+    }
 }
 
 /// A finished frame for a connection, within [`Released::bytes`].
@@ -149,7 +160,7 @@ impl HeldReplies {
                 });
             }
             batch.bytes.clear();
-            if self.spare.len() < 16 {
+            if self.spare.len() < SPARE_MAX && batch.capacity_bytes() <= SPARE_BYTES_MAX {
                 self.spare.push(batch);
             }
         }
@@ -226,6 +237,24 @@ mod tests {
         held.release(7, 0, Lsn(2), &mut released);
         assert_eq!(released.frames.len(), 3);
         assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_of_large_answers_is_given_back() {
+        let mut held = HeldReplies::default();
+        let text = "x".repeat(300 << 10);
+        for stamp in 1..=64u64 {
+            let kept_bytes = if stamp <= 32 { 6 * text.len() } else { 100 };
+            for _ in 0..kept_bytes.div_ceil(text.len()) {
+                let refusal = message::Refusal::new(message::RefusalCode::Malformed, text.clone());
+                held.hold(Waits { stamp, round: 0 }, 1, FrameKind::Refusal, 1, &refusal);
+            }
+        }
+        let mut released = Released::default();
+        held.release(64, 0, Lsn(1), &mut released);
+        assert_eq!(held.bytes(), 0);
+        let kept: usize = held.spare.iter().map(HeldBatch::capacity_bytes).sum();
+        assert!(!held.spare.is_empty() && kept <= SPARE_MAX * SPARE_BYTES_MAX, "{kept} bytes");
     }
 
     #[test]

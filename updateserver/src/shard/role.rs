@@ -43,8 +43,14 @@ impl Shard {
         assert!(self.store.open.is_empty(), "a follower opens no fragments");
         self.role = Role::Lead(epoch);
         self.epoch_led = epoch;
-        // Sessions that this node did not know when they were asked for: it may know them now.
-        for connection in self.connections.unattached() {
+        // Sessions that this node did not know when they were asked for: it may know them now. And
+        // those that came before what they follow upon: outcomes of an older session in their slot
+        // have taken their place since.
+        let sessions = &self.sessions;
+        let is_lost = |session, connection| {
+            sessions.get(session).is_none_or(|held| held.connection != Some(connection))
+        };
+        for connection in self.connections.unattached(is_lost) {
             self.connection_closed(connection);
             out.closes.push(connection);
         }

@@ -18,6 +18,7 @@ use crate::memtable::{
     Arena, ChunkSource, RowRef, SliceIndex, Stamp, TableSlice, UndoLog, UndoMark, VersionKind,
     WriteVersion, Wrote, block_bytes_max, row_insert_bytes_max, version_bytes,
 };
+use crate::redo::RedoError;
 
 use super::handover::History;
 use super::partition::{Partition, Touched};
@@ -171,12 +172,21 @@ impl Store {
     }
 
     /// A table exists from now on.
-    pub fn table_create(&mut self, id: TableId, definition: TableDefinition) {
+    ///
+    /// # Errors
+    /// There is one with this id, or the definition is not valid. Nothing has changed then.
+    pub fn table_create(
+        &mut self,
+        id: TableId,
+        definition: TableDefinition,
+    ) -> Result<(), RedoError> {
         let at = usize::from(id.0);
-        assert!(self.table_held(id).is_none(), "table ids are never reused");
+        if self.table_held(id).is_some() {
+            return Err(RedoError::Contradiction("a table is created twice"));
+        }
         let base = self.slices.len();
         let table = ShardTable::new(id, definition, base)
-            .expect("the root service logs only definitions that were validated");
+            .map_err(|_| RedoError::Contradiction("a table's definition is not valid"))?;
         for i in 0..self.partitions.len() {
             self.slices.push(TableSlice::new(SliceIndex((base + i) as u32)));
         }
@@ -184,6 +194,7 @@ impl Store {
             self.tables.resize_with(at + 1, || None);
         }
         self.tables[at] = Some(Box::new(table));
+        Ok(())
     }
 
     /// Clients do not see the table any more.

@@ -6,7 +6,9 @@ use spillway_runtime::slot_ring::{Slot, SlotMut};
 use spillway_runtime::tcp::{ConnectionId, TcpRing};
 
 use super::tls::TlsLink;
-use super::{BODY_NANOS_MAX, HANDSHAKE_NANOS_MAX, PING_NANOS, SILENCE_NANOS_MAX};
+use super::{
+    BODY_BYTES_MIN, BODY_PERIOD_NANOS, HANDSHAKE_NANOS_MAX, PING_NANOS, SILENCE_NANOS_MAX,
+};
 
 /// How far a link has come.
 pub(super) enum Phase {
@@ -26,8 +28,10 @@ pub(super) enum Receiving {
     Header,
     /// Nothing: memory for the body is missing.
     Memory { header: Message, body_bytes: usize },
-    /// The body. The head is the front of its slot.
-    Body { header: Message, head: SlotMut, since_nanos: u64 },
+    /// The body. The head is the front of its slot. From `since_nanos` on the other side has a
+    /// period to end it or to send its least; `before_bytes` is what the connection had received
+    /// then, not asked for in the first period, in which almost all bodies end.
+    Body { header: Message, head: SlotMut, since_nanos: u64, before_bytes: Option<u64> },
 }
 
 /// What carries the bytes.
@@ -107,9 +111,28 @@ impl Link {
     pub fn gone_nanos(&self) -> u64 {
         let silence = self.heard_nanos + SILENCE_NANOS_MAX;
         match &self.receiving {
-            Receiving::Body { since_nanos, .. } => silence.min(since_nanos + BODY_NANOS_MAX),
+            Receiving::Body { since_nanos, .. } => silence.min(since_nanos + BODY_PERIOD_NANOS),
             _ => silence,
         }
+    }
+
+    /// Whether a body whose period is over may go on: after the first one, and then as long as it
+    /// comes at the least rate.
+    pub fn body_goes_on(&mut self, ring: &mut TcpRing, now_nanos: u64) -> bool {
+        let connection = self.connection;
+        let Receiving::Body { since_nanos, before_bytes, .. } = &mut self.receiving else {
+            return false;
+        };
+        // If the kernel does not say, a body has the time of one.
+        let Ok(received) = ring.received_bytes(connection) else { return false };
+        if let Some(before) = before_bytes.replace(received) {
+            if received.saturating_sub(before) < BODY_BYTES_MIN {
+                return false;
+            }
+            self.heard_nanos = now_nanos;
+        }
+        *since_nanos = now_nanos;
+        true
     }
 
     /// When something is due.

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use spillway_net::message::OperationKind;
 
 use super::{
-    LoggedItem, Node, OPTIONS, Operation, ReplayError, add, get, operation, row, session, submit,
-    upsert,
+    LoggedItem, Node, OPTIONS, Operation, ReplayError, TABLE, add, definition, get, operation, row,
+    session, submit, upsert,
 };
-use crate::redo::{FragmentReader, Record};
+use crate::redo::{FragmentReader, Record, RedoError, SystemCommand};
 
 /// Items with full rows, patches, deletions, overwritten rows, outcomes with and without results.
 fn history() -> Node {
@@ -123,6 +123,21 @@ fn a_patch_needs_its_row_and_a_record_its_table() {
     let mut bare = Node::bare(OPTIONS);
     let applied = bare.replay(1, &items[0].sections[0]);
     assert!(matches!(applied, Err(ReplayError::UnknownTable { .. })), "{applied:?}");
+}
+
+#[test]
+fn a_table_twice_or_a_number_twice_is_found() {
+    let create = SystemCommand::TableCreate { table: TABLE.0, definition: definition() };
+    Node::bare(OPTIONS).shard.replay_command(&create).expect("the first one");
+    let mut node = Node::followed(&of_one_row(&[upsert(1, 1)]), OPTIONS).expect("good");
+    let twice = node.shard.replay_command(&create);
+    assert!(matches!(twice, Err(RedoError::Contradiction(_))), "{twice:?}");
+    // Rows that continue the partition, with the number of what is committed already.
+    let mut again = Node::replayed(&of_one_row(&[upsert(1, 1)]), OPTIONS).expect("good");
+    again.shard.sessions.forget(session(1), 1);
+    again.one(1, &[upsert(1, 2)]);
+    let twice = node.replay(2, &again.items[0].sections[0]);
+    assert!(matches!(twice, Err(ReplayError::Redo { .. })), "{twice:?}");
 }
 
 #[test]

@@ -464,6 +464,30 @@ fn a_newer_session_in_the_slot_ends_the_connection_of_the_older_one() {
     assert_eq!((node.closes.len(), node.shard.sessions_count()), (1, 1));
 }
 
+#[test]
+fn a_session_that_was_ahead_of_its_slot_asks_again_when_the_node_leads() {
+    let mut node = follower();
+    let newer = spillway_net::ids::SessionId(session(1).0 + crate::session::SLOTS as u64);
+    node.directory.close(session(1));
+    node.directory.open(newer, 0);
+    node.connect(5, newer.0);
+    node.connect(6, session(2).0);
+    // What the older session in the slot committed comes to this shard only now.
+    let items = items();
+    node.apply(1, &items[0]);
+    node.apply(2, &items[1]);
+    (node.closes, node.answers) = (Vec::new(), Vec::new());
+    node.lead(6);
+    assert_eq!(node.closes, [5]);
+    node.frames(&[submit(5, 1, 1, 0, &[vec![upsert(1, 1)]])]);
+    assert!(node.take_answers().is_empty(), "what it still sends is not executed");
+    node.step(ShardInput::Closed(5));
+    node.connect(7, newer.0);
+    let answer = node.ask(submit(7, 1, 1, 0, &[vec![upsert(1, 1)]]));
+    assert_eq!(answer.status(), OutcomeStatus::Committed);
+    assert_eq!(node.ask(submit(6, 1, 1, 0, &[vec![get(2)]])).status(), OutcomeStatus::Committed);
+}
+
 fn command(action: u8) -> ClusterCommand {
     ClusterCommand {
         action,

@@ -101,6 +101,31 @@ fn a_body_that_does_not_come_holds_memory_for_a_second() {
 }
 
 #[test]
+fn a_body_may_take_long_but_must_come() {
+    const PIECE: usize = 64 << 10;
+    let mut nodes = node_two();
+    let mut raw = Raw::shaken(&mut nodes, hello(1, 1), key(1));
+    let pieces = 12;
+    raw.write(&header((pieces * PIECE) as u32, 1));
+    for _ in 0..pieces {
+        assert!(nodes[0].numbers().is_empty() && nodes[0].lost() == 0);
+        raw.write(&[1; PIECE]);
+        pass(&mut nodes, SECOND / 2);
+    }
+    // Longer than a node may be silent, and never silent.
+    until(&mut nodes, "the body is whole", |nodes| nodes[0].numbers() == [1]);
+    assert_eq!(nodes[0].lost(), 0);
+    // A trickle is not enough.
+    raw.write(&header((pieces * PIECE) as u32, 2));
+    for _ in 0..2 {
+        raw.write(&[1; PIECE / 4]);
+        pass(&mut nodes, SECOND / 2);
+    }
+    until(&mut nodes, "the link is gone", |nodes| nodes[0].ring.connections() == 0);
+    assert_eq!((nodes[0].lost(), nodes[0].numbers()), (1, vec![1]));
+}
+
+#[test]
 fn a_stranger_cannot_take_a_members_place() {
     let mut nodes = node_two();
     let mut member = Raw::shaken(&mut nodes, hello(1, 1), key(1));
