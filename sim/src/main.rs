@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
+use spillway_sim::checker::command::{self, CheckArguments};
 use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
-use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
+use spillway_sim::runner::{Found, Plan, Summary, run_seeds, seed_of};
 use spillway_sim::shrink::{faults_of, shrink};
 use spillway_sim::{Bug, Failure, Options, Report};
 
@@ -34,8 +35,8 @@ struct Arguments {
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
-    /// The first one.
-    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
+    /// The first one; a word (the hash of a commit) is a seed too.
+    #[arg(long, default_value_t = 0, conflicts_with = "seed", value_parser = seed_of)]
     start: u64,
     #[command(flatten)]
     run: RunArguments,
@@ -80,6 +81,8 @@ enum Command {
     Matrix(matrix_command::Arguments),
     /// A flipped bit in one log of five and a power loss of all, again and again.
     Flip(flip_command::Arguments),
+    /// Judge histories of clients that are in files.
+    Check(CheckArguments),
 }
 
 #[derive(Args)]
@@ -137,6 +140,7 @@ fn main() -> ExitCode {
         Some(Command::Images(images)) => images_command::run_images(images),
         Some(Command::Matrix(matrix)) => matrix_command::run_matrix(matrix),
         Some(Command::Flip(flip)) => flip_command::run_flips(flip),
+        Some(Command::Check(check)) => command::command(check),
         None => run_plan(&arguments),
     }
 }
