@@ -6,7 +6,7 @@ use spillway_sim::{BUGS, BUGS_CLUSTER, Bug, Options};
 
 /// Faults that a person can look at one by one.
 const FAULTS_FEW: usize = 20;
-const RUNS_MAX: u64 = 40;
+const RUNS_MAX: u64 = 200;
 
 /// Shrinks the first of a few seeds that finds a bug. Returns how many faults are left.
 fn faults_left(options: &Options, seeds: u64, bug: Bug) -> Option<usize> {
