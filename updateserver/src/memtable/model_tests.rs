@@ -40,7 +40,8 @@ fn write_strategy() -> impl Strategy<Value = Write> {
         4 => Just(VersionKind::Patch),
         1 => Just(VersionKind::Delete)
     ];
-    let bytes = prop_oneof![6 => 0usize..200, 1 => 200usize..5000, 1 => Just(64 << 10)];
+    let large = if cfg!(miri) { 3_000 } else { 64 << 10 };
+    let bytes = prop_oneof![6 => 0usize..200, 1 => 200usize..5000, 1 => Just(large)];
     (0u8..24, any::<bool>(), kind, bytes).prop_map(|(key, slice, kind, value_bytes)| Write {
         key,
         slice,
@@ -206,7 +207,7 @@ impl Rig {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
     #[test]
-    fn equals_the_model(actions in prop::collection::vec(action_strategy(), 1..60)) {
+    fn equals_the_model(actions in prop::collection::vec(action_strategy(), 1..if cfg!(miri) { 25 } else { 60 })) {
         let mut rig = Rig::new();
         for action in actions {
             match action {
@@ -270,7 +271,7 @@ fn insert(slice: &mut TableSlice, arena: &mut Arena, hash: u64, key: &[u8]) -> R
 
 #[test]
 fn a_million_rows_grow_and_are_found() {
-    let count: u64 = if cfg!(miri) { 2_000 } else { 1_000_000 };
+    let count: u64 = if cfg!(miri) { 700 } else { 1_000_000 };
     let mut arena = Arena::new(Box::new(HeapChunks::new(4 << 20, 200)), 0);
     let mut slice = TableSlice::new(SliceIndex(0));
     for i in 0..count {
