@@ -212,12 +212,25 @@ impl Cluster {
     /// Starts a node that is down and waits until it says that it serves. Returns how long that
     /// took, seconds.
     pub fn start(&mut self, at: usize) -> Result<f64, PerfError> {
+        self.start_begin(at)?;
+        let node = self.up(at);
+        node.wait_ready()?;
+        Ok(node.ready_seconds())
+    }
+
+    /// Starts a node that is down, and waits for nothing.
+    pub fn start_begin(&mut self, at: usize) -> Result<(), PerfError> {
         assert!(!self.is_up(at), "it is down");
         let node = self.homes[at].start_begin()?;
         self.processes.set(at, Some(node.process()));
-        let node = self.nodes[at].insert(node);
-        node.wait_ready()?;
-        Ok(node.ready_seconds())
+        self.nodes[at] = Some(node);
+        Ok(())
+    }
+
+    /// Whether a node that was started says by now that it serves. Fails if it has ended by
+    /// itself.
+    pub fn is_ready(&mut self, at: usize) -> Result<bool, PerfError> {
+        self.up(at).is_ready()
     }
 
     /// Whether a node was started and not killed since.

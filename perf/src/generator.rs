@@ -640,8 +640,12 @@ impl Books<'_> {
             return true;
         }
         let is_business = matches!(status, OutcomeStatus::BoundsViolated);
+        // A leader whose log has failed takes nothing in until another one leads.
         let is_of_takeover = self.is_disturbed
-            && matches!(status, OutcomeStatus::Unavailable | OutcomeStatus::Behind);
+            && matches!(
+                status,
+                OutcomeStatus::Unavailable | OutcomeStatus::Behind | OutcomeStatus::LogFailed
+            );
         if is_business || is_of_takeover || status == OutcomeStatus::Overloaded {
             ledger.refused.insert(counter, counter + 1);
             return false;
@@ -702,8 +706,8 @@ impl Books<'_> {
     }
 
     fn lost_sight(&mut self, token: FrameToken, frame: OpenFrame, reason: LossReason) {
-        use LossReason::{GaveUp, LeadersLost, NoLeader};
-        if self.is_disturbed && matches!(reason, GaveUp | LeadersLost | NoLeader) {
+        use LossReason::{GaveUp, LeadersLost, NoLeader, Refused};
+        if self.is_disturbed && matches!(reason, GaveUp | LeadersLost | NoLeader | Refused) {
             self.doubtful.push((token, frame));
             return;
         }

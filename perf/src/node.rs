@@ -186,16 +186,8 @@ pub struct Node {
 impl Node {
     /// Waits until it says that it serves.
     pub fn wait_ready(&mut self) -> Result<(), PerfError> {
-        loop {
-            let text = file::read_to_string(&self.home.output).map_err(PerfError::from)?;
-            let (addresses, is_ready) = parse_ready(&text);
+        while !self.is_ready()? {
             let waited = monotonic_now().saturating_since(self.began);
-            if is_ready && !addresses.is_empty() {
-                self.addresses = addresses;
-                self.ready_seconds = waited.as_secs_f64();
-                return Ok(());
-            }
-            self.check_alive()?;
             if waited.as_secs() >= READY_SECONDS_MAX {
                 return Err(PerfError::TimedOut {
                     what: "the start of the node",
@@ -205,6 +197,20 @@ impl Node {
             }
             thread::sleep(LOOK_EVERY);
         }
+        Ok(())
+    }
+
+    /// Whether it says by now that it serves. Fails if it has ended by itself.
+    pub fn is_ready(&mut self) -> Result<bool, PerfError> {
+        self.check_alive()?;
+        let text = file::read_to_string(&self.home.output).map_err(PerfError::from)?;
+        let (addresses, is_ready) = parse_ready(&text);
+        if is_ready && !addresses.is_empty() {
+            self.addresses = addresses;
+            self.ready_seconds = monotonic_now().saturating_since(self.began).as_secs_f64();
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// The process.

@@ -155,6 +155,18 @@ pub enum RuntimeError {
         /// The directory.
         path: PathBuf,
     },
+    /// Requests of a process that is gone are still under way.
+    #[error(
+        "{}: another process has it open, or what a killed one had asked the disk for was not \
+         carried out within {seconds} s. It must not come after what is written next. Mend: end \
+         the other process; check whether the disk answers", path.display()
+    )]
+    FileBusy {
+        /// The file.
+        path: PathBuf,
+        /// How long that was waited for.
+        seconds: u64,
+    },
     /// No such file.
     #[error("{}: no such file or directory. Mend: check the path, or format the node first",
             path.display())]

@@ -130,7 +130,6 @@ table! {
         FollowerAcknowledgesEarly: "A follower acknowledges entries that are not durable there.",
         FollowerReadsEarly: "A read at a follower does not wait for what it must have seen.",
         FramePlaceOverlaps: "A frame begins in the last block of the one before it.",
-        LateHelloServed: "A connection that the client has given up takes its session back.",
         LeadsBeforeApplied: "A leader begins before its shards have applied the log.",
         LeadsBeforeOwnEntry: "A leader begins before an entry of its own term is committed.",
         LogMatchingSkipped: "A follower takes an entry without comparing the one before it.",
@@ -400,7 +399,8 @@ mod tests {
         for seed in 0..60 {
             let armed = arm(seed, None);
             for point in Point::ALL {
-                (0..1000).for_each(|_| drop(fires(point)));
+                let fired = (0..1000).filter(|_| fires(point)).count();
+                assert!(fired < 1000, "never always");
             }
             let counts = armed.disarm();
             let armed = Point::ALL.into_iter().filter(|point| counts.of(*point).fired > 0).count();

@@ -9,7 +9,8 @@
 //!   prefix, all but a prefix, every block by itself). That covers torn writes and the loss of
 //!   what a cache had not flushed; a completed write was durable, for that is what the shells
 //!   order (a synced write, or a write and a flush, whichever the device needs).
-//! - A write may end with an error (input/output error, or no space), or short. Then it has landed in part, by the same patterns.
+//! - A write may end with an error (input/output error, or no space), or short. Then it has landed
+//!   in part, by the same patterns.
 //! - Reads return what the medium holds.
 //!
 //! On a minority of a cluster's nodes, always the same ones: the whole disk is lost; or, while all

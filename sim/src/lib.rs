@@ -41,6 +41,8 @@
 //! - When a leadership begins, and at the end, the log must hold every acknowledged transaction,
 //!   once; every other one in full or not at all; rows, versions and kept outcomes equal to the
 //!   model's; balances that add up; and each shard that begins to lead the digests of the log.
+//! - What clients saw - rows, versions, absent rows, and when - is kept by [`recorder`], and
+//!   [`checker`] looks for a strictly serializable order of it, knowing nothing of the cores.
 //! - A client never hears "committed" of what is not in the log, nor "no effect" of what is.
 //! - When the faults stop, every request is answered, all nodes have the same and come to rest, and
 //!   a majority of the disks holds all of it.
@@ -54,6 +56,7 @@
 
 pub mod arguments;
 pub mod bug;
+pub mod checker;
 pub mod clock;
 pub mod counts;
 pub mod detect;
@@ -69,6 +72,7 @@ pub mod options;
 pub mod oracle;
 pub mod plan;
 pub mod reads;
+pub mod recorder;
 pub mod replicas;
 pub mod runner;
 pub mod shrink;
@@ -78,6 +82,7 @@ pub mod world;
 
 use std::fmt;
 
+use checker::History;
 use spillway_runtime::faults;
 
 pub use bug::{BUGS, BUGS_CLUSTER, Bug};
@@ -114,11 +119,20 @@ impl fmt::Display for Failure {
 
 /// One run. A broken assertion of a core panics.
 pub fn run(options: Options) -> Result<Report, Failure> {
+    armed(options, World::run)
+}
+
+/// One run, and what its clients saw. A broken assertion of a core panics.
+pub fn run_recorded(options: Options) -> Result<(Result<Report, Failure>, History), Failure> {
+    armed(options, World::run_recorded)
+}
+
+fn armed<T>(options: Options, run: impl FnOnce(World) -> T) -> T {
     let bug = options.bug.and_then(Bug::planted);
     // Armed on this thread until the run ends, however it ends.
     let _armed = faults::arm(options.seed, bug);
     if options.points_off {
         faults::quiet();
     }
-    World::new(options).run()
+    run(World::new(options))
 }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
 use spillway_sim::arguments::{RunArguments, seconds};
+use spillway_sim::checker::command::{self, CheckArguments};
 use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
-use spillway_sim::runner::{Found, Plan, Summary, run_seeds};
+use spillway_sim::runner::{Found, Plan, Summary, run_seeds, seed_of};
 use spillway_sim::shrink::{faults_of, shrink};
 use spillway_sim::{Bug, Failure, Options, Report};
 
@@ -30,8 +31,8 @@ struct Arguments {
     /// How many seeds.
     #[arg(long, default_value_t = 100, conflicts_with = "seed")]
     seeds: u64,
-    /// The first one.
-    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
+    /// The first one; a word (the hash of a commit) is a seed too.
+    #[arg(long, default_value_t = 0, conflicts_with = "seed", value_parser = seed_of)]
     start: u64,
     #[command(flatten)]
     run: RunArguments,
@@ -70,6 +71,8 @@ impl Arguments {
 enum Command {
     /// Plant every bug and look for it.
     Detect(DetectArguments),
+    /// Judge histories of clients that are in files.
+    Check(CheckArguments),
 }
 
 #[derive(Args)]
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
         Some(Command::Detect(detect)) => detect.run(),
+        Some(Command::Check(check)) => command::command(check),
         None => run_plan(&arguments),
     }
 }

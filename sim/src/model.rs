@@ -221,20 +221,28 @@ impl Model {
         Ok(())
     }
 
-    /// The page that a scan on one shard must return: encoded key, row and version.
+    /// The page that a scan on one shard must return, and the row behind it: encoded key, row and
+    /// version.
     pub fn scan(&self, scan: &Scan, shard: u16, shards: u16) -> Vec<(&[u8], &[u8], u64)> {
-        let mut found: Vec<_> = self
-            .rows
-            .iter()
-            .filter(|((partition, table, key), _)| {
-                partition % shards == shard
-                    && *table == scan.table
-                    && key[..] >= scan.start[..]
-                    && (scan.end.is_empty() || key[..] < scan.end[..])
-            })
-            .filter_map(|((_, _, key), row)| Some((&key[..], row.value.as_deref()?, row.number)))
-            .collect();
+        let Some(((last, ..), _)) = self.rows.last_key_value() else { return Vec::new() };
+        let rows_max = scan.rows_max as usize + 1;
+        let mut found = Vec::new();
+        for partition in (shard..=*last).step_by(usize::from(shards)) {
+            let start = (partition, scan.table, scan.start.clone());
+            let rows = self
+                .rows
+                .range(start..)
+                .take_while(|((of, table, key), _)| {
+                    (*of, *table) == (partition, scan.table)
+                        && (scan.end.is_empty() || key[..] < scan.end[..])
+                })
+                .filter_map(|((_, _, key), row)| {
+                    Some((&key[..], row.value.as_deref()?, row.number))
+                });
+            found.extend(rows.take(rows_max));
+        }
         found.sort_unstable();
+        found.truncate(rows_max);
         found
     }
 

@@ -195,6 +195,8 @@ pub struct Node {
     ticket: u64,
     log: LogSeat,
     shown: Published,
+    /// Steps so far.
+    steps: u64,
 }
 
 impl Node {
@@ -247,6 +249,7 @@ impl Node {
             ticket: 0,
             log: LogSeat::new(recovered, superblock, sizes, queue_max),
             shown: Published { lsn: applied.0, ..Published::default() },
+            steps: 0,
         }
     }
 

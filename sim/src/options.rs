@@ -33,6 +33,8 @@ pub struct Options {
     pub lossy: bool,
     /// The planted bug, if any.
     pub bug: Option<Bug>,
+    /// Only what the clients saw is judged: what the oracle finds is no failure.
+    pub blind: bool,
     /// Virtual time with faults; after it they stop, and everything must come to rest.
     pub faults_nanos: u64,
     /// Kinds of faults instead of those that the seed draws.
@@ -61,6 +63,7 @@ impl Options {
             mode: Mode::Promised,
             lossy: false,
             bug: None,
+            blind: false,
             faults_nanos: 3 * SECOND,
             kinds: None,
             kinds_off: FaultKinds::NONE,

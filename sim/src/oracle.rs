@@ -94,8 +94,6 @@ pub struct Counts {
     pub torn: u64,
     /// Connections lost.
     pub resets: u64,
-    /// Connections that a client had given up before they could attach its session.
-    pub hellos_late: u64,
     /// Write errors.
     pub write_errors: u64,
     /// Leaders that were asked to hand over.
@@ -122,6 +120,8 @@ pub struct Counts {
     pub refused_log: u64,
     /// Requests that clients gave up.
     pub gave_up: u64,
+    /// Transactions and scans of clients whose history was judged.
+    pub seen: u64,
     /// Events.
     pub events: u64,
     /// Faults that struck, by kind.
@@ -159,6 +159,8 @@ pub struct Oracle {
     shards: u16,
     /// What is committed.
     pub history: History,
+    /// Whether nothing that is found counts.
+    pub blind: bool,
     replicas: Replicas,
     sessions: BTreeMap<u64, u64>,
     /// By node and shard.
@@ -193,6 +195,7 @@ impl Oracle {
             tables,
             shards,
             history: History::new(geometry, nodes == 1),
+            blind: false,
             replicas: Replicas::new(nodes),
             sessions: BTreeMap::new(),
             places: (0..nodes).map(|_| places()).collect(),
@@ -216,6 +219,11 @@ impl Oracle {
 
     fn place(&mut self, at: At) -> &mut Place {
         &mut self.places[usize::from(at.0)][usize::from(at.1)]
+    }
+
+    /// What was found, if that counts.
+    pub fn verdict(&self, found: Result<(), Failure>) -> Result<(), Failure> {
+        if self.blind { Ok(()) } else { found }
     }
 
     /// A shard heard of a connection.
@@ -293,7 +301,6 @@ impl Oracle {
             let last = place.attempts.entry(hello.session).or_default();
             let is_late = hello.attempt < *last;
             *last = hello.attempt.max(*last);
-            self.counts.hellos_late += u64::from(is_late);
             let sessions = &self.sessions;
             place.open.retain(|open| {
                 let same = sessions.get(open) == Some(&hello.session);

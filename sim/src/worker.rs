@@ -18,8 +18,8 @@ use spillway_net::frame::FrameKind;
 use spillway_net::ids::{Lsn, TableId};
 use spillway_net::layout::TableLayout;
 use spillway_net::message::{
-    self, Done, OutcomeStatus, RefusalCode, Scan, SessionClose, SessionOpen, SessionOpened,
-    TableCreate, TableCreated, TableDrop, Welcome,
+    self, ArchivedOutcomeHead, Done, OutcomeStatus, RefusalCode, Scan, ScanPage, SessionClose,
+    SessionOpen, SessionOpened, TableCreate, TableCreated, TableDrop, Welcome,
 };
 use spillway_net::row::RowView;
 use spillway_net::schema::TableDefinition;
@@ -29,6 +29,7 @@ use crate::Failure;
 use crate::disk::CLUSTER;
 use crate::draw::Draw;
 use crate::options::{SECOND, Sizes};
+use crate::recorder::{Recorder, Told};
 
 const PORT_BASE: u16 = 7400;
 /// Ports of a node.
@@ -127,7 +128,7 @@ struct Ended {
 
 #[derive(Debug)]
 enum EndedResult {
-    Outcomes(Vec<OutcomeStatus>),
+    Outcomes(Vec<Told>),
     Answer(FrameKind, Vec<u8>),
     GaveUp,
     RefusedLog,
@@ -159,12 +160,9 @@ impl ClientEffects for Effects {
     fn answer(&mut self, answer: FrameAnswer<'_>) {
         let FrameAnswer { token, first_number, transactions, result } = answer;
         let result = match result {
-            FrameResult::Outcomes { outcomes, .. } => EndedResult::Outcomes(
-                outcomes
-                    .iter()
-                    .filter_map(|outcome| OutcomeStatus::from_wire(outcome.status.to_native()))
-                    .collect(),
-            ),
+            FrameResult::Outcomes { outcomes, bytes, .. } => {
+                EndedResult::Outcomes(told(outcomes, bytes))
+            }
             FrameResult::Answer { kind, payload, .. } => {
                 EndedResult::Answer(kind, payload.to_vec())
             }
@@ -180,6 +178,18 @@ impl ClientEffects for Effects {
         };
         self.ended.push(Ended { token, first_number, transactions, result });
     }
+}
+
+/// The outcomes of a frame, one by one.
+fn told(outcomes: &[ArchivedOutcomeHead], mut bytes: &[u8]) -> Vec<Told> {
+    let mut one = |outcome: &ArchivedOutcomeHead| {
+        let (results, rest) = bytes.split_at(outcome.data_length.to_native() as usize);
+        bytes = rest;
+        let status = OutcomeStatus::from_wire(outcome.status.to_native());
+        let status = status.expect("the core let known ones pass");
+        Told { status, operation: outcome.operation.to_native(), results: results.to_vec() }
+    };
+    outcomes.iter().map(&mut one).collect()
 }
 
 /// A transaction's end, as a client heard it.
@@ -229,6 +239,8 @@ pub struct Worker {
     idle_steps: u64,
     spare_session: Option<u64>,
     unrepeatable: Option<u64>,
+    /// What it saw.
+    pub recorder: Recorder,
     /// Whether it only reads, without a session.
     is_reader: bool,
     /// A committed LSN that it has heard of.
@@ -298,6 +310,7 @@ impl Worker {
             idle_steps: 0,
             spare_session: None,
             unrepeatable: None,
+            recorder: Recorder::new(tables, sizes.accounts),
             is_reader: false,
             lsn_known: 0,
             work_at: 0,
@@ -386,7 +399,7 @@ impl Worker {
     ) -> Result<Outcome, Failure> {
         self.core.step(now, input, &mut self.effects);
         let mut outcome = Outcome::default();
-        self.ended(&mut outcome, world.1)?;
+        self.ended(now, &mut outcome, world.1)?;
         if let Some(reason) = self.core.ended() {
             let error = self.core.take_error();
             return Err(Failure::new(format!(
@@ -414,22 +427,29 @@ impl Worker {
         Ok(outcome)
     }
 
-    fn ended(&mut self, outcome: &mut Outcome, tables: &Tables) -> Result<(), Failure> {
+    fn ended(&mut self, now: u64, outcome: &mut Outcome, tables: &Tables) -> Result<(), Failure> {
         for ended in std::mem::take(&mut self.effects.ended) {
-            let writes = self.writes.remove(&ended.token.sequence);
+            let sequence = ended.token.sequence;
+            let writes = self.writes.remove(&sequence);
+            if !matches!(ended.result, EndedResult::Outcomes(_) | EndedResult::Answer(..)) {
+                self.recorder.lost(sequence, tables)?;
+            }
             match ended.result {
                 EndedResult::None => {}
                 EndedResult::RefusedLog => outcome.refused_log += 1,
                 // What may not be repeated ends with its connection, which is no lost answer.
                 EndedResult::GaveUp if self.unrepeatable == Some(ended.token.sequence) => {}
                 EndedResult::GaveUp => outcome.gave_up += 1,
-                EndedResult::Outcomes(statuses) => {
+                EndedResult::Outcomes(told) => {
                     let writes = writes.ok_or(Failure::new("an answer without a frame"))?;
-                    assert_eq!(statuses.len(), ended.transactions, "the core checked the count");
+                    assert_eq!(told.len(), ended.transactions, "the core checked the count");
                     if self.is_reader {
+                        // What it reads may be old.
+                        self.recorder.forget(sequence);
                         continue;
                     }
-                    for (at, status) in statuses.into_iter().enumerate() {
+                    self.recorder.heard(now, sequence, &told, tables)?;
+                    for (at, Told { status, .. }) in told.into_iter().enumerate() {
                         let number = ended.first_number + at as u64;
                         outcome.heard.push(Heard { number, status, writes: writes[at] });
                     }
@@ -458,6 +478,11 @@ impl Worker {
                     } else {
                         self.spare_session = Some(opened.session);
                     }
+                }
+                EndedResult::Answer(FrameKind::ScanPage, payload) => {
+                    let page = message::decode::<ScanPage>(&payload)
+                        .map_err(|error| Failure::new(error.to_string()))?;
+                    self.recorder.scanned(now, sequence, &page, tables)?;
                 }
                 EndedResult::Answer(kind, payload) => {
                     if kind == FrameKind::Done {
@@ -544,11 +569,16 @@ impl Worker {
             }
             let scan = Scan { table, start, end: Vec::new(), rows_max };
             let sent = self.core.request(now, FrameKind::Scan, &scan, &mut self.effects);
-            return sent.map(drop).map_err(|error| Failure::new(error.to_string()));
+            let token = sent.map_err(|error| Failure::new(error.to_string()))?;
+            if table == tables.account.id().0 {
+                self.recorder.scan_sent(now, token.sequence);
+            }
+            return Ok(());
         }
         let mut writes = Vec::new();
         for _ in 0..draw.range(1, sizes.frame_transactions + 1) {
             self.batch.begin();
+            self.recorder.begin();
             let wrote = self.transaction(tables, draw);
             writes.push(wrote);
             self.batch.end().map_err(|error| Failure::new(error.to_string()))?;
@@ -557,6 +587,7 @@ impl Worker {
             .core
             .submit(now, &mut self.batch, &mut self.effects)
             .map_err(|error| Failure::new(error.to_string()))?;
+        self.recorder.sent(now, token.sequence);
         self.writes.insert(token.sequence, writes);
         Ok(())
     }
@@ -581,7 +612,9 @@ impl Worker {
         let mut writes = Vec::new();
         for _ in 0..draw.range(1, sizes.frame_transactions + 1) {
             self.batch.begin();
-            let mut build = Build { tables, batch: &mut self.batch };
+            self.recorder.begin();
+            let (batch, recorder) = (&mut self.batch, &mut self.recorder);
+            let mut build = Build { tables, batch, recorder };
             for _ in 0..draw.range(1, 4) {
                 build.account_get(draw.pick(&self.accounts));
             }
@@ -592,6 +625,7 @@ impl Worker {
             .core
             .submit(now, &mut self.batch, &mut self.effects)
             .map_err(|error| Failure::new(error.to_string()))?;
+        self.recorder.sent(now, token.sequence);
         self.writes.insert(token.sequence, writes);
         Ok(())
     }
@@ -599,7 +633,8 @@ impl Worker {
     /// Builds a transaction; returns whether it writes.
     fn transaction(&mut self, tables: &Tables, draw: &mut Draw) -> bool {
         let (a, b) = (draw.pick(&self.accounts), draw.pick(&self.accounts));
-        let mut build = Build { tables, batch: &mut self.batch };
+        let (batch, recorder) = (&mut self.batch, &mut self.recorder);
+        let mut build = Build { tables, batch, recorder };
         match draw.below(20) {
             0..3 => {
                 build.account_insert(a, &note(draw));
@@ -609,7 +644,12 @@ impl Worker {
                 build.account_get(b);
                 return false;
             }
-            6..8 => build.account_note(a, &note(draw)),
+            6..8 => {
+                build.account_note(a, &note(draw));
+                if draw.once_in(2) {
+                    build.account_get(a);
+                }
+            }
             8 => {
                 build.account_get(a);
                 build.account_check_version(a, draw.below(50));
@@ -672,6 +712,7 @@ fn note(draw: &mut Draw) -> Value {
 struct Build<'a> {
     tables: &'a Tables,
     batch: &'a mut Batch,
+    recorder: &'a mut Recorder,
 }
 
 impl Build<'_> {
@@ -682,6 +723,7 @@ impl Build<'_> {
     }
 
     fn account_insert(&mut self, id: i64, note: &Value) {
+        self.recorder.write(id);
         let values = [Value::Int8(id), Value::Int8(BALANCE_INITIAL), note.clone()];
         let (mut key, mut row) = (Vec::new(), Vec::new());
         self.tables.account.write_row(&values, &mut key, &mut row).expect("a row");
@@ -689,16 +731,19 @@ impl Build<'_> {
     }
 
     fn account_get(&mut self, id: i64) {
+        self.recorder.get(id);
         let key = self.account_key(id);
         self.batch.get(self.tables.account.id(), &key).expect("small");
     }
 
     fn account_check_version(&mut self, id: i64, version: u64) {
+        self.recorder.other();
         let key = self.account_key(id);
         self.batch.check_version(self.tables.account.id(), &key, version).expect("small");
     }
 
     fn account_note(&mut self, id: i64, note: &Value) {
+        self.recorder.write(id);
         let key = self.account_key(id);
         let mut patch = Vec::new();
         self.tables.account.write_patch(&[("note", note.clone())], &mut patch).expect("a patch");
@@ -706,6 +751,7 @@ impl Build<'_> {
     }
 
     fn account_add(&mut self, id: i64, delta: i64) {
+        self.recorder.write(id);
         let key = self.account_key(id);
         let add = AddArgument::Int(AddBounded { delta, min: Some(0), max: None });
         let mut argument = Vec::new();
@@ -715,6 +761,7 @@ impl Build<'_> {
     }
 
     fn journal_insert(&mut self, salt: i64, worker: i64, sequence: i64, note: &Value) {
+        self.recorder.other();
         let values = [Value::Int8(salt), Value::Int8(worker), Value::Int8(sequence), note.clone()];
         let (mut key, mut row) = (Vec::new(), Vec::new());
         self.tables.journal.write_row(&values, &mut key, &mut row).expect("a row");
@@ -722,6 +769,7 @@ impl Build<'_> {
     }
 
     fn journal_delete(&mut self, salt: i64, worker: i64, sequence: i64) {
+        self.recorder.other();
         let mut key = Vec::new();
         let values = [Value::Int8(salt), Value::Int8(worker), Value::Int8(sequence)];
         self.tables.journal.write_key(&values, &mut key).expect("a key");

@@ -14,6 +14,7 @@ use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
+use crate::checker::History;
 use crate::clock::Clock;
 use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
@@ -23,6 +24,7 @@ use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
 use crate::options::{Bug, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
+use crate::recorder::{self, Recorder};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
 use faults::is_victim;
@@ -216,7 +218,8 @@ impl World {
             Machine::new(disk, clock, all, Draw::stream(chance, &format!("machine {node}")))
         };
         let machines = (0..nodes).map(machine).collect();
-        let oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
+        let mut oracle = Oracle::new(tables.clone(), sizes.shards, nodes, sizes.geometry);
+        oracle.blind = options.blind;
         let faults = plan(&options);
         let mut world = Self {
             options,
@@ -286,11 +289,27 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Result<Report, Failure> {
+        self.run_to_end()
+    }
+
+    /// Runs to the end or to a failure, and returns what the clients saw, too.
+    pub fn run_recorded(mut self) -> Result<(Result<Report, Failure>, History), Failure> {
+        let result = self.run_to_end();
+        Ok((result, self.seen()?))
+    }
+
+    fn seen(&self) -> Result<History, Failure> {
+        let recorders = self.workers.iter().map(|worker| &worker.recorder);
+        Recorder::history(recorders, &self.tables)
+    }
+
+    fn run_to_end(&mut self) -> Result<Report, Failure> {
         self.worker_add(0, 0);
         let refused = self.run_events()?;
         if !refused {
             self.finish()?;
         }
+        self.oracle.counts.seen = recorder::judge(&self.seen()?)?;
         self.oracle.counts.events = self.events_count;
         let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
         Ok(Report { trace, counts, nanos, faults: points::counts() })
@@ -298,12 +317,12 @@ impl World {
 
     /// At rest: all nodes have the same, and that is what is in the log.
     fn finish(&mut self) -> Result<(), Failure> {
-        self.oracle.settled()?;
+        self.oracle.verdict(self.oracle.settled())?;
         let nodes = self.members();
         for node in &nodes {
             let machine = &self.machines[usize::from(*node)];
             let node = machine.node.as_ref().ok_or(Failure::new("a node is down at rest"))?;
-            node.check_complete(&self.oracle)?;
+            self.oracle.verdict(node.check_complete(&self.oracle))?;
         }
         // Once more without warning: what is acknowledged is durable at any moment.
         let mut draw = self.draw.fork();
@@ -381,7 +400,8 @@ impl World {
         };
         let nodes: Vec<_> = self.machines.iter().map(node).collect();
         format!(
-            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): {}",
+            "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): \
+             {}",
             self.now.saturating_sub(self.options.faults_end()) / SECOND,
             self.events_count,
             self.oracle.history.last(),
@@ -855,14 +875,16 @@ impl World {
         let counts = &self.oracle.counts;
         let full = at != 0 && counts.log_full + counts.memory_full > 0;
         if outcome.gave_up > 0 && !full {
-            return Err(Failure::new(format!("client {at} got no answer in its patience")));
+            let rest = self.unrest();
+            return Err(Failure::new(format!("client {at} got no answer in its patience; {rest}")));
         }
         for heard in outcome.heard {
             if !heard.status.is_transient() || heard.status.is_committed() {
                 self.trace.note("heard", self.now, heard.number, heard.status as u64);
             }
             let committed = heard.status.is_committed();
-            self.oracle.client_heard(session, heard.number, committed, heard.writes)?;
+            let verdict = self.oracle.client_heard(session, heard.number, committed, heard.writes);
+            self.oracle.verdict(verdict)?;
         }
         self.wishes(at, outcome.wishes);
         self.worker_schedule(at);

@@ -87,6 +87,13 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
+    /// Runs real nodes on a file system that fails on demand - power cuts, errors, torn writes,
+    /// slow and full disks, flipped bits - and verifies what they kept. Needs /dev/fuse.
+    Rig {
+        /// NAME, --times N, --nodes N, --seed S and what else it takes; `--help` lists the rigs.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
         Task::Miri { part, tree_borrows, seeds } => miri::run(part.as_deref(), tree_borrows, seeds),
         Task::Interleavings { filter } => interleavings::run(filter.as_deref()),
         Task::Mutants { shard, files, list } => mutants::run(shard.as_deref(), &files, list),
+        Task::Rig { rest } => rig(&rest),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -194,6 +202,16 @@ fn perf(task: &str, rest: &[String]) -> Result<(), String> {
     let removed = std::fs::remove_file(&copy);
     outcome?;
     removed.map_err(|e| format!("cannot remove {}: {e}", copy.display()))
+}
+
+/// A crate of its own. The nodes are the release build, or the binary that SPILLWAY names.
+fn rig(rest: &[String]) -> Result<(), String> {
+    if std::env::var_os("SPILLWAY").is_none() {
+        run("cargo", &["build", "--release", "--quiet", "--package", "spillway"])?;
+    }
+    let mut arguments = vec!["run", "--quiet", "--release", "--package", "spillway-rigs", "--"];
+    arguments.extend(rest.iter().map(String::as_str));
+    run("cargo", &arguments)
 }
 
 /// Runs a program in the root of the workspace, its output on ours.

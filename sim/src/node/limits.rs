@@ -14,12 +14,17 @@ const TURN_ITEMS_MAX: usize = 64;
 /// Orders and acknowledgements on their way between the root service and a shard.
 const ORDERS_MAX: usize = 256;
 
+/// The memory of shards is counted row by row: once in so many steps. It does not shrink between
+/// two of them.
+const MEMORY_CHECK_STEPS: u64 = 256;
+
 /// What is measured, how much of it there is, and how much there may be.
 type Length = (&'static str, usize, usize);
 
 impl Node {
     /// What it holds is within its limits.
-    pub fn limits_check(&self, sizes: &Sizes) -> Result<(), Failure> {
+    pub fn limits_check(&mut self, sizes: &Sizes) -> Result<(), Failure> {
+        self.steps += 1;
         let of_node = [
             ("items in the log queue", self.queue.len(), self.queue_max),
             ("acknowledged orders", self.done.len(), ORDERS_MAX),
@@ -27,12 +32,16 @@ impl Node {
         ];
         self.lengths_check(&of_node)?;
         for seat in &self.seats {
-            let (_, used, reserved) = seat.shard.memory();
-            let (used, reserved) = (used as usize, reserved as usize);
+            if self.steps.is_multiple_of(MEMORY_CHECK_STEPS) {
+                let (_, used, reserved) = seat.shard.memory();
+                let (used, reserved) = (used as usize, reserved as usize);
+                self.lengths_check(&[
+                    ("bytes of a shard's memory", reserved, sizes.chunks * CHUNK_BYTES),
+                    ("bytes used of what is reserved", used, reserved),
+                ])?;
+            }
             let handovers = sizes.handovers_max as usize + TURN_ITEMS_MAX;
             self.lengths_check(&[
-                ("bytes of a shard's memory", reserved, sizes.chunks * CHUNK_BYTES),
-                ("bytes used of what is reserved", used, reserved),
                 ("items that wait for the log queue", seat.backlog.len(), handovers),
                 ("items that wait for their commit", seat.handed_over.len(), handovers),
                 ("entries to apply", seat.apply.len(), APPLY_ENTRIES_MAX),

@@ -506,7 +506,8 @@ impl Node {
     /// Tells the judge what went into the log, and what is committed.
     fn judge(&mut self, effects: &ReplicaEffects, scene: &mut Scene<'_>) -> Result<(), Failure> {
         for send in &effects.sends {
-            scene.oracle.sent(&send.header)?;
+            let verdict = scene.oracle.sent(&send.header);
+            scene.oracle.verdict(verdict)?;
         }
         let block = self.log.geometry.block();
         let sent = effects.sends.iter().filter_map(|send| send.body.as_deref());
@@ -522,7 +523,8 @@ impl Node {
             }
         }
         if let Some(committed) = effects.committed {
-            scene.oracle.committed(self.number, committed.lsn, committed.epoch)?;
+            let verdict = scene.oracle.committed(self.number, committed.lsn, committed.epoch);
+            scene.oracle.verdict(verdict)?;
         }
         Ok(())
     }
@@ -542,7 +544,8 @@ impl Node {
             Role::Lead { epoch } => {
                 published.leading = true;
                 published.epoch = epoch.0;
-                scene.oracle.leads(self.number, epoch, change.barrier.lsn)
+                let verdict = scene.oracle.leads(self.number, epoch, change.barrier.lsn);
+                scene.oracle.verdict(verdict)
             }
             Role::Follow => {
                 published.leading = false;

@@ -136,7 +136,9 @@ impl Node {
         for inbound in seat.inbound.drain(..seat.effects.frames_taken) {
             let Inbound { connection, header, frame, answered_epoch } = inbound;
             let (at, payload) = ((self.number, shard), &frame[HEADER_BYTES..]);
-            scene.oracle.execute(at, connection, answered_epoch, &header, payload, applied)?;
+            let verdict =
+                scene.oracle.execute(at, connection, answered_epoch, &header, payload, applied);
+            scene.oracle.verdict(verdict)?;
         }
         seat.shard.step(scene.now, ShardInput::TurnEnd, &mut seat.effects);
         self.apply(shard, scene)
@@ -243,7 +245,8 @@ impl Node {
         if published.leading {
             let epoch = Epoch(published.epoch);
             let seat = &mut self.seats[at];
-            scene.oracle.shard_leads((self.number, shard), epoch, &seat.shard)?;
+            let verdict = scene.oracle.shard_leads((self.number, shard), epoch, &seat.shard);
+            scene.oracle.verdict(verdict)?;
             seat.shard.step(scene.now, ShardInput::Lead { epoch }, &mut seat.effects);
             seat.leading = true;
             if shard == 0 {
@@ -330,7 +333,8 @@ impl Node {
             let mut effects = std::mem::take(&mut seat.effects);
             for frame in &effects.released.frames {
                 let bytes = &effects.released.bytes[frame.start..frame.end];
-                scene.oracle.released(at, frame.connection, bytes)?;
+                let verdict = scene.oracle.released(at, frame.connection, bytes);
+                scene.oracle.verdict(verdict)?;
             }
             send(&effects.released, scene);
             for connection in effects.closes.drain(..) {

@@ -1,11 +1,12 @@
 //! The files of a node: where they are, and the superblock's way to disk.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use spillway_runtime::buffer::AlignedBuffer;
 use spillway_runtime::direct::{DirectFile, DirectMode};
 use spillway_runtime::error::{Errno, RuntimeError};
-use spillway_runtime::file;
+use spillway_runtime::{clock, file, thread};
 
 use crate::config::Config;
 use crate::log::{
@@ -46,12 +47,30 @@ impl NodeFiles {
         self.log.join(format!("segment-{segment:05}.log"))
     }
 
-    /// Opens all segments.
+    /// Opens all segments, for nobody else.
     pub fn segments_open(&self, geometry: &Geometry) -> Result<Vec<DirectFile>, RuntimeError> {
-        (0..geometry.segments_count)
-            .map(|segment| DirectFile::open(&self.segment(segment), DirectMode::ReadWrite))
-            .collect()
+        (0..geometry.segments_count).map(|segment| open_alone(&self.segment(segment))).collect()
     }
+}
+
+/// How long writes that a killed process left under way are waited for.
+const BUSY_SECONDS_MAX: u64 = 30;
+/// How often that is looked at.
+const BUSY_LOOK: Duration = Duration::from_millis(5);
+
+/// Opens a file that nobody else uses: not even the kernel, for a process that was killed. A write
+/// of that one which came later would overwrite what this one has written and acknowledged.
+fn open_alone(path: &Path) -> Result<DirectFile, RuntimeError> {
+    let file = DirectFile::open(path, DirectMode::ReadWrite)?;
+    let began = clock::monotonic_now();
+    while !file.try_lock()? {
+        if clock::monotonic_now().saturating_since(began).as_secs() >= BUSY_SECONDS_MAX {
+            let (path, seconds) = (path.to_owned(), BUSY_SECONDS_MAX);
+            return Err(RuntimeError::FileBusy { path, seconds });
+        }
+        thread::sleep(BUSY_LOOK);
+    }
+    Ok(file)
 }
 
 /// Writes copies of the superblock round by round, each round durable before the next begins, so
@@ -76,7 +95,7 @@ pub(super) fn superblock_read(path: &Path) -> Result<(DirectFile, SuperblockChos
     if !file::exists(path) {
         return Err(NodeError::NotFormatted { path: path.to_owned() });
     }
-    let file = DirectFile::open(path, DirectMode::ReadWrite)?;
+    let file = open_alone(path)?;
     let mut buffer = AlignedBuffer::new(COPY_BYTES_MAX);
     let found = superblock_find(&mut |copy, block| {
         let read = file.read_at(&mut buffer[..block], (copy * block) as u64);

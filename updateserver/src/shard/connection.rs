@@ -156,7 +156,7 @@ impl Shard {
                 self.session_remove(older, out);
             }
             let held = self.sessions.enter(session);
-            if hello.attempt < held.attempt && !spillway_runtime::planted!(LateHelloServed) {
+            if hello.attempt < held.attempt {
                 let text = format!("session {session} was attached by a newer connection");
                 out.refuse_and_close(connection, request, RefusalCode::SessionFenced, text);
                 return;

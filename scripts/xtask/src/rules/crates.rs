@@ -17,6 +17,8 @@ const ORDER: [&str; 7] = [
 const HWPROFILE: &str = "spillway-hwprofile";
 /// Above everything: runs the fuzz targets of all crates.
 const FUZZ: &str = "spillway-fuzz";
+/// Above everything: runs real nodes on disks that fail.
+const RIGS: &str = "spillway-rigs";
 /// Apart: depends on no crate of ours, so that it builds while they do not.
 const XTASK: &str = "xtask";
 
@@ -52,8 +54,9 @@ fn check_manifest(path: &str, text: &str, out: &mut Vec<Violation>) {
 fn allowed(from: &str, to: &str) -> bool {
     let rank = |name: &str| ORDER.iter().position(|other| *other == name);
     match (from, to) {
-        (FUZZ, to) => to != FUZZ,
-        (_, FUZZ | XTASK) | (XTASK, _) => false,
+        (FUZZ, to) => !matches!(to, FUZZ | RIGS),
+        (RIGS, to) => !matches!(to, RIGS | FUZZ | XTASK),
+        (_, FUZZ | RIGS | XTASK) | (XTASK, _) => false,
         (HWPROFILE, to) => to == "spillway-runtime",
         // The database may ask for a plan; what lies below the update server has no use for one.
         (from, HWPROFILE) => matches!(from, "spillway" | "spillway-perf" | "spillway-updateserver"),
@@ -105,6 +108,9 @@ mod tests {
         assert_eq!(count("xtask", &on("spillway-runtime")), 1);
         assert_eq!(count("spillway-fuzz", &on("spillway-net")), 0);
         assert_eq!(count("spillway-net", &on("spillway-fuzz")), 1);
+        assert_eq!(count("spillway-rigs", &on("spillway-perf")), 0);
+        assert_eq!(count("spillway-rigs", &on("xtask")), 1);
+        assert_eq!(count("spillway-perf", &on("spillway-rigs")), 1);
         assert_eq!(count("spillway-unknown", &on("spillway-net")), 1);
     }
 
