@@ -5,6 +5,8 @@
 //! language's memory model, stores are seen late where it allows that, and a seed draws the
 //! schedule: what is judged is the unsafe code of the slots.
 
+#![expect(clippy::disallowed_methods, reason = "threads that sleep and wake as a test wants")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
