@@ -205,9 +205,14 @@ impl Rig {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 400 }))]
     #[test]
-    fn equals_the_model(actions in prop::collection::vec(action_strategy(), 1..if cfg!(miri) { 25 } else { 60 })) {
+    fn equals_the_model(
+        actions in prop::collection::vec(
+            action_strategy(),
+            1..if cfg!(miri) { 25 } else { 60 },
+        ),
+    ) {
         let mut rig = Rig::new();
         for action in actions {
             match action {
@@ -227,7 +232,7 @@ proptest! {
 fn a_hot_row_takes_constant_memory() {
     let mut rig = Rig::new();
     let change = Write { key: 1, slice: false, kind: VersionKind::Full, value_bytes: 100 };
-    let unit = if cfg!(miri) { 200 } else { 20_000 };
+    let unit = if cfg!(miri) { 60 } else { 20_000 };
     for fragment in 1..unit {
         rig.open = Stamp(fragment);
         rig.floor = Stamp(fragment.saturating_sub(4));
