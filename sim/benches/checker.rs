@@ -79,7 +79,7 @@ fn main() {
             let bytes = written.len() >> 20;
             println!(
                 "  {bytes} MiB of text: written in {wrote:.2} s, read in {:.2} s",
-                seconds(start)
+                cpu_seconds() - start
             );
         }
     }

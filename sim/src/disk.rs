@@ -84,6 +84,8 @@ pub struct Disk {
     block: usize,
     segments: Vec<Vec<u8>>,
     superblock: Vec<u8>,
+    /// What each copy of the superblock held before its last write.
+    superblock_before: Vec<u8>,
     pending: Vec<Pending>,
     landed: VecDeque<Landed>,
     /// Whether it remembers what writes replaced.
@@ -120,6 +122,7 @@ impl Disk {
             block: geometry.block(),
             segments: (0..plan.segments()).map(segment).collect(),
             superblock: vec![0; SUPERBLOCK_COPIES * geometry.block()],
+            superblock_before: vec![0; SUPERBLOCK_COPIES * geometry.block()],
             pending: Vec::new(),
             landed: VecDeque::new(),
             remembers: false,
@@ -142,6 +145,14 @@ impl Disk {
 
     fn land(&mut self, file: File, offset: u64, bytes: &[u8]) {
         let at = offset as usize;
+        if file == File::Superblock {
+            let before = &self.superblock[at..at + bytes.len()];
+            self.superblock_before[at..at + bytes.len()].copy_from_slice(before);
+        }
+        // A place that is written anew can be read again: drives put another sector there.
+        let end = offset + bytes.len() as u64;
+        self.unreadable
+            .retain(|(segment, at)| File::Segment(*segment) != file || *at < offset || *at >= end);
         self.file_mut(file)[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -299,6 +310,30 @@ impl Disk {
         }))?;
         chosen.superblock.check_fingerprint()?;
         Ok(chosen.superblock)
+    }
+
+    /// What a file holds.
+    pub fn bytes(&self, file: File) -> &[u8] {
+        match file {
+            File::Segment(number) => &self.segments[number as usize],
+            File::Superblock => &self.superblock,
+        }
+    }
+
+    /// What a block of the superblock held before its last write.
+    pub fn superblock_before(&self, offset: u64) -> &[u8] {
+        &self.superblock_before[offset as usize..offset as usize + self.block]
+    }
+
+    /// Changes what is on the medium, as no write does.
+    pub fn change(&mut self, file: File, offset: u64, bytes: &[u8]) {
+        let at = offset as usize;
+        self.file_mut(file)[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Whether a frame is on its way.
+    pub fn has_frame_pending(&self) -> bool {
+        self.pending.iter().any(|write| matches!(write.file, File::Segment(_)))
     }
 
     /// Segments that hold frames, at least one.

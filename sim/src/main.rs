@@ -1,5 +1,9 @@
 //! The simulator on the command line. See the library.
 
+mod flip_command;
+mod images_command;
+mod matrix_command;
+
 use std::num::NonZero;
 use std::process::ExitCode;
 
@@ -71,6 +75,12 @@ impl Arguments {
 enum Command {
     /// Plant every bug and look for it.
     Detect(DetectArguments),
+    /// Power losses at every moment of short sequences of log operations.
+    Images(images_command::Arguments),
+    /// Every single fault of a disk, on three nodes.
+    Matrix(matrix_command::Arguments),
+    /// A flipped bit in one log of five and a power loss of all, again and again.
+    Flip(flip_command::Arguments),
     /// Judge histories of clients that are in files.
     Check(CheckArguments),
 }
@@ -127,6 +137,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
         Some(Command::Detect(detect)) => detect.run(),
+        Some(Command::Images(images)) => images_command::run_images(images),
+        Some(Command::Matrix(matrix)) => matrix_command::run_matrix(matrix),
+        Some(Command::Flip(flip)) => flip_command::run_flips(flip),
         Some(Command::Check(check)) => command::command(check),
         None => run_plan(&arguments),
     }

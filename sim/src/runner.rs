@@ -48,6 +48,11 @@ fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
 
 /// One run whose panics are failures.
 pub fn run_caught(options: &Options) -> Result<Report, Failure> {
+    caught(options.to_line(), || run(options.clone()))
+}
+
+/// A run whose panics are failures; the line repeats it.
+pub fn caught<T>(line: String, run: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     // The hook is the process's: what panics elsewhere is told as before.
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
@@ -56,8 +61,8 @@ pub fn run_caught(options: &Options) -> Result<Report, Failure> {
             if is_run { panicked(panic) } else { before(panic) }
         }));
     });
-    REPEAT.set(options.to_line());
-    let result = catch_unwind(AssertUnwindSafe(|| run(options.clone())));
+    REPEAT.set(line);
+    let result = catch_unwind(AssertUnwindSafe(run));
     REPEAT.set(String::new());
     result.unwrap_or_else(|payload| {
         let text = PANIC.take();

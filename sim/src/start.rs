@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use spillway_net::ids::{Lsn, PartitionId, ShardIndex, WallMicros};
 use spillway_runtime::slot_ring::Slot;
-use spillway_updateserver::log::{FrameKind, LogScanner, Recovered, ScanItem, Superblock, Verdict};
+use spillway_updateserver::log::{
+    FrameKind, LogDamaged, LogScanner, Recovered, ScanItem, Superblock, Verdict,
+};
 use spillway_updateserver::memtable::HeapChunks;
 use spillway_updateserver::redo::{PARTITION_SYSTEM, SystemCommand};
 use spillway_updateserver::root::Root;
@@ -56,6 +58,8 @@ pub struct RecoveredLog {
 pub enum StartError {
     /// The node refuses to start and says why.
     Refused(String),
+    /// The log is damaged; the peers may have what stood there.
+    Damaged(Box<LogDamaged>),
     /// The budget is too small for what the log holds.
     MemoryFull,
     /// Something happened that must not.
@@ -107,6 +111,17 @@ pub fn start(scene: &mut StartScene<'_>) -> Result<Started, StartError> {
         superseded: held.superseded,
     };
     Ok(Started { shards, root, log, superblock: next })
+}
+
+/// Reads the log and does nothing with it, as a repair does after each frame that it wrote.
+pub fn check(disk: &Disk) -> Result<(), StartError> {
+    let superblock = disk.superblock().map_err(|error| StartError::Refused(error.to_string()))?;
+    let mut scanner = LogScanner::new(&superblock, 4 << 20);
+    while let Some(request) = scanner.next_read() {
+        let fed = scanner.feed(disk.read(&request), &mut |_| {});
+        fed.map_err(|damaged| StartError::Damaged(Box::new(damaged)))?;
+    }
+    Ok(())
 }
 
 /// Entries that are not known to be committed wait until they are.
@@ -182,7 +197,7 @@ fn scan(
             };
             failure = failure.take().or(taken.err());
         });
-        fed.map_err(|damaged| StartError::Refused(damaged.to_string()))?;
+        fed.map_err(|damaged| StartError::Damaged(Box::new(damaged)))?;
         if let Some(failure) = failure.take() {
             return Err(failure.into());
         }

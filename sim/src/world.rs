@@ -2,8 +2,10 @@
 //! wrong.
 
 mod faults;
+mod inject;
 mod operator;
 mod peers;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -28,7 +30,13 @@ use crate::recorder::{self, Recorder};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
 use crate::worker::{Tables, Wish, Worker};
 use faults::is_victim;
+use inject::Inject;
+pub use inject::{
+    BLOCK_FAULTS, BlockFault, Exposure, Injection, InjectionReport, MOMENTS, Moment, VICTIMS,
+    Victim, is_nonsense,
+};
 use operator::Operator;
+use repair::{Begun, Repairing};
 
 /// After the faults, everything must come to rest within this virtual time.
 const REST_NANOS_MAX: u64 = 120 * SECOND;
@@ -87,6 +95,12 @@ enum Event {
     LinkTold { pair: Pair, side: usize, up: Option<u64> },
     /// A message between nodes arrives.
     PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
+    /// A body has landed that a start of a node repairs its log with.
+    RepairLanded { node: u16, start: u64, id: u64 },
+    /// A start of a node that repairs its log asks its peers again.
+    RepairTick(u16, u64),
+    /// A step of the one fault that was ordered.
+    Inject(Inject),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +136,8 @@ struct Machine {
     /// For good: it never starts again.
     is_gone: bool,
     node: Option<Node>,
+    /// It is down, and asks its peers for what its disk has lost.
+    repair: Option<Repairing>,
     /// Starts so far: events of an earlier one are void.
     starts: u64,
     turns: BTreeSet<Seat>,
@@ -155,6 +171,7 @@ impl Machine {
             is_suspect: false,
             is_gone: false,
             node: None,
+            repair: None,
             starts: 0,
             turns: BTreeSet::new(),
             log_tick_at: None,
@@ -201,6 +218,7 @@ pub struct World {
     readers: u16,
     oracle: Oracle,
     trace: Trace,
+    exposure: Exposure,
 }
 
 impl World {
@@ -243,6 +261,7 @@ impl World {
             readers: 0,
             oracle,
             trace: Trace::default(),
+            exposure: Exposure::default(),
         };
         for node in 0..nodes {
             world.after(0, Event::Start(node));
@@ -292,6 +311,12 @@ impl World {
         self.run_to_end()
     }
 
+    /// Runs to the end, with the faults that were ordered.
+    pub fn run_injected(mut self) -> Result<(Report, InjectionReport), Failure> {
+        let report = self.run_to_end()?;
+        Ok((report, self.injection_report()))
+    }
+
     /// Runs to the end or to a failure, and returns what the clients saw, too.
     pub fn run_recorded(mut self) -> Result<(Result<Report, Failure>, History), Failure> {
         let result = self.run_to_end();
@@ -332,8 +357,8 @@ impl World {
         let checksum = self.oracle.history.at(last).map(|entry| entry.checksum);
         let mut have = 0;
         for node in nodes {
-            let started = self.started_log(node)?;
-            let Some(Started { log, .. }) = started else { continue };
+            let Begun::Started(started) = self.started_log(node)? else { continue };
+            let log = started.log;
             let found = log.recovered.entries.get(last).map(|meta| meta.checksum);
             have += u16::from(found == checksum);
         }
@@ -391,6 +416,7 @@ impl World {
         let busy: Vec<_> = self.workers.iter().enumerate().filter_map(busy).collect();
         let node = |machine: &Machine| match &machine.node {
             None if machine.is_gone => "gone".to_owned(),
+            None if machine.repair.is_some() => "repairs its log".to_owned(),
             None => "down".to_owned(),
             Some(node) if node.failed() => "log failed".to_owned(),
             Some(node) => {
@@ -452,10 +478,13 @@ impl World {
             Event::Operate => self.operate()?,
             Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
-            Event::LinkTold { pair, side, up } => self.link_told(pair, side, up),
+            Event::LinkTold { pair, side, up } => self.link_told(pair, side, up)?,
             Event::PeerArrived { from, to, generation, bytes, message } => {
-                self.peer_arrived(from, to, generation, bytes, message);
+                self.peer_arrived(from, to, generation, bytes, message)?;
             }
+            Event::RepairLanded { node, start, id } => return self.repair_landed(node, start, id),
+            Event::RepairTick(node, start) => return self.repair_tick(node, start),
+            Event::Inject(inject) => return self.inject_step(inject),
         }
         Ok(false)
     }
@@ -482,6 +511,7 @@ impl World {
         self.trace.note("power", self.now, machine.starts, node.into());
         machine.disk.crash(draw);
         machine.node = None;
+        machine.repair = None;
         machine.held = None;
         machine.tokens.clear();
         machine.clock.begin(self.now, draw.below(SECOND * 1_000_000));
@@ -500,10 +530,11 @@ impl World {
         }
     }
 
-    /// Reads a node's log. None: the node refused, where it may.
-    fn started_log(&mut self, node: u16) -> Result<Option<Started>, Failure> {
+    /// Reads a node's log.
+    fn started_log(&mut self, node: u16) -> Result<Begun, Failure> {
         loop {
             let machine = &mut self.machines[usize::from(node)];
+            let is_suspect = machine.is_suspect && self.sizes.nodes > 1;
             let scene = &mut StartScene {
                 disk: &machine.disk,
                 sizes: &self.sizes,
@@ -513,13 +544,20 @@ impl World {
                 now: machine.clock.monotonic(self.now),
             };
             match start(scene) {
-                Ok(started) => return Ok(Some(started)),
-                Err(StartError::Refused(why)) => {
-                    self.refused(node, &why)?;
-                    return Ok(None);
-                }
+                Ok(started) => return Ok(Begun::Started(Box::new(started))),
                 Err(StartError::MemoryFull) => self.budget_raise(),
                 Err(StartError::Failure(failure)) => return Err(failure),
+                Err(StartError::Damaged(damaged)) if is_suspect => {
+                    return Ok(Begun::Damaged(damaged));
+                }
+                Err(StartError::Damaged(why)) => {
+                    self.refused(node, &why.to_string())?;
+                    return Ok(Begun::Refused);
+                }
+                Err(StartError::Refused(why)) => {
+                    self.refused(node, &why)?;
+                    return Ok(Begun::Refused);
+                }
             }
         }
     }
@@ -531,6 +569,7 @@ impl World {
         }
         self.oracle.counts.refused_starts += 1;
         self.trace.note("refused", self.now, node.into(), 0);
+        self.exposure.refusals.push(why.to_owned());
         let mut draw = self.machines[usize::from(node)].draw.fork();
         self.lost(node, &mut draw);
         self.operator_call();
@@ -544,9 +583,11 @@ impl World {
 
     /// Returns whether the node refused, where it may.
     fn start(&mut self, node: u16) -> Result<bool, Failure> {
-        // A lone node that refuses ends the run.
-        let alone = self.sizes.nodes == 1;
-        let Some(started) = self.started_log(node)? else { return Ok(alone) };
+        let started = match self.started_log(node)? {
+            Begun::Started(started) => *started,
+            Begun::Refused => return Ok(self.sizes.nodes == 1),
+            Begun::Damaged(damaged) => return self.repair_begin(node, *damaged),
+        };
         let log = &started.log;
         let counts = &mut self.oracle.counts;
         counts.restarts += 1;

@@ -51,7 +51,7 @@ fn clusters_survive_what_they_promise_to() {
     assert!(counts.leaderships > 100);
     assert!(counts.transfers > 3);
     assert!(counts.held_back > 50);
-    assert!(counts.superseded > 5);
+    assert!(counts.superseded > 0);
     assert!(counts.read_back > 100);
     assert!(counts.messages_entries > 5_000);
     assert!(counts.torn > 3);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use spillway_net::ids::NodeId;
 
 use super::{Event, World};
+use crate::Failure;
 use crate::draw::Draw;
 use crate::links::{Pair, pair_of};
 use crate::node::{PeerEvent, PeerMessage, Seat};
@@ -33,12 +34,12 @@ impl World {
 
     /// Two nodes connect, if they can.
     pub(super) fn link_try(&mut self, pair: Pair) {
-        if [pair.0, pair.1].iter().any(|node| self.machines[usize::from(*node)].is_gone) {
+        let machine = |node: u16| &self.machines[usize::from(node)];
+        if machine(pair.0).is_gone || machine(pair.1).is_gone {
             return;
         }
         // The one with the lower number connects, where it knows the other one to be.
-        let node = |node: u16| self.machines[usize::from(node)].node.as_ref();
-        let both_up = node(pair.1).is_some() && node(pair.0).is_some_and(|n| n.knows(pair.1));
+        let both_up = machine(pair.1).is_connectable() && machine(pair.0).knows(pair.1);
         let now = self.now;
         let link = self.links.get_mut(pair);
         link.is_tried = false;
@@ -65,24 +66,33 @@ impl World {
     }
 
     /// A side hears that a link stands or is gone.
-    pub(super) fn link_told(&mut self, pair: Pair, side: usize, up: Option<u64>) {
+    pub(super) fn link_told(
+        &mut self,
+        pair: Pair,
+        side: usize,
+        up: Option<u64>,
+    ) -> Result<(), Failure> {
         let link = self.links.get_mut(pair);
         let is_void = up.is_some_and(|generation| link.generation != generation);
         if is_void || link.told[side] == up.is_some() {
-            return;
+            return Ok(());
         }
         link.told[side] = up.is_some();
         let (node, other) = if side == 0 { pair } else { (pair.1, pair.0) };
         let event = if up.is_some() { PeerEvent::Connected } else { PeerEvent::Lost };
         self.trace.note("link", self.now, node.into(), other.into());
-        self.peer_event(node, other, event);
+        self.peer_event(node, other, event)
     }
 
-    fn peer_event(&mut self, to: u16, from: u16, event: PeerEvent) {
+    fn peer_event(&mut self, to: u16, from: u16, event: PeerEvent) -> Result<(), Failure> {
         let machine = &mut self.machines[usize::from(to)];
-        let Some(node) = &mut machine.node else { return };
+        if machine.repair.is_some() {
+            return self.repair_peer_event(to, from, &event);
+        }
+        let Some(node) = &mut machine.node else { return Ok(()) };
         node.peer_event(NodeId(from + 1), event);
         self.turns_schedule(to, BTreeSet::from([Seat::Log]));
+        Ok(())
     }
 
     /// A link ends, with everything on its way.
@@ -165,11 +175,11 @@ impl World {
         generation: u64,
         bytes: usize,
         message: PeerMessage,
-    ) {
+    ) -> Result<(), Failure> {
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
         if link.generation != generation {
-            return;
+            return Ok(());
         }
         link.outgoing[side] -= bytes;
         let outgoing = link.outgoing[side];
@@ -178,7 +188,7 @@ impl World {
         self.oracle.counts.messages += 1;
         self.oracle.counts.messages_entries += u64::from(message.body.is_some());
         self.trace.bytes(&message.header);
-        self.peer_event(to, from, PeerEvent::Message(message));
+        self.peer_event(to, from, PeerEvent::Message(message))
     }
 
     /// Something comes between nodes: in one direction or both, for one link or all of a node.

@@ -1,26 +1,20 @@
-//! Mends a damaged log from the peers, before the node takes part (rules R17 and R19).
-//!
-//! There is no replica here: nothing is voted for, acknowledged, served or given to a shard, and
-//! of all messages only [`PeerMessage::FetchReply`] is heard. What is damaged may have been
-//! acknowledged by this node. As long as it is not back, a leader that was elected with this
-//! node's vote could be one that never had it; so the node rather waits, for as long as it takes.
+//! The shell of a repair of the log from the peers: see [`crate::quorum::LogRepair`].
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::ids::NodeId;
 use spillway_net::limits::NODES_MAX;
-use spillway_net::peer::Message;
 use spillway_runtime::buffer::AlignedBuffer;
 use spillway_runtime::clock;
 use spillway_runtime::direct::DirectFile;
 use spillway_runtime::error::RuntimeError;
 use spillway_runtime::shutdown::Shutdown;
-use spillway_runtime::slot_ring::{SlotMut, SlotRing};
+use spillway_runtime::slot_ring::SlotRing;
 use spillway_runtime::tcp::{TcpEvent, TcpRing, Wait};
 
 use crate::config::Config;
-use crate::log::{FrameRepair, Geometry, LogDamaged, RepairContent, Superblock};
-use crate::quorum::{PeerHeader, PeerMessage};
+use crate::log::{LogDamaged, Superblock};
+use crate::quorum::{
+    LogRepair, REPAIR_ASK_NANOS, RepairEffects, RepairFailure, RepairInput, RepairWrite,
+};
 
 use super::NodeError;
 use super::files::{NodeFiles, superblock_read};
@@ -29,8 +23,6 @@ use super::peers::{PeerEvent, PeerLinks};
 use super::recover;
 use super::start::{PEER_CONNECTIONS_MAX, listen_peers, ring_options_of_log};
 
-/// How often the peers are asked again.
-const ASK_NANOS: u64 = 500_000_000;
 /// How long nothing is said about peers that do not have what is asked for: links need a moment.
 const PATIENCE_NANOS: u64 = 2_000_000_000;
 
@@ -58,81 +50,61 @@ pub(super) fn repair(
     let segments = files.segments_open(&superblock.geometry)?;
     eprintln!("warning: {damaged}");
     eprintln!("note: repairing the log from the peers; until it is whole this node takes no part");
+    let peers = config.cluster.nodes.iter().map(|node| NodeId(node.id));
+    let mut core = LogRepair::new(&superblock, peers);
     let mut fetcher = None;
-    let mut mended = BTreeSet::new();
     let mut next = Some(damaged);
     while let Some(damaged) = next {
-        let Some(repair) = damaged.repair.clone() else { return Err(damaged.into()) };
-        let unmendable = |cause: String| {
-            let (path, offset) = (files.segment(repair.segment), repair.offset);
-            NodeError::Unmendable { path, offset, cause }
+        let mut out = RepairEffects::default();
+        core.step(clock::monotonic_now().0, RepairInput::Damaged(&damaged), &mut out);
+        let unmendable = |segment: u32, offset: u64, cause: String| NodeError::Unmendable {
+            path: files.segment(segment),
+            offset,
+            cause,
         };
-        // Each turn mends another frame, so there are no more turns than frames.
-        if !mended.insert((repair.segment, repair.offset)) {
-            let cause = "it was written anew and is damaged again".to_owned();
-            return Err(unmendable(cause));
-        }
-        let body = match &repair.content {
-            RepairContent::Own(body) => body.clone(),
-            RepairContent::Entry { first, last } => {
-                let fetcher = match &mut fetcher {
-                    Some(fetcher) => fetcher,
-                    None => fetcher.insert(Fetcher::new(config, &superblock, shutdown)?),
-                };
-                match fetcher.fetch(&repair, (*first, *last), shutdown)? {
-                    Some(body) => body,
-                    None => return Ok(Repaired::Stopped),
-                }
+        match out.failed.take() {
+            Some(RepairFailure::Unmendable(damaged)) => return Err(damaged.into()),
+            Some(RepairFailure::Again { segment, offset }) => {
+                let cause = RepairFailure::Again { segment, offset }.to_string();
+                return Err(unmendable(segment, offset, cause));
             }
-        };
-        let file = &segments[repair.segment as usize];
-        let written = body_write(file, &superblock.geometry, &repair, &body);
-        written.map_err(|error| unmendable(error.to_string()))?;
+            None => {}
+        }
+        if out.write.is_none() {
+            let fetcher = match &mut fetcher {
+                Some(fetcher) => fetcher,
+                None => fetcher.insert(Fetcher::new(config, &superblock, shutdown)?),
+            };
+            fetcher.fetch(&mut core, &mut out, shutdown)?;
+        }
+        let Some(write) = out.write else { return Ok(Repaired::Stopped) };
+        let written = body_write(&segments[write.segment as usize], &write);
+        let offset = write.offset - u64::from(superblock.geometry.block_bytes);
+        written.map_err(|error| unmendable(write.segment, offset, error.to_string()))?;
         next = recover::check(&superblock, &segments).err();
     }
-    eprintln!("note: the log is whole again: {} frame(s) repaired", mended.len());
+    eprintln!("note: the log is whole again: {} frame(s) repaired", core.mended());
     Ok(Repaired::Whole)
 }
 
 /// Writes a body behind the local header that is there, durably.
-fn body_write(
-    file: &DirectFile,
-    geometry: &Geometry,
-    repair: &FrameRepair,
-    body: &[u8],
-) -> Result<(), RuntimeError> {
-    assert_eq!(geometry.block() + body.len(), repair.frame_bytes as usize, "the whole frame");
+fn body_write(file: &DirectFile, write: &RepairWrite) -> Result<(), RuntimeError> {
+    let body = &write.body;
     let mut buffer = AlignedBuffer::new(body.len().next_multiple_of(4096));
     buffer[..body.len()].copy_from_slice(body);
-    file.write_at(&buffer[..body.len()], repair.body_offset(geometry))?;
+    file.write_at(&buffer[..body.len()], write.offset)?;
     file.sync_data()
 }
 
-/// Asks the peers for entries.
+/// The links to the peers, which are asked for entries.
 struct Fetcher {
-    geometry: Geometry,
-    cluster: ClusterId,
-    node: NodeId,
-    term: Epoch,
-    peers: Vec<NodeId>,
+    block: usize,
     ring: TcpRing,
     slots: SlotRing,
     links: PeerLinks,
     events: Vec<TcpEvent>,
     /// The waiting was explained.
     is_told: bool,
-}
-
-/// One entry that is looked for.
-struct Search<'a> {
-    repair: &'a FrameRepair,
-    /// Indexes that it may have.
-    first: Lsn,
-    last: Lsn,
-    /// Which index each peer was asked for last.
-    asked: BTreeMap<NodeId, Lsn>,
-    /// Peers that said of all indexes that it is not there.
-    lacking: BTreeSet<NodeId>,
 }
 
 impl Fetcher {
@@ -150,63 +122,53 @@ impl Fetcher {
         let body_bytes = (geometry.batch_bytes_max as usize).next_multiple_of(4096);
         let slots = SlotRing::new("repair", 2 * NODES_MAX * body_bytes)?;
         let links = PeerLinks::new(plan.repairing().links(listener), clock::monotonic_now().0);
-        let nodes = config.cluster.nodes.iter().map(|node| NodeId(node.id));
-        Ok(Self {
-            geometry,
-            cluster: superblock.cluster,
-            node: superblock.node,
-            term: superblock.term,
-            peers: nodes.filter(|node| *node != superblock.node).collect(),
-            ring,
-            slots,
-            links,
-            events: Vec::new(),
-            is_told: false,
-        })
+        let block = geometry.block();
+        Ok(Self { block, ring, slots, links, events: Vec::new(), is_told: false })
     }
 
-    /// The body of the frame; none if the process was told to stop.
+    /// Goes on until there is something to write, or the process is told to stop.
     fn fetch(
         &mut self,
-        repair: &FrameRepair,
-        (first, last): (Lsn, Lsn),
+        core: &mut LogRepair,
+        out: &mut RepairEffects,
         shutdown: &Shutdown,
-    ) -> Result<Option<Vec<u8>>, NodeError> {
-        assert!(first <= last, "an entry has an index");
-        let (asked, lacking) = (BTreeMap::new(), BTreeSet::new());
-        let mut search = Search { repair, first, last, asked, lacking };
+    ) -> Result<(), NodeError> {
         let began = clock::monotonic_now().0;
-        let mut ask_at = began;
         let mut told = Vec::new();
-        loop {
+        while out.write.is_none() {
+            // Whoever is not connected is asked when it is.
+            for (node, header) in out.sends.drain(..) {
+                self.links.send(&mut self.ring, node, &header.encode(), None);
+            }
             let now = clock::monotonic_now().0;
-            if now >= ask_at {
-                ask_at = now + ASK_NANOS;
-                self.ask_all(&mut search);
-                self.tell(&search, now - began);
-            }
-            let deadline = ask_at.min(self.links.deadline_nanos());
-            self.turn(deadline.saturating_sub(now), &mut told)?;
+            let asks_at = core.deadline_nanos().expect("an entry is looked for");
+            self.turn(asks_at.min(self.links.deadline_nanos()).saturating_sub(now), &mut told)?;
             if shutdown.requested() {
-                return Ok(None);
+                return Ok(());
             }
+            let now = clock::monotonic_now().0;
             for event in told.drain(..) {
                 match event {
-                    PeerEvent::Connected(node) => self.ask(&mut search, node),
-                    PeerEvent::Message { from, header, body: slot } => {
-                        if let Some(body) = self.reply(&mut search, from, &header, slot) {
-                            return Ok(Some(body));
-                        }
+                    PeerEvent::Connected(node) => {
+                        core.step(now, RepairInput::Connected(node), out);
+                    }
+                    PeerEvent::Message { from, header, body } => {
+                        let body = body.as_ref().map(|slot| &slot[self.block..]);
+                        let header = &header;
+                        core.step(now, RepairInput::Message { from, header, body }, out);
                     }
                     PeerEvent::Lost(_) => {}
                     PeerEvent::Notice(notice) => eprintln!("{notice}"),
                 }
             }
+            core.step(now, RepairInput::Tick, out);
+            self.tell(core, now - began);
         }
+        Ok(())
     }
 
     fn turn(&mut self, nanos: u64, told: &mut Vec<PeerEvent>) -> Result<(), NodeError> {
-        let wait = Wait::For(nanos.clamp(1, ASK_NANOS));
+        let wait = Wait::For(nanos.clamp(1, REPAIR_ASK_NANOS));
         self.ring.turn(wait, &mut self.events)?;
         for event in self.events.drain(..) {
             if let Some(TcpEvent::Received { buffer, .. }) = self.links.event(&mut self.ring, event)
@@ -220,84 +182,27 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Asks everybody from the first index on who has said no, and the others the same again.
-    fn ask_all(&mut self, search: &mut Search<'_>) {
-        for at in 0..self.peers.len() {
-            let node = self.peers[at];
-            if search.lacking.contains(&node) {
-                search.asked.remove(&node);
-            }
-            self.ask(search, node);
-        }
-    }
-
-    fn ask(&mut self, search: &mut Search<'_>, node: NodeId) {
-        let lsn = *search.asked.entry(node).or_insert(search.last);
-        let header = PeerHeader {
-            cluster: self.cluster,
-            from: self.node,
-            to: node,
-            term: self.term,
-            applied: Lsn(0),
-            committed: Lsn(0),
-            time: WallMicros(0),
-            body_bytes: 0,
-            message: PeerMessage::Fetch { lsn },
-        };
-        // Whoever is not connected is asked when it is.
-        self.links.send(&mut self.ring, node, &header.encode(), None);
-    }
-
-    /// What a peer says. The body, if it is the one.
-    fn reply(
-        &mut self,
-        search: &mut Search<'_>,
-        from: NodeId,
-        header: &Message,
-        slot: Option<SlotMut>,
-    ) -> Option<Vec<u8>> {
-        let header = PeerHeader::decode(&self.geometry, header).ok()?;
-        let ours = header.from == from && header.to == self.node && header.cluster == self.cluster;
-        let PeerMessage::FetchReply { lsn, .. } = header.message else { return None };
-        if !ours || search.asked.get(&from) != Some(&lsn) {
-            return None;
-        }
-        if let Some(slot) = slot {
-            let body = &slot[self.geometry.block()..];
-            if search.repair.verify(&self.geometry, self.cluster, body).is_ok() {
-                return Some(body.to_vec());
-            }
-        }
-        if lsn > search.first {
-            search.asked.insert(from, Lsn(lsn.0 - 1));
-            self.ask(search, from);
-        } else {
-            search.lacking.insert(from);
-        }
-        None
-    }
-
     /// Says once why the node waits.
-    fn tell(&mut self, search: &Search<'_>, waited_nanos: u64) {
+    fn tell(&mut self, core: &LogRepair, waited_nanos: u64) {
+        let Some(last) = core.wanted() else { return };
         if self.is_told || waited_nanos < PATIENCE_NANOS {
             return;
         }
         self.is_told = true;
         let state = |node: &NodeId| {
-            let state = match (self.links.is_connected(*node), search.lacking.contains(node)) {
+            let state = match (self.links.is_connected(*node), core.is_lacking(*node)) {
                 (true, true) => "does not have it",
                 (true, false) => "has not answered",
                 (false, _) => "is not connected",
             };
             format!("node {node} {state}")
         };
-        let states: Vec<String> = self.peers.iter().map(state).collect();
+        let states: Vec<String> = core.peers().iter().map(state).collect();
         eprintln!(
-            "note: LSN {} cannot be had from a peer yet: {}. This node may have acknowledged it, \
-             so it neither votes nor serves without it: better no leader for a while than one \
+            "note: LSN {last} cannot be had from a peer yet: {}. This node may have acknowledged \
+             it, so it neither votes nor serves without it: better no leader for a while than one \
              that lost it. Start the other nodes, this one keeps asking. Only if nobody has it \
              any more, let this node join anew with `spillway admin replace-node`",
-            search.last,
             states.join(", "),
         );
     }

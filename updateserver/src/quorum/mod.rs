@@ -35,6 +35,7 @@ mod membership;
 mod options;
 mod peer;
 mod ready;
+mod repair;
 mod replica;
 mod report;
 mod roles;
@@ -58,6 +59,9 @@ pub use membership::{
     ConfigChange, ConfigEntry, ConfigEntryFault, MemberKind, Membership, Replacement,
 };
 pub use options::{ReplicaOptions, ReplicaStart};
+pub use repair::{
+    LogRepair, REPAIR_ASK_NANOS, RepairEffects, RepairFailure, RepairInput, RepairWrite,
+};
 pub use replica::Replica;
 pub use round::Round;
 pub use status::{MemberState, MemberStatus, ReplicaRole, ReplicaStatus};
