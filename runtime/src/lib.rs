@@ -37,6 +37,8 @@ pub mod random;
 pub mod region;
 pub mod shutdown;
 pub mod slot_ring;
+#[cfg(test)]
+mod slot_ring_tests;
 pub mod tcp;
 pub mod thread;
 

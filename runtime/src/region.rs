@@ -56,7 +56,7 @@ impl Region {
     /// If `bytes` is zero.
     pub fn new(bytes: usize, huge: HugePages) -> Result<Region, RuntimeError> {
         assert!(bytes > 0, "a region has at least one page");
-        if huge == HugePages::No {
+        if huge == HugePages::No || cfg!(miri) {
             let bytes = bytes.next_multiple_of(PAGE_BYTES);
             let start = map(bytes, 0)?;
             return Ok(Region { start, bytes, pages: PageKind::Small });
@@ -168,6 +168,17 @@ impl Drop for Region {
     }
 }
 
+/// Miri has no mappings with these flags: pages come from the allocator there, as a slot ring's
+/// memory is judged and not the kernel's calls.
+#[cfg(miri)]
+fn map(bytes: usize, _flags: i32) -> Result<NonNull<u8>, RuntimeError> {
+    let layout = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES).expect("whole pages");
+    // SAFETY: the layout has a size above zero.
+    let start = unsafe { std::alloc::alloc_zeroed(layout) };
+    Ok(NonNull::new(start).expect("miri never runs out of memory"))
+}
+
+#[cfg(not(miri))]
 fn map(bytes: usize, flags: i32) -> Result<NonNull<u8>, RuntimeError> {
     let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // Reserved huge pages must be accounted for at once, or the first touch could be fatal.
@@ -203,6 +214,14 @@ fn map_aligned_to_huge(bytes: usize) -> Result<NonNull<u8>, RuntimeError> {
     Ok(aligned)
 }
 
+#[cfg(miri)]
+fn unmap(start: *mut u8, bytes: usize) {
+    let layout = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES).expect("whole pages");
+    // SAFETY: `map` allocated it with this layout, and only whole regions are given back.
+    unsafe { std::alloc::dealloc(start, layout) };
+}
+
+#[cfg(not(miri))]
 fn unmap(start: *mut u8, bytes: usize) {
     if bytes == 0 {
         return;
@@ -226,6 +245,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel for huge pages")]
     fn huge_is_aligned_whatever_it_got() {
         let region = Region::new(1, HugePages::Try).expect("map");
         assert_eq!(region.bytes(), HUGE_PAGE_BYTES);
@@ -233,6 +253,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "madvise")]
     fn release_zeroes_only_its_range() {
         let mut region = Region::new(4 * PAGE_BYTES, HugePages::No).expect("map");
         region.populate(0..4 * PAGE_BYTES).expect("populate");
@@ -245,6 +266,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel for more than it has")]
     fn absurd_size_is_an_error() {
         let error = Region::new(1 << 50, HugePages::No).expect_err("a pebibyte");
         assert!(error.to_string().contains("free -m"), "{error}");

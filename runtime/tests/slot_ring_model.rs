@@ -242,9 +242,10 @@ impl Model {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
     #[test]
     fn slots_never_overlap_and_room_comes_back_in_order(
-        steps in prop::collection::vec(step(), 1..300)
+        steps in prop::collection::vec(step(), 1..if cfg!(miri) { 60 } else { 300 })
     ) {
         let mut model = Model::new();
         for step in &steps {

@@ -15,4 +15,4 @@ pub mod mpsc;
 pub mod park;
 pub mod spsc;
 pub mod state;
-mod sync;
+pub(crate) mod sync;

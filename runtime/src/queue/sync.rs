@@ -3,7 +3,7 @@
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 
-pub(super) use std::sync::Arc;
+pub(crate) use std::sync::Arc;
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// Tells the CPU that this is a short wait for another core.

@@ -1,5 +1,9 @@
 //! `cargo xtask`: the command line of the house.
 
+mod interleavings;
+mod miri;
+mod mutants;
+
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -55,6 +59,34 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Holds the unsafe code without system calls against the language's rules.
+    Miri {
+        /// memtable, memory, slots or queues; without any, all of them.
+        part: Option<String>,
+        /// The newer rules of aliasing instead of the default ones.
+        #[arg(long)]
+        tree_borrows: bool,
+        /// Schedules of what runs on several threads.
+        #[arg(long, default_value_t = 8)]
+        seeds: u32,
+    },
+    /// Explores the orders in which threads meet in queues, wake flags and slots.
+    Interleavings {
+        /// Part of a test's name.
+        filter: Option<String>,
+    },
+    /// Changes log and quorum in small ways and looks whether a test notices.
+    Mutants {
+        /// k/n: every n-th mutant, from the k-th on (from 0).
+        #[arg(long)]
+        shard: Option<String>,
+        /// Only these files.
+        #[arg(long = "file")]
+        files: Vec<String>,
+        /// Prints the mutants and tests none.
+        #[arg(long)]
+        list: bool,
+    },
     /// Runs real nodes on a file system that fails on demand - power cuts, errors, torn writes,
     /// slow and full disks, flipped bits - and verifies what they kept. Needs /dev/fuse.
     Rig {
@@ -73,6 +105,9 @@ fn main() -> ExitCode {
         Task::Kill9 { times, rest } => kill9(times, &rest),
         Task::Takeover { rest } => perf("takeover", &rest),
         Task::KillRandom { rest } => perf("kills", &rest),
+        Task::Miri { part, tree_borrows, seeds } => miri::run(part.as_deref(), tree_borrows, seeds),
+        Task::Interleavings { filter } => interleavings::run(filter.as_deref()),
+        Task::Mutants { shard, files, list } => mutants::run(shard.as_deref(), &files, list),
         Task::Rig { rest } => rig(&rest),
     };
     match outcome {

@@ -40,7 +40,8 @@ fn write_strategy() -> impl Strategy<Value = Write> {
         4 => Just(VersionKind::Patch),
         1 => Just(VersionKind::Delete)
     ];
-    let bytes = prop_oneof![6 => 0usize..200, 1 => 200usize..5000, 1 => Just(64 << 10)];
+    let large = if cfg!(miri) { 3_000 } else { 64 << 10 };
+    let bytes = prop_oneof![6 => 0usize..200, 1 => 200usize..5000, 1 => Just(large)];
     (0u8..24, any::<bool>(), kind, bytes).prop_map(|(key, slice, kind, value_bytes)| Write {
         key,
         slice,
@@ -204,9 +205,14 @@ impl Rig {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 400 }))]
     #[test]
-    fn equals_the_model(actions in prop::collection::vec(action_strategy(), 1..60)) {
+    fn equals_the_model(
+        actions in prop::collection::vec(
+            action_strategy(),
+            1..if cfg!(miri) { 25 } else { 60 },
+        ),
+    ) {
         let mut rig = Rig::new();
         for action in actions {
             match action {
@@ -226,7 +232,8 @@ proptest! {
 fn a_hot_row_takes_constant_memory() {
     let mut rig = Rig::new();
     let change = Write { key: 1, slice: false, kind: VersionKind::Full, value_bytes: 100 };
-    for fragment in 1..20_000 {
+    let unit = if cfg!(miri) { 60 } else { 20_000 };
+    for fragment in 1..unit {
         rig.open = Stamp(fragment);
         rig.floor = Stamp(fragment.saturating_sub(4));
         rig.write(&change);
@@ -235,14 +242,14 @@ fn a_hot_row_takes_constant_memory() {
     }
     assert!(rig.arena.bytes_used() < 2000, "{}", rig.arena.bytes_used());
     // An old snapshot holds the floor for a while; then the memory comes back.
-    for fragment in 20_000..60_000 {
+    for fragment in unit..3 * unit {
         rig.open = Stamp(fragment);
         rig.write(&change);
         rig.undo.commit(&mut rig.arena);
         rig.models[0].values_mut().for_each(|chain| chain.truncate(8));
     }
-    assert!(rig.arena.bytes_used() > 40_000 * 132);
-    for fragment in 60_000..200_000 {
+    assert!(rig.arena.bytes_used() > 2 * unit as usize * 132);
+    for fragment in 3 * unit..10 * unit {
         rig.open = Stamp(fragment);
         rig.floor = Stamp(fragment - 1);
         rig.write(&change);
@@ -269,7 +276,7 @@ fn insert(slice: &mut TableSlice, arena: &mut Arena, hash: u64, key: &[u8]) -> R
 
 #[test]
 fn a_million_rows_grow_and_are_found() {
-    let count: u64 = if cfg!(miri) { 2_000 } else { 1_000_000 };
+    let count: u64 = if cfg!(miri) { 700 } else { 1_000_000 };
     let mut arena = Arena::new(Box::new(HeapChunks::new(4 << 20, 200)), 0);
     let mut slice = TableSlice::new(SliceIndex(0));
     for i in 0..count {
@@ -307,7 +314,7 @@ proptest! {
         mask in prop::sample::select(vec![
             0, 0xff, 0x1_0000_0000, 0x0f00_0000_0000_00ff, 0xffff_0000_0000_0000, u64::MAX,
         ]),
-        count in 1u64..4000,
+        count in 1u64..if cfg!(miri) { 700 } else { 4000 },
         keep in 1u64..4,
     ) {
         let mut arena = Arena::new(Box::new(HeapChunks::new(1 << 20, 200)), 0);

@@ -58,7 +58,10 @@ proptest! {
     fn equals_ordered_maps(
         family in 0u8..8,
         second_family in 0u8..8,
-        batches in prop::collection::vec(prop::collection::vec(0u32..3000, 1..400), 1..12),
+        batches in prop::collection::vec(
+            prop::collection::vec(0u32..3000, 1..if cfg!(miri) { 100 } else { 400 }),
+            1..if cfg!(miri) { 6 } else { 12 },
+        ),
         removed in prop::collection::vec(any::<prop::sample::Index>(), 0..200),
         sought in prop::collection::vec((0u8..8, 0u32..3000), 20),
     ) {
@@ -108,21 +111,25 @@ proptest! {
 
 #[test]
 fn prefixes_tell_keys_apart_that_share_their_beginning() {
+    let count = if cfg!(miri) { 1_500 } else { 50_000 };
     for family in [2, 3] {
         let mut arena = arena();
         let mut tree = OrderedTree::new();
-        let mut rows: Vec<RowRef> = (0..50_000).map(|n| row(&mut arena, &key(family, n))).collect();
+        let mut rows: Vec<RowRef> = (0..count).map(|n| row(&mut arena, &key(family, n))).collect();
         rows.reverse();
         while !rows.is_empty() {
             let mut batch = rows.split_off(rows.len().saturating_sub(512));
             tree.insert(&mut arena, &mut batch).unwrap();
         }
         tree.check();
-        assert!(tree.ties() < 50_000 / 20, "family {family}: {} ties", tree.ties());
+        // Of few rows a node holds several groups, and these share nothing that could be left out.
+        let is_dense = !cfg!(miri);
+        assert!(!is_dense || tree.ties() < 50_000 / 20, "family {family}: {} ties", tree.ties());
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the least arena takes ten thousand rows: minutes")]
 fn a_full_arena_leaves_rows_waiting() {
     let mut rows_arena = arena();
     let mut small = Arena::new(Box::new(HeapChunks::new(256 << 10, 1)), 0);
@@ -217,7 +224,7 @@ proptest! {
     #[test]
     fn a_reader_survives_changes_between_its_steps(
         family in 0u8..8,
-        count in 10u32..2500,
+        count in 10u32..if cfg!(miri) { 500 } else { 2500 },
         one_in in 1u32..40,
         seed: u64,
         starts in prop::collection::vec((any::<bool>(), 0u8..8, 0u32..2500), 1..6),
@@ -250,7 +257,8 @@ proptest! {
 fn readers_on_other_threads_see_all_settled_rows_in_order() {
     let changes = if cfg!(miri) { 20 } else { 20_000 };
     for family in [0, 1, 4] {
-        let (mut restless, settled) = Restless::new(family, 3000, 7);
+        let count = if cfg!(miri) { 400 } else { 3000 };
+        let (mut restless, settled) = Restless::new(family, count, 7);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for thread in 0..2usize {
@@ -280,10 +288,10 @@ proptest! {
     /// Rows come, the order is built in steps meanwhile, transactions are undone.
     #[test]
     fn a_slice_keeps_its_order_complete(
-        before in 0u32..3000,
+        before in 0u32..if cfg!(miri) { 300 } else { 3000 },
         steps in prop::collection::vec(
-            (1u32..400, any::<bool>(), any::<bool>(), 1usize..2000),
-            1..25,
+            (1u32..if cfg!(miri) { 80 } else { 400 }, any::<bool>(), any::<bool>(), 1usize..2000),
+            1..if cfg!(miri) { 8 } else { 25 },
         ),
         family in 0u8..8,
     ) {
