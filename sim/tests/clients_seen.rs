@@ -32,8 +32,8 @@ fn find(options: Options, bug: Bug, seeds: u64) -> Option<(u64, BTreeSet<Class>,
 fn an_answer_before_the_commit_shows_to_clients() {
     let bug = Bug::AnswerBeforeCommit;
     let options = Options::new(0);
-    let (seed, classes, text) = find(options.clone(), bug, 40)
-        .unwrap_or_else(|| panic!("clients saw nothing of {bug:?}"));
+    let (seed, classes, text) =
+        find(options.clone(), bug, 40).unwrap_or_else(|| panic!("clients saw nothing of {bug:?}"));
     println!("{bug:?}: seed {seed}: {classes:?}\n{text}");
     let without = found(Options { seed, bug: None, ..options });
     assert!(without.is_none(), "seed {seed}: found without {bug:?}, too: {without:?}");

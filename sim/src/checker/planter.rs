@@ -155,6 +155,13 @@ fn script(class: Class) -> Script {
                 Complete(3),
             ],
         ),
+        _ => script_cycle(class),
+    }
+}
+
+/// Cycles without real time.
+fn script_cycle(class: Class) -> Script {
+    match class {
         Class::DirtyWrite => (
             &[&[WriteX, WriteY], &[WriteX, WriteY], &[ReadX, ReadY]],
             &[

@@ -1,8 +1,8 @@
 //! Histories as text: one JSON object a line, with the fields of Jepsen and Elle.
 //!
 //! ```text
-//! {"index":0,"type":"invoke","process":0,"time":10,"f":"txn","value":[["append",1,7],["r",1,null]]}
-//! {"index":1,"type":"ok","process":0,"time":20,"f":"txn","value":[["append",1,7],["r",1,[7]]]}
+//! {"index":0,"type":"invoke","process":0,"time":5,"f":"txn","value":[["append",1,7],["r",1,null]]}
+//! {"index":1,"type":"ok","process":0,"time":9,"f":"txn","value":[["append",1,7],["r",1,[7]]]}
 //! ```
 //!
 //! A register is written by `["w",k,v]` and read by `["r",k,v]`; `null` is the register without a
