@@ -133,6 +133,12 @@ impl Board {
         true
     }
 
+    /// Whether the log core, which has seen this version, has something to look at. Asked before it
+    /// parks: what is left here announces itself by nothing else.
+    pub fn has_news(&self, version: u64) -> bool {
+        self.commands.load(Ordering::Acquire) > 0 || self.version() != version
+    }
+
     /// The next command, for the log core.
     pub fn command_take(&self) -> Option<ReplicaCommand> {
         if self.commands.load(Ordering::Acquire) == 0 {
@@ -143,5 +149,24 @@ impl Board {
             self.commands.fetch_sub(1, Ordering::AcqRel);
         }
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_here_is_news_until_it_is_taken() {
+        let board = Board::new(Vec::new());
+        let seen = board.version();
+        assert!(!board.has_news(seen));
+        assert!(board.command(ReplicaCommand::Transfer { to: None }));
+        assert!(board.has_news(seen), "a command waits");
+        assert!(board.command_take().is_some());
+        assert!(!board.has_news(seen));
+        board.members_merge(&[], &[], &[NodeId(1)]);
+        assert!(board.has_news(seen), "a node is drained");
+        assert!(!board.has_news(board.version()));
     }
 }

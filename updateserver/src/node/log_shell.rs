@@ -193,7 +193,9 @@ impl LogShell {
 
     /// Whether there is work that no completion will announce.
     pub fn has_work(&self) -> bool {
-        (self.waiting.is_none() && self.queue.is_ready()) || self.shards_word() != self.shards_seen
+        (self.waiting.is_none() && self.queue.is_ready())
+            || self.shards_word() != self.shards_seen
+            || self.board.has_news(self.board_version)
     }
 
     /// Takes what concerns the peers; gives the rest back.
