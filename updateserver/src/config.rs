@@ -115,6 +115,9 @@ pub struct LogConfig {
     pub bytes_total: u64,
     /// Size of one segment file, from 8 MiB. Fixed at format. Default 64 MiB.
     pub segment_bytes: u64,
+    /// What the log disk writes as a whole or not at all: 512, 1024, 2048 or 4096 bytes; 0: the
+    /// physical block of the disk. Fixed at format. Default 0.
+    pub block_bytes: u32,
     /// Batches in flight to the disk, 1 to 4. Default 4.
     pub writes_in_flight_max: usize,
     /// With fewer batches in flight the next one goes at once, however small. Default 2.
@@ -201,6 +204,7 @@ impl Default for LogConfig {
         Self {
             bytes_total: 4 << 30,
             segment_bytes: 64 << 20,
+            block_bytes: 0,
             writes_in_flight_max: limits::LOG_WRITES_IN_FLIGHT_MAX,
             writes_in_flight_small_max: 2,
             batch_bytes_wait: 32 << 10,
@@ -271,6 +275,9 @@ impl Config {
         let good =
             (8 << 20..=1 << 30).contains(&log.segment_bytes) && log.segment_bytes % 4096 == 0;
         range(good, "log.segment_bytes", log.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;
+        let block = log.block_bytes;
+        let good = block == 0 || (block.is_power_of_two() && (512..=4096).contains(&block));
+        range(good, "log.block_bytes", block.into(), "0, 512, 1024, 2048 or 4096")?;
         let segments = log.bytes_total / log.segment_bytes;
         let good = (8..=65_536).contains(&segments) && log.bytes_total % log.segment_bytes == 0;
         range(good, "log.bytes_total", log.bytes_total, "8 to 65,536 whole segments")?;
@@ -356,6 +363,8 @@ mod tests {
             ("node", "id = 1000", "1 to 999"),
             ("log", "[log]\nbytes_total = 1000", "whole segments"),
             ("log", "[log]\nsegment_bytes = 4194304\nbytes_total = 33554432", "8 MiB"),
+            ("log", "[log]\nblock_bytes = 600", "0, 512, 1024, 2048 or 4096"),
+            ("log", "[log]\nblock_bytes = 8192", "0, 512, 1024, 2048 or 4096"),
             ("log", "[log]\nwrites_in_flight_max = 5", "1 to 4"),
             ("memory", "[memory]\nbudget_bytes = 5", "256 MiB"),
             ("network", "[network]\nreceive_buffers = 9", "power of two"),
