@@ -259,7 +259,7 @@ impl Config {
     }
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let (node, log, network) = (&self.node, &self.log, &self.network);
+        let (node, network) = (&self.node, &self.network);
         let range =
             |good: bool, key, value: u64, expected: &str| range(path, good, key, value, expected);
         let good = (1..=limits::NODE_ID_MAX).contains(&node.id);
@@ -272,31 +272,7 @@ impl Config {
         let port = node.listen.port();
         let good = port == 0 || port.checked_add(node.shards.saturating_sub(1)).is_some();
         range(good, "node.listen", port.into(), "a port above which every shard has one")?;
-        let good =
-            (8 << 20..=1 << 30).contains(&log.segment_bytes) && log.segment_bytes % 4096 == 0;
-        range(good, "log.segment_bytes", log.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;
-        let block = log.block_bytes;
-        let good = block == 0 || (block.is_power_of_two() && (512..=4096).contains(&block));
-        range(good, "log.block_bytes", block.into(), "0, 512, 1024, 2048 or 4096")?;
-        let segments = log.bytes_total / log.segment_bytes;
-        let good = (8..=65_536).contains(&segments) && log.bytes_total % log.segment_bytes == 0;
-        range(good, "log.bytes_total", log.bytes_total, "8 to 65,536 whole segments")?;
-        let writes = log.writes_in_flight_max;
-        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&writes);
-        range(good, "log.writes_in_flight_max", writes as u64, "from 1 to 4")?;
-        let small = log.writes_in_flight_small_max;
-        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&small);
-        range(good, "log.writes_in_flight_small_max", small as u64, "from 1 to 4")?;
-        let wait = log.batch_bytes_wait;
-        let good = (1..=limits::BATCH_BYTES_MAX).contains(&wait);
-        range(good, "log.batch_bytes_wait", wait as u64, "from 1 byte to 1 MiB")?;
-        let idle = log.watermark_idle_us;
-        range(
-            (100..=1_000_000).contains(&idle),
-            "log.watermark_idle_us",
-            idle,
-            "100 to 1,000,000",
-        )?;
+        self.log.check(path)?;
         let budget = self.memory.budget_bytes;
         let good = budget == 0 || budget >= 256 << 20;
         range(
@@ -328,6 +304,40 @@ impl Config {
         let good = (2_000..=600_000).contains(&silence);
         range(good, "network.silence_timeout_ms", silence.into(), "2,000 to 600,000")?;
         self.cluster.check(path, node.id)
+    }
+}
+
+impl LogConfig {
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let range =
+            |good: bool, key, value: u64, expected: &str| range(path, good, key, value, expected);
+        let good = (8 << 20..=1 << 30).contains(&self.segment_bytes)
+            && self.segment_bytes.is_multiple_of(4096);
+        range(good, "log.segment_bytes", self.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;
+        let block = self.block_bytes;
+        let good = block == 0 || (block.is_power_of_two() && (512..=4096).contains(&block));
+        range(good, "log.block_bytes", block.into(), "0, 512, 1024, 2048 or 4096")?;
+        let segments = self.bytes_total / self.segment_bytes;
+        let good =
+            (8..=65_536).contains(&segments) && self.bytes_total.is_multiple_of(self.segment_bytes);
+        range(good, "log.bytes_total", self.bytes_total, "8 to 65,536 whole segments")?;
+        let writes = self.writes_in_flight_max;
+        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&writes);
+        range(good, "log.writes_in_flight_max", writes as u64, "from 1 to 4")?;
+        let small = self.writes_in_flight_small_max;
+        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&small);
+        range(good, "log.writes_in_flight_small_max", small as u64, "from 1 to 4")?;
+        let wait = self.batch_bytes_wait;
+        let good = (1..=limits::BATCH_BYTES_MAX).contains(&wait);
+        range(good, "log.batch_bytes_wait", wait as u64, "from 1 byte to 1 MiB")?;
+        let idle = self.watermark_idle_us;
+        range(
+            (100..=1_000_000).contains(&idle),
+            "log.watermark_idle_us",
+            idle,
+            "100 to 1,000,000",
+        )?;
+        Ok(())
     }
 }
 
