@@ -811,7 +811,7 @@ fn thread_run(
         None => None,
     };
     news.send(ThreadNews::Serves).map_err(|_| ended())?;
-    CoreLoop { thread, ring, listener, shard, log, shared }.run()?;
+    CoreLoop { thread, ring, listener, shard, log, shared, log_stopping: false }.run()?;
     Ok(())
 }
 
