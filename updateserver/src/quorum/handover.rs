@@ -130,9 +130,19 @@ impl Replica {
             self.give_up();
         }
         let drained = self.drained.contains(&node);
-        let wanted = self.handover.unreadable || spillway_runtime::fault_point!(HandoverWanted);
+        let forced = self.log_is_roomy() && spillway_runtime::fault_point!(HandoverWanted);
+        let wanted = self.handover.unreadable || forced;
         let wants = lags || leaves || poisoned || drained || wanted;
         self.leading().is_some() && (wants || self.stopping)
+    }
+
+    /// While three quarters of the log are free. Every leadership leaves an entry, and those that
+    /// it supersedes, on all disks, and nothing gives that room back: a test that forces changes of
+    /// leader without end fills the log, and where nothing can be written nobody is elected. The
+    /// rest belongs to changes that have a cause.
+    pub(super) fn log_is_roomy(&self) -> bool {
+        let space = self.writer.space();
+        space.used_bytes < space.total_bytes / 4
     }
 
     /// True when this node cannot write any more and others can.
