@@ -212,7 +212,11 @@ impl Replica {
         let what = self.membership.replacement().filter(|_| !self.membership.is_joint())?;
         let progress = self.raft.raft.prs().get(u64::from(what.new.0))?;
         let near = progress.matched + LEARNER_BEHIND_MAX >= self.last_index();
-        (near && progress.state == raft::ProgressState::Replicate).then_some(what)
+        // After a lost connection only a new acknowledgement shows that it keeps up, and who has
+        // everything has none to give.
+        let whole = progress.matched == self.last_index() && self.peers.is_connected(what.new);
+        let keeps_up = whole || progress.state == raft::ProgressState::Replicate;
+        (near && keeps_up).then_some(what)
     }
 
     /// Goes on with a change of members, whoever began it.
