@@ -139,5 +139,6 @@ fn armed<T>(options: Options, run: impl FnOnce(World) -> T) -> T {
     if options.points_off {
         faults::quiet();
     }
+    options.points_disarmed.iter().for_each(|point| faults::disarm(*point));
     run(World::new(options))
 }

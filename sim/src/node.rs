@@ -53,8 +53,17 @@ pub enum Token {
 pub struct PeerMessage {
     /// Its header as it is sent.
     pub header: [u8; PEER_HEADER_BYTES],
-    /// The entry behind it: memory of the sender until it has arrived.
+    /// The entry behind it: memory of the sender until the receiver takes it.
     pub body: Option<Slot>,
+    /// The link that carries it; set when it is sent.
+    pub generation: u64,
+}
+
+impl PeerMessage {
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.header.len() + self.body.as_ref().map_or(0, |body| body.len())
+    }
 }
 
 /// What the links tell a node of another one.
@@ -81,6 +90,8 @@ pub struct Actions {
     pub reads: Vec<(u64, ReadRequest)>,
     /// Messages to other nodes.
     pub sends: Vec<(NodeId, PeerMessage)>,
+    /// Messages that were taken from their links: sender, link, bytes.
+    pub taken: Vec<(NodeId, u64, usize)>,
     /// Links to end.
     pub resets: Vec<NodeId>,
     /// Seats that have something to do.

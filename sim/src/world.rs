@@ -95,7 +95,7 @@ enum Event {
     /// A node hears that a link stands, in this generation, or that it is gone.
     LinkTold { pair: Pair, side: usize, up: Option<u64> },
     /// A message between nodes arrives.
-    PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
+    PeerArrived { from: u16, to: u16, message: PeerMessage },
     /// A body has landed that a start of a node repairs its log with.
     RepairLanded { node: u16, start: u64, id: u64 },
     /// A start of a node that repairs its log asks its peers again.
@@ -477,9 +477,7 @@ impl World {
             Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
             Event::LinkTold { pair, side, up } => self.link_told(pair, side, up)?,
-            Event::PeerArrived { from, to, generation, bytes, message } => {
-                self.peer_arrived(from, to, generation, bytes, message)?;
-            }
+            Event::PeerArrived { from, to, message } => self.peer_arrived(from, to, message)?,
             Event::RepairLanded { node, start, id } => return self.repair_landed(node, start, id),
             Event::RepairTick(node, start) => return self.repair_tick(node, start),
             Event::Inject(inject) => return self.inject_step(inject),
@@ -692,6 +690,9 @@ impl World {
                 let at = self.network.arrival(connection, side, at);
                 self.at(at, Event::Gone(connection, side));
             }
+        }
+        for (from, generation, bytes) in actions.taken {
+            self.peer_taken(from.0 - 1, node, generation, bytes);
         }
         for (to, message) in actions.sends {
             self.peer_send(node, to.0 - 1, message);

@@ -128,7 +128,7 @@ impl World {
     }
 
     /// A node sends a message.
-    pub(super) fn peer_send(&mut self, from: u16, to: u16, message: PeerMessage) {
+    pub(super) fn peer_send(&mut self, from: u16, to: u16, mut message: PeerMessage) {
         let lossy = self.options.lossy;
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
@@ -138,7 +138,7 @@ impl World {
         let cut_until = link.cut_until[side];
         let is_lost = armed(&mut link.lose_next[side]);
         let twice = !is_lost && armed(&mut link.twice_next[side]);
-        let generation = link.generation;
+        message.generation = link.generation;
         let faults = &mut self.oracle.counts.faults;
         if is_lost {
             faults.note(FaultKind::MessageLost);
@@ -153,7 +153,7 @@ impl World {
         if twice {
             faults.note(FaultKind::MessageTwice);
         }
-        let bytes = message.header.len() + message.body.as_ref().map_or(0, |body| body.len());
+        let bytes = message.bytes();
         for _ in 0..if twice { 2 } else { 1 } {
             // What a cut holds up is sent again behind it.
             let link = self.links.get_mut(pair);
@@ -161,7 +161,7 @@ impl World {
             link.outgoing[side] += bytes;
             let at = link.arrival(1 - side, at);
             let message = message.clone();
-            self.at(at, Event::PeerArrived { from, to, generation, bytes, message });
+            self.at(at, Event::PeerArrived { from, to, message });
         }
         let outgoing = self.links.get_mut(pair).outgoing[side];
         self.outgoing_tell(from, to, outgoing);
@@ -172,23 +172,32 @@ impl World {
         &mut self,
         from: u16,
         to: u16,
-        generation: u64,
-        bytes: usize,
         message: PeerMessage,
     ) -> Result<(), Failure> {
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
-        if link.generation != generation {
+        if link.generation != message.generation {
             return Ok(());
         }
-        link.outgoing[side] -= bytes;
-        let outgoing = link.outgoing[side];
         assert!(link.told[1 - side], "messages come after their link");
-        self.outgoing_tell(from, to, outgoing);
+        if self.machines[usize::from(to)].node.is_none() {
+            self.peer_taken(from, to, message.generation, message.bytes());
+        }
         self.oracle.counts.messages += 1;
         self.oracle.counts.messages_entries += u64::from(message.body.is_some());
         self.trace.bytes(&message.header);
         self.peer_event(to, from, PeerEvent::Message(message))
+    }
+
+    /// A message was taken from its link. Until then it is on its way, and its sender's memory.
+    pub(super) fn peer_taken(&mut self, from: u16, to: u16, generation: u64, bytes: usize) {
+        let (pair, side) = pair_of(from, to);
+        let link = self.links.get_mut(pair);
+        if link.generation == generation {
+            link.outgoing[side] -= bytes;
+            let outgoing = link.outgoing[side];
+            self.outgoing_tell(from, to, outgoing);
+        }
     }
 
     /// Something comes between nodes: in one direction or both, for one link or all of a node.

@@ -83,7 +83,7 @@ impl World {
             return Ok(false);
         }
         for (to, header) in out.sends {
-            let message = PeerMessage { header: header.encode(), body: None };
+            let message = PeerMessage { header: header.encode(), body: None, generation: 0 };
             self.peer_send(node, to.0 - 1, message);
         }
         self.repair_tick_schedule(node);
@@ -137,7 +137,7 @@ impl World {
         let input = match event {
             PeerEvent::Connected => RepairInput::Connected(from),
             PeerEvent::Lost => return Ok(()),
-            PeerEvent::Message(PeerMessage { header, body }) => {
+            PeerEvent::Message(PeerMessage { header, body, .. }) => {
                 RepairInput::Message { from, header, body: body.as_deref() }
             }
         };

@@ -130,9 +130,19 @@ impl Replica {
             self.give_up();
         }
         let drained = self.drained.contains(&node);
-        let wanted = self.handover.unreadable || spillway_runtime::fault_point!(HandoverWanted);
+        let forced = self.log_is_roomy() && spillway_runtime::fault_point!(HandoverWanted);
+        let wanted = self.handover.unreadable || forced;
         let wants = lags || leaves || poisoned || drained || wanted;
         self.leading().is_some() && (wants || self.stopping)
+    }
+
+    /// While three quarters of the log are free. Every leadership leaves an entry, and those that
+    /// it supersedes, on all disks, and nothing gives that room back: a test that forces changes of
+    /// leader without end fills the log, and where nothing can be written nobody is elected. The
+    /// rest belongs to changes that have a cause.
+    pub(super) fn log_is_roomy(&self) -> bool {
+        let space = self.writer.space();
+        space.used_bytes < space.total_bytes / 4
     }
 
     /// True when this node cannot write any more and others can.
@@ -202,7 +212,11 @@ impl Replica {
         let what = self.membership.replacement().filter(|_| !self.membership.is_joint())?;
         let progress = self.raft.raft.prs().get(u64::from(what.new.0))?;
         let near = progress.matched + LEARNER_BEHIND_MAX >= self.last_index();
-        (near && progress.state == raft::ProgressState::Replicate).then_some(what)
+        // After a lost connection only a new acknowledgement shows that it keeps up, and who has
+        // everything has none to give.
+        let whole = progress.matched == self.last_index() && self.peers.is_connected(what.new);
+        let keeps_up = whole || progress.state == raft::ProgressState::Replicate;
+        (near && keeps_up).then_some(what)
     }
 
     /// Goes on with a change of members, whoever began it.

@@ -7,7 +7,9 @@ use super::node::SimNode;
 use super::world::{MILLI, World, geometry};
 use crate::log::testing::SeedReport;
 use crate::log::{FrameKind, Members};
-use crate::quorum::{CommandRefusal, MemberKind, ReplicaCommand, ReplicaFailure, ReplicaStart};
+use crate::quorum::{
+    CommandRefusal, MemberKind, ReplicaCommand, ReplicaFailure, ReplicaInput, ReplicaStart,
+};
 
 fn replace(old: u16, new: u16) -> ReplicaCommand {
     ReplicaCommand::MemberReplace { old: Some(NodeId(old)), new: NodeId(new) }
@@ -57,6 +59,40 @@ fn a_lost_node_is_replaced() {
     }
     world.check_end();
     assert_eq!(voters(&world, 4), all, "read back from the log");
+}
+
+/// A connection to the new node that breaks when it has the whole log does not keep it from voting,
+/// though nothing more is written that it could acknowledge.
+#[test]
+fn a_new_node_that_has_everything_votes_without_another_write() {
+    let mut world = World::new(202, 3);
+    let leader = world.wait_leader();
+    world.run(300 * MILLI);
+    world.items_max = world.item;
+    world.run(300 * MILLI);
+    let old = leader % 3 + 1;
+    join(&mut world, 4);
+    world.command(leader, replace(old, 4));
+    world.step(leader, ReplicaInput::TurnEnd);
+    let mut steps = 0;
+    loop {
+        let replica = &world.up(leader).replica;
+        if replica.membership.replacement().is_some() && replica.matched(NodeId(4)) > 0 {
+            let (has, last) = (replica.matched(NodeId(4)), replica.last_index());
+            assert!(!replica.membership.is_joint(), "seen before it votes");
+            if has == last {
+                break;
+            }
+        }
+        world.run(MILLI / 20);
+        steps += 1;
+        assert!(steps < 20_000, "it gets the log");
+    }
+    world.reconnect(leader, 4);
+    let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+    world.run_until(3_000 * MILLI, "the new voters", |world| voters(world, leader) == all);
+    world.items_max = u64::MAX;
+    world.check_end();
 }
 
 #[test]

@@ -236,6 +236,47 @@ fn a_peer_that_takes_nothing_holds_a_bounded_part_of_the_memory() {
     assert_eq!(world.leader(), Some(leader));
 }
 
+/// The ring gives memory back in order, and an entry stays until it is known to be committed, which
+/// only a later message says: entries that were received behind it, twice or for nothing, do not
+/// keep a follower from receiving that message.
+#[test]
+fn what_was_received_for_nothing_does_not_shut_a_follower_out() {
+    let mut world = World::new(321, 3);
+    let leader = leader_of(&mut world);
+    let follower = leader % 3 + 1;
+    world.cut(leader, follower);
+    let now = world.now();
+    let up = world.up(leader);
+    assert!(up.append(1_000_000, 9_000));
+    let mut out = ReplicaEffects::default();
+    up.replica.step(now, ReplicaInput::TurnEnd, &mut up.slots, &mut out);
+    let send = out.sends.iter().find(|send| send.to == NodeId(follower)).expect("sent");
+    let (header, body) = (send.header.encode(), send.body.as_ref().expect("the entry").to_vec());
+    world.deliver(leader, follower, &header, &body);
+    let up = world.up(follower);
+    let ring = up.slots.bytes_total();
+    let last = Lsn(up.replica.last_index());
+    let pinned = up.replica.raft.store().body(last).expect("in memory").body.address();
+    for _ in 0..3 * ring / body.len() {
+        let repeated = up.replica.reserve(512 + body.len(), &mut up.slots);
+        if repeated.is_none() {
+            // Its write is on the way, and is not to be moved.
+            break;
+        }
+    }
+    assert!(up.replica.reserve(512 + body.len(), &mut up.slots).is_none(), "the ring is full");
+    world.run(20 * MILLI);
+    let up = world.up(follower);
+    assert!(up.replica.published.lsn < last, "not known to be committed");
+    for _ in 0..3 * ring / body.len() {
+        let repeated = up.replica.reserve(512 + body.len(), &mut up.slots);
+        assert!(repeated.is_some(), "{} of {ring} bytes are in use", up.slots.bytes_used());
+    }
+    let kept = up.replica.raft.store().body(last).expect("in memory");
+    assert!(kept.body.address() != pinned && kept.body[..] == body[..], "moved, the same bytes");
+    assert_eq!(kept.body.address(), kept.data.as_ptr() as usize, "and nothing of it is left");
+}
+
 /// What memory no longer holds comes from the disk, a few entries at a time.
 #[test]
 fn a_peer_that_was_away_is_filled_from_the_disk() {
