@@ -404,6 +404,8 @@ impl World {
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
             && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
+            // A member that counts may have applied what only others have on their disks.
+            && members.iter().all(|node| self.oracle.is_durable(*node))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
 
