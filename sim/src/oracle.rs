@@ -467,8 +467,12 @@ impl Oracle {
             let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
             let unanswered = places.flat_map(|place| &place.executed);
             let attempts = self.unanswered(leadership.abandoned.iter().chain(unanswered));
-            let model = carried_out(leadership.model.clone(), &attempts, log, &self.tables);
+            let model = leadership.model.clone();
+            let (model, gave_up) = carried_out(model, &attempts, log, &self.tables);
             difference = model.difference(log);
+            if let Some(difference) = difference.as_mut().filter(|_| gave_up) {
+                difference.push_str(" (or too many ways to get there)");
+            }
         }
         if let Some(difference) = difference {
             return Err(Failure::new(format!("before term {epoch}: {difference}")));
