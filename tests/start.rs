@@ -190,7 +190,8 @@ fn a_node_is_formatted_once_before_it_starts() {
 
 #[test]
 fn what_is_fixed_at_format_cannot_be_configured_away() {
-    let place = Place::new("fixed", SMALL);
+    let log = "bytes_total = 67108864\nsegment_bytes = 8388608\nblock_bytes = 4096";
+    let place = Place::new("fixed", Settings { log, ..SMALL });
     place.format();
     let changes = [
         (Settings { node: "partitions = 128", ..SMALL }, "node.partitions is 128"),
@@ -202,6 +203,13 @@ fn what_is_fixed_at_format_cannot_be_configured_away() {
         (
             Settings { log: "bytes_total = 134217728\nsegment_bytes = 16777216", ..SMALL },
             "log.segment_bytes is 16777216",
+        ),
+        (
+            Settings {
+                log: "bytes_total = 67108864\nsegment_bytes = 8388608\nblock_bytes = 512",
+                ..SMALL
+            },
+            "log.block_bytes is 512",
         ),
     ];
     for (settings, part) in changes {

@@ -34,7 +34,9 @@ pub struct DeviceFacts {
     pub name: String,
     /// Smallest write in bytes. 512 if unknown.
     pub logical_block_bytes: u32,
-    /// Smallest write without a read in bytes. 4096 if unknown.
+    /// What the device writes as a whole or not at all, in bytes (Linux,
+    /// Documentation/ABI/stable/sysfs-block). If unknown the logical block, which is the least that
+    /// a device can promise: a larger guess takes a write that a power cut tore for damage.
     pub physical_block_bytes: u32,
     /// Whether the cache loses its content with the power. True if unknown.
     pub write_cache_volatile: bool,
@@ -65,10 +67,12 @@ impl DeviceFacts {
             Some(file::read_to_string(&path).ok()?.trim().to_owned())
         };
         let number = |file_name: &str| text(file_name)?.parse::<u32>().ok();
+        let logical_block_bytes = number("logical_block_size").unwrap_or(512);
+        let physical_block_bytes = number("physical_block_size").unwrap_or(logical_block_bytes);
         DeviceFacts {
             name: name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            logical_block_bytes: number("logical_block_size").unwrap_or(512),
-            physical_block_bytes: number("physical_block_size").unwrap_or(4096),
+            logical_block_bytes,
+            physical_block_bytes,
             write_cache_volatile: text("write_cache").is_none_or(|mode| mode != "write through"),
             force_unit_access: number("fua") == Some(1),
             rotational: number("rotational") == Some(1),
@@ -151,6 +155,7 @@ mod tests {
         let facts = DeviceFacts::read(root.path(), 0, 99);
         assert_eq!(facts.durable_write_mode(), DurableWriteMode::WriteThenFlush);
         assert_eq!((facts.name.as_str(), facts.logical_block_bytes), ("", 512));
+        assert_eq!(facts.physical_block_bytes, 512, "the least that a write can tear at");
     }
 
     #[test]

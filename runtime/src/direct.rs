@@ -132,7 +132,10 @@ impl DirectFile {
                 Errno(libc::ENOSPC | libc::EDQUOT) => {
                     Err(file::disk_full(&self.path, buffer.len() as u64))
                 }
-                _ => Err(self.explain("write", &error)),
+                errno => {
+                    let bytes = buffer.len() as u64;
+                    Err(RuntimeError::direct_write(&self.path, errno, offset, bytes))
+                }
             },
         }
     }

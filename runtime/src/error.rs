@@ -98,6 +98,19 @@ pub enum RuntimeError {
         /// The file.
         path: PathBuf,
     },
+    /// The device under the file has larger blocks than was assumed.
+    #[error(
+        "{}: the disk refuses direct writes of {bytes} bytes at offset {offset}: its blocks are \
+         larger. Mend: set log.block_bytes = 4096 before spillway format", path.display()
+    )]
+    DirectUnaligned {
+        /// The file.
+        path: PathBuf,
+        /// Where the write began.
+        offset: u64,
+        /// How long it was.
+        bytes: u64,
+    },
     /// The file system is full.
     #[error(
         "{}: no space left: {bytes_needed} bytes needed, {bytes_free} free. Mend: free space on \
@@ -284,6 +297,16 @@ impl RuntimeError {
         RuntimeError::DiskFull { path: path.to_owned(), bytes_needed, bytes_free }
     }
 
+    /// Explains a failed write of whole blocks of 512 bytes with O_DIRECT. One that is invalid all
+    /// the same meets larger blocks.
+    #[must_use]
+    pub fn direct_write(path: &Path, errno: Errno, offset: u64, bytes: u64) -> RuntimeError {
+        match errno.0 {
+            libc::EINVAL => RuntimeError::DirectUnaligned { path: path.to_owned(), offset, bytes },
+            _ => RuntimeError::file("write", path, errno),
+        }
+    }
+
     /// Explains a failed socket, bind or listen.
     #[must_use]
     pub fn listen(address: SocketAddr, errno: Errno) -> RuntimeError {
@@ -347,6 +370,14 @@ mod tests {
             check(&error, &["/x/log", "O_DIRECT", "findmnt -T /x/log"]);
         }
         let error = RuntimeError::direct_open(Path::new("/x/log"), Errno(libc::ENOENT));
+        assert_eq!(error, RuntimeError::NotFound { path: "/x/log".into() });
+    }
+
+    #[test]
+    fn direct_write_into_larger_blocks() {
+        let error = RuntimeError::direct_write(Path::new("/x/log"), Errno(libc::EINVAL), 512, 1024);
+        check(&error, &["/x/log", "1024 bytes at offset 512", "log.block_bytes = 4096"]);
+        let error = RuntimeError::direct_write(Path::new("/x/log"), Errno(libc::ENOENT), 512, 1024);
         assert_eq!(error, RuntimeError::NotFound { path: "/x/log".into() });
     }
 

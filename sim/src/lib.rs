@@ -56,6 +56,7 @@
 
 pub mod arguments;
 pub mod bug;
+pub mod calendar;
 pub mod checker;
 pub mod clock;
 pub mod counts;

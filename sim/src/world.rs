@@ -16,6 +16,7 @@ use spillway_updateserver::log::ReadRequest;
 use spillway_updateserver::shard::ReplayError;
 
 use crate::Failure;
+use crate::calendar::Calendar;
 use crate::checker::History;
 use crate::clock::Clock;
 use crate::disk::{Disk, File};
@@ -197,8 +198,7 @@ pub struct World {
     tables: Tables,
     draw: Draw,
     now: u64,
-    events: BTreeMap<(u64, u64), Event>,
-    events_count: u64,
+    events: Calendar<Event>,
     machines: Vec<Machine>,
     /// Which machine is each of the members now.
     slots: Vec<u16>,
@@ -245,8 +245,7 @@ impl World {
             tables,
             draw,
             now: 1,
-            events: BTreeMap::new(),
-            events_count: 0,
+            events: Calendar::default(),
             machines,
             slots: (0..nodes).collect(),
             operator: Operator::new(chance),
@@ -282,8 +281,7 @@ impl World {
     }
 
     fn after(&mut self, nanos: u64, event: Event) {
-        self.events_count += 1;
-        self.events.insert((self.now + nanos, self.events_count), event);
+        self.events.push(self.now + nanos, event);
     }
 
     /// After a time that a machine's own chance decides.
@@ -335,7 +333,7 @@ impl World {
             self.finish()?;
         }
         self.oracle.counts.seen = recorder::judge(&self.seen()?)?;
-        self.oracle.counts.events = self.events_count;
+        self.oracle.counts.events = self.events.count();
         let (trace, counts, nanos) = (self.trace, self.oracle.counts, self.now);
         Ok(Report { trace, counts, nanos, faults: points::counts() })
     }
@@ -371,7 +369,7 @@ impl World {
 
     /// Returns whether a start was refused, which ends a run beyond the promised faults.
     fn run_events(&mut self) -> Result<bool, Failure> {
-        while let Some(((at, _), event)) = self.events.pop_first() {
+        while let Some((at, event)) = self.events.pop() {
             self.now = self.now.max(at);
             self.oracle.now = self.now;
             if !self.has_faults() {
@@ -381,7 +379,7 @@ impl World {
                 }
             }
             let late = self.now > self.options.faults_end() + REST_NANOS_MAX;
-            if late || self.events_count > EVENTS_MAX {
+            if late || self.events.count() > EVENTS_MAX {
                 return Err(Failure::new(self.unrest()));
             }
             if self.event(event)? {
@@ -431,7 +429,7 @@ impl World {
             "no rest {} s after the last fault ({} events; committed to LSN {}; nodes: {}; {:?}): \
              {}",
             self.now.saturating_sub(self.options.faults_end()) / SECOND,
-            self.events_count,
+            self.events.count(),
             self.oracle.history.last(),
             nodes.join("; "),
             self.operator,

@@ -115,6 +115,9 @@ pub struct LogConfig {
     pub bytes_total: u64,
     /// Size of one segment file, from 8 MiB. Fixed at format. Default 64 MiB.
     pub segment_bytes: u64,
+    /// What the log disk writes as a whole or not at all: 512, 1024, 2048 or 4096 bytes; 0: the
+    /// physical block of the disk. Fixed at format. Default 0.
+    pub block_bytes: u32,
     /// Batches in flight to the disk, 1 to 4. Default 4.
     pub writes_in_flight_max: usize,
     /// With fewer batches in flight the next one goes at once, however small. Default 2.
@@ -201,6 +204,7 @@ impl Default for LogConfig {
         Self {
             bytes_total: 4 << 30,
             segment_bytes: 64 << 20,
+            block_bytes: 0,
             writes_in_flight_max: limits::LOG_WRITES_IN_FLIGHT_MAX,
             writes_in_flight_small_max: 2,
             batch_bytes_wait: 32 << 10,
@@ -255,7 +259,7 @@ impl Config {
     }
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let (node, log, network) = (&self.node, &self.log, &self.network);
+        let (node, network) = (&self.node, &self.network);
         let range =
             |good: bool, key, value: u64, expected: &str| range(path, good, key, value, expected);
         let good = (1..=limits::NODE_ID_MAX).contains(&node.id);
@@ -268,28 +272,7 @@ impl Config {
         let port = node.listen.port();
         let good = port == 0 || port.checked_add(node.shards.saturating_sub(1)).is_some();
         range(good, "node.listen", port.into(), "a port above which every shard has one")?;
-        let good =
-            (8 << 20..=1 << 30).contains(&log.segment_bytes) && log.segment_bytes % 4096 == 0;
-        range(good, "log.segment_bytes", log.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;
-        let segments = log.bytes_total / log.segment_bytes;
-        let good = (8..=65_536).contains(&segments) && log.bytes_total % log.segment_bytes == 0;
-        range(good, "log.bytes_total", log.bytes_total, "8 to 65,536 whole segments")?;
-        let writes = log.writes_in_flight_max;
-        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&writes);
-        range(good, "log.writes_in_flight_max", writes as u64, "from 1 to 4")?;
-        let small = log.writes_in_flight_small_max;
-        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&small);
-        range(good, "log.writes_in_flight_small_max", small as u64, "from 1 to 4")?;
-        let wait = log.batch_bytes_wait;
-        let good = (1..=limits::BATCH_BYTES_MAX).contains(&wait);
-        range(good, "log.batch_bytes_wait", wait as u64, "from 1 byte to 1 MiB")?;
-        let idle = log.watermark_idle_us;
-        range(
-            (100..=1_000_000).contains(&idle),
-            "log.watermark_idle_us",
-            idle,
-            "100 to 1,000,000",
-        )?;
+        self.log.check(path)?;
         let budget = self.memory.budget_bytes;
         let good = budget == 0 || budget >= 256 << 20;
         range(
@@ -321,6 +304,40 @@ impl Config {
         let good = (2_000..=600_000).contains(&silence);
         range(good, "network.silence_timeout_ms", silence.into(), "2,000 to 600,000")?;
         self.cluster.check(path, node.id)
+    }
+}
+
+impl LogConfig {
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let range =
+            |good: bool, key, value: u64, expected: &str| range(path, good, key, value, expected);
+        let good = (8 << 20..=1 << 30).contains(&self.segment_bytes)
+            && self.segment_bytes.is_multiple_of(4096);
+        range(good, "log.segment_bytes", self.segment_bytes, "from 8 MiB to 1 GiB, in 4 KiB")?;
+        let block = self.block_bytes;
+        let good = block == 0 || (block.is_power_of_two() && (512..=4096).contains(&block));
+        range(good, "log.block_bytes", block.into(), "0, 512, 1024, 2048 or 4096")?;
+        let segments = self.bytes_total / self.segment_bytes;
+        let good =
+            (8..=65_536).contains(&segments) && self.bytes_total.is_multiple_of(self.segment_bytes);
+        range(good, "log.bytes_total", self.bytes_total, "8 to 65,536 whole segments")?;
+        let writes = self.writes_in_flight_max;
+        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&writes);
+        range(good, "log.writes_in_flight_max", writes as u64, "from 1 to 4")?;
+        let small = self.writes_in_flight_small_max;
+        let good = (1..=limits::LOG_WRITES_IN_FLIGHT_MAX).contains(&small);
+        range(good, "log.writes_in_flight_small_max", small as u64, "from 1 to 4")?;
+        let wait = self.batch_bytes_wait;
+        let good = (1..=limits::BATCH_BYTES_MAX).contains(&wait);
+        range(good, "log.batch_bytes_wait", wait as u64, "from 1 byte to 1 MiB")?;
+        let idle = self.watermark_idle_us;
+        range(
+            (100..=1_000_000).contains(&idle),
+            "log.watermark_idle_us",
+            idle,
+            "100 to 1,000,000",
+        )?;
+        Ok(())
     }
 }
 
@@ -356,6 +373,8 @@ mod tests {
             ("node", "id = 1000", "1 to 999"),
             ("log", "[log]\nbytes_total = 1000", "whole segments"),
             ("log", "[log]\nsegment_bytes = 4194304\nbytes_total = 33554432", "8 MiB"),
+            ("log", "[log]\nblock_bytes = 600", "0, 512, 1024, 2048 or 4096"),
+            ("log", "[log]\nblock_bytes = 8192", "0, 512, 1024, 2048 or 4096"),
             ("log", "[log]\nwrites_in_flight_max = 5", "1 to 4"),
             ("memory", "[memory]\nbudget_bytes = 5", "256 MiB"),
             ("network", "[network]\nreceive_buffers = 9", "power of two"),

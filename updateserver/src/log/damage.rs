@@ -9,7 +9,7 @@ use super::repair::FrameRepair;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DamageReason {
     /// The device returned an error.
-    #[error("the log device failed a read (errno {errno})")]
+    #[error("the log device failed a read ({})", std::io::Error::from_raw_os_error(*errno))]
     ReadFailed {
         /// Error number.
         errno: i32,

@@ -105,9 +105,9 @@ pub struct RawWrite {
 pub enum Poisoned {
     /// The device returned an error.
     #[error(
-        "the log device failed a write to {file} at offset {offset} (errno {errno}): nothing more \
-         is acknowledged; replace or check the log disk, then start the node again, which reads \
-         back what is durable"
+        "the log device failed a write to {file} at offset {offset} ({}): nothing more is \
+         acknowledged; replace or check the log disk, then start the node again, which reads back \
+         what is durable", std::io::Error::from_raw_os_error(*errno)
     )]
     Failed {
         /// Error number.

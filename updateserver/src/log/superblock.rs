@@ -331,9 +331,13 @@ pub fn superblock_choose(
     }
     let Some(best) = best else {
         // A build that is too old says so instead of calling the file damaged; and what was not
-        // read may be whole.
+        // read may be whole. Another build writes its version into all copies: one copy that has it
+        // is a damaged one.
         let errors = || copies.iter().filter_map(|copy| copy.as_ref().err());
-        let version = errors().find(|error| matches!(error, SuperblockError::Version(_)));
+        let version = errors().find(|error| {
+            let agree = errors().filter(|other| other == error).count();
+            matches!(error, SuperblockError::Version(_)) && agree >= 2
+        });
         let unreadable = || errors().find(|error| matches!(error, SuperblockError::Unreadable(_)));
         let error = version.or_else(unreadable);
         return Err(error.copied().unwrap_or(SuperblockError::AllBad));

@@ -50,6 +50,8 @@ pub(super) struct CoreLoop {
     pub shard: Option<ShardShell>,
     pub log: Option<LogShell>,
     pub shared: Arc<Shared>,
+    /// Whether the log was told to stop.
+    pub log_stopping: bool,
 }
 
 impl CoreLoop {
@@ -63,7 +65,7 @@ impl CoreLoop {
             self.ring.watch(log.reader_fd(), TOKEN_READER);
         }
         let mut events = Vec::new();
-        let (mut stopping, mut drained, mut log_stopping) = (false, false, false);
+        let (mut stopping, mut drained) = (false, false);
         while !self.shared.quiet.load(Ordering::Acquire) {
             let wait = self.wait();
             self.ring.turn(wait, &mut events)?;
@@ -84,10 +86,10 @@ impl CoreLoop {
                 self.shared.drained.fetch_add(1, Ordering::AcqRel);
                 self.wake(self.shared.log_thread);
             }
-            let all_drained = self.shared.drained.load(Ordering::Acquire) == self.shared.shards;
+            let all_drained = self.all_drained();
             if let Some(log) = self.log.as_mut().filter(|_| all_drained) {
-                if !log_stopping {
-                    log_stopping = true;
+                if !self.log_stopping {
+                    self.log_stopping = true;
                     log.shutdown(&mut self.ring)?;
                 }
                 if log.is_quiet() {
@@ -122,9 +124,17 @@ impl CoreLoop {
         Wait::For(deadline.saturating_sub(now).clamp(1, SLEEP_NANOS_MAX))
     }
 
+    /// What ends a stop counts as work, too: it may be published after a thread looked and before
+    /// its flag rose, and nobody wakes that thread a second time.
     fn has_work(&self) -> bool {
         self.shard.as_ref().is_some_and(ShardShell::has_work)
             || self.log.as_ref().is_some_and(LogShell::has_work)
+            || (self.log.is_some() && !self.log_stopping && self.all_drained())
+            || self.shared.quiet.load(Ordering::Acquire)
+    }
+
+    fn all_drained(&self) -> bool {
+        self.shared.drained.load(Ordering::Acquire) == self.shared.shards
     }
 
     fn event(&mut self, event: TcpEvent) {

@@ -45,7 +45,10 @@ pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatRe
     }
     let device = DeviceFacts::of(&files.log)?;
     let geometry = Geometry {
-        block_bytes: device.physical_block_bytes.clamp(512, 4096),
+        block_bytes: match config.log.block_bytes {
+            0 => device.physical_block_bytes.clamp(512, 4096),
+            configured => configured,
+        },
         segment_bytes: config.log.segment_bytes as u32,
         segments_count: (config.log.bytes_total / config.log.segment_bytes) as u32,
         partitions: config.node.partitions,
@@ -64,7 +67,7 @@ pub fn format(config: &Config, progress: &mut dyn FnMut(u64)) -> Result<FormatRe
         Members::of_voters(config.cluster.members(node))
     };
     let plan = FormatPlan::new(cluster, node, geometry, durable_write, members)?;
-    direct_check(&files)?;
+    direct_check(&files, geometry.block_bytes)?;
     space_check(&files.log, config.log.bytes_total)?;
     segments_remove(&files)?;
     for segment in 0..plan.segments() {
@@ -110,18 +113,21 @@ fn superblock_create(files: &NodeFiles, plan: &FormatPlan) -> Result<(), NodeErr
     Ok(())
 }
 
-/// Before the space: file systems without O_DIRECT tell no sensible numbers of that.
-fn direct_check(files: &NodeFiles) -> Result<(), RuntimeError> {
+/// Whether blocks of this size can be written past the page cache. Before the space: file systems
+/// without O_DIRECT tell no sensible numbers of that.
+fn direct_check(files: &NodeFiles, block_bytes: u32) -> Result<(), RuntimeError> {
     let path = files.superblock_new();
     if file::exists(&path) {
         file::remove_file(&path)?;
     }
-    let opened = DirectFile::open(&path, DirectMode::Create);
+    let block = AlignedBuffer::new(block_bytes as usize);
+    let checked = DirectFile::open(&path, DirectMode::Create)
+        .and_then(|file| file.write_at(&block, block_bytes.into()));
     // An open that fails for its flags may have made the file.
     if file::exists(&path) {
         file::remove_file(&path)?;
     }
-    opened.map(drop)
+    checked
 }
 
 fn space_check(directory: &Path, bytes: u64) -> Result<(), RuntimeError> {

@@ -350,11 +350,17 @@ fn fixed_check(config: &Config, superblock: &Superblock) -> Result<(), NodeError
     }
     let geometry = &superblock.geometry;
     let total = u64::from(geometry.segment_bytes) * u64::from(geometry.segments_count);
+    let block_bytes = u64::from(geometry.block_bytes);
+    let block_configured = match config.log.block_bytes {
+        0 => block_bytes,
+        configured => configured.into(),
+    };
     for (key, configured, formatted) in [
         ("node.id", u64::from(config.node.id), u64::from(superblock.node.0)),
         ("node.partitions", config.node.partitions.into(), geometry.partitions.into()),
         ("log.segment_bytes", config.log.segment_bytes, geometry.segment_bytes.into()),
         ("log.bytes_total", config.log.bytes_total, total),
+        ("log.block_bytes", block_configured, block_bytes),
     ] {
         if configured != formatted {
             return Err(NodeError::Fixed { key, configured, formatted });
@@ -805,7 +811,7 @@ fn thread_run(
         None => None,
     };
     news.send(ThreadNews::Serves).map_err(|_| ended())?;
-    CoreLoop { thread, ring, listener, shard, log, shared }.run()?;
+    CoreLoop { thread, ring, listener, shard, log, shared, log_stopping: false }.run()?;
     Ok(())
 }
 

@@ -297,7 +297,9 @@ fn the_highest_valid_copy_is_chosen() {
     assert_eq!((chosen.copies_bad, chosen.copies_old), (1, 2));
     assert_eq!(superblock_choose(&[bad; 4]), Err(SuperblockError::AllBad));
     let version = Err(SuperblockError::Version(2));
-    assert_eq!(superblock_choose(&[bad, version, bad, bad]), Err(SuperblockError::Version(2)));
+    assert_eq!(superblock_choose(&[version, bad, version, bad]), Err(SuperblockError::Version(2)));
+    let flipped = Err(SuperblockError::Version(19));
+    assert_eq!(superblock_choose(&[bad, flipped, bad, version]), Err(SuperblockError::AllBad));
     let unreadable = Err(SuperblockError::Unreadable(5));
     let chosen = superblock_choose(&[unreadable, unreadable, Ok(old), unreadable]).expect("one");
     assert_eq!((chosen.superblock, chosen.copies_bad), (old, 3));
