@@ -82,6 +82,7 @@ pub mod replicas;
 pub mod runner;
 pub mod shrink;
 pub mod start;
+pub mod unanswered;
 pub mod worker;
 pub mod world;
 

@@ -290,6 +290,13 @@ impl Node {
         applied.min().expect("a node has shards")
     }
 
+    /// Whether nothing that was executed is still to be committed: a client may be gone and leave
+    /// that behind.
+    pub fn is_through(&self) -> bool {
+        let through = |seat: &ShardSeat| seat.backlog.is_empty() && seat.handed_over.is_empty();
+        self.queue.is_empty() && self.seats.iter().all(through)
+    }
+
     /// Whether some shard could not apply an entry, and why.
     pub fn diverged_take(&mut self) -> Option<ReplayError> {
         self.seats.iter_mut().find_map(|seat| seat.diverged.take())

@@ -394,7 +394,7 @@ impl World {
         let full = self.oracle.counts.log_full + self.oracle.counts.refused_log > 0;
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
-        let complete = |node: &Node| !node.failed() && node.applied() == last;
+        let complete = |node: &Node| !node.failed() && node.applied() == last && node.is_through();
         let members = self.members();
         let node = |node: &u16| self.machines[usize::from(*node)].node.as_ref();
         let nodes = || members.iter().map(node);
@@ -402,6 +402,8 @@ impl World {
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
             && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
+            // A member that counts may have applied what only others have on their disks.
+            && members.iter().all(|node| self.oracle.is_durable(*node))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
 

@@ -250,6 +250,53 @@ fn a_follower_killed_behind_the_end_of_a_change_knows_that_it_began() {
     }
 }
 
+/// A node that leaves is the only one but the leader that has the end of the change, and is elected
+/// with it. It leads until it has handed over, also when the change is committed before its own
+/// disk has what it appended, and leads no more after that.
+#[test]
+fn a_node_elected_with_its_own_end_in_its_log_hands_over_first() {
+    for seed in 300..316 {
+        let _report = SeedReport(seed);
+        let mut world = World::new(seed, 3);
+        world.items_max = 40;
+        let leader = world.wait_leader();
+        world.run(300 * MILLI);
+        join(&mut world, 4);
+        let old = leader % 3 + 1;
+        let other = 6 - leader - old;
+        world.command(leader, replace(old, 4));
+        let joint = |world: &World| {
+            world.nodes[&leader].up.as_ref().expect("it runs").replica.membership.is_joint()
+        };
+        let end = world.now + 5_000 * MILLI;
+        while !joint(&world) {
+            assert!(world.now < end, "the change does not begin");
+            world.run(MILLI / 50);
+        }
+        // From here on only the node that leaves hears the leader.
+        world.net.cut.extend([(leader, other), (leader, 4)]);
+        world.run_until(3_000 * MILLI, "it leads", |world| {
+            let up = world.nodes[&old].up.as_ref().expect("it runs");
+            up.replica.leading().is_some()
+        });
+        assert!(leave_durable(&world, old).is_some(), "seed {seed}: it has the end of the change");
+        assert_eq!(voters(&world, old), [0u16; 0], "seed {seed}: which is not committed");
+        world.net.cut.clear();
+        if seed % 2 == 0 {
+            world.disk_nanos.insert(old, 30 * MILLI);
+        }
+        let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+        world.run_until(5_000 * MILLI, "the others know, and one of them leads", |world| {
+            let leads = world.leader().is_some_and(|leader| leader != old);
+            leads && (1..=4).all(|id| voters(world, id) == all)
+        });
+        assert!(world.up(old).replica.leading().is_none());
+        world.crash(old);
+        world.nodes.remove(&old);
+        world.check_end();
+    }
+}
+
 /// A cluster has its limit, and one change more than fits is refused, not carried out in part.
 #[test]
 fn a_cluster_grows_to_its_limit_and_no_further() {
