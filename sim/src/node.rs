@@ -28,7 +28,7 @@ use crate::options::{Bug, Sizes};
 use crate::oracle::Oracle;
 use crate::start::Started;
 use log::LogSeat;
-pub use members::member;
+pub use members::{Door, member};
 
 /// Who takes a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,6 +197,8 @@ pub struct Node {
     /// Where all nodes are reached: as configured, then as the root service knows it.
     known: BTreeMap<NodeId, Member>,
     known_version: u64,
+    /// Where it meets the others.
+    pub door: Door,
     /// Those that the root service knew last.
     members_known: BTreeMap<NodeId, Member>,
     drained: Vec<NodeId>,
@@ -213,7 +215,7 @@ pub struct Node {
 impl Node {
     /// A node that has read its log and written its superblock, and is configured with these
     /// members, counted from 0.
-    pub fn new(started: Started, sizes: &Sizes, configured: &[u16]) -> Self {
+    pub fn new(started: Started, sizes: &Sizes, configured: &[u16], door: Door) -> Self {
         let number = started.superblock.node.0 - 1;
         let Started { mut shards, root, log: recovered, superblock, .. } = started;
         let applied = recovered.applied;
@@ -252,6 +254,7 @@ impl Node {
             done: VecDeque::new(),
             known: configured.iter().map(|node| (NodeId(node + 1), member(*node))).collect(),
             known_version: 1,
+            door,
             members_known: BTreeMap::new(),
             drained: Vec::new(),
             alone: sizes.nodes == 1,

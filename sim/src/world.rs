@@ -23,7 +23,7 @@ use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
 use crate::network::{Connection, Network, Side};
-use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
+use crate::node::{Actions, Door, Node, PeerMessage, Scene, Seat, Token};
 use crate::options::{Bug, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
@@ -616,7 +616,13 @@ impl World {
             machine.disk.superblock_round(round, None);
         }
         self.oracle.started(node, &started.log.recovered.entries);
-        machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
+        let door = Door::new(
+            &started.superblock,
+            machine.starts,
+            &machine.configured,
+            machine.clock.monotonic(self.now),
+        );
+        machine.node = Some(Node::new(started, &self.sizes, &machine.configured, door));
         machine.turns.clear();
         machine.log_tick_at = None;
         machine.operator_called = false;
