@@ -83,17 +83,24 @@ impl Replica {
     }
 
     /// Lets go of connections that hold memory and take nothing when memory is short. The ring
-    /// gives memory back in order, so one slow peer would in the end hold all of it.
-    fn relieve(&mut self, now: Now, slots: &SlotRing, out: &mut ReplicaEffects) {
-        let (used, total) = (slots.bytes_used(), slots.bytes_total());
-        if used <= total / 2 {
+    /// gives memory back in order, so one slow peer would in the end hold all of it. Entries that
+    /// nobody needs go first: they fill the ring of any leader, also of one that rests, and a peer
+    /// that catches up then would be cut off at every tick and never arrive.
+    fn relieve(&mut self, now: Now, slots: &mut SlotRing, out: &mut ReplicaEffects) {
+        let total = slots.bytes_total();
+        if slots.bytes_used() <= total / 2 {
             return;
         }
-        let short = used > total / 4 * 3;
+        let (room, half) = (total / 4 * 3, self.options.inflight_bytes_max / 2);
+        if self.peers.iter().any(|peer| peer.holds_memory() && peer.flight_bytes() >= half) {
+            while slots.bytes_used() > room && self.evict(total / 16) {
+                slots.reclaim();
+            }
+        }
+        let short = slots.bytes_used() > room;
         let silence = self.options.peer_silence_nanos_max;
-        let budget = self.options.inflight_bytes_max;
         let silent = self.peers.iter().filter(|peer| peer.holds_memory()).filter(|peer| {
-            let full = short && peer.flight_bytes() >= budget / 2;
+            let full = short && peer.flight_bytes() >= half;
             full || peer.silent_nanos(now.monotonic_nanos) > silence
         });
         let nodes: Vec<NodeId> = silent.map(|peer| peer.node).collect();

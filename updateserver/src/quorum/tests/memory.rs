@@ -236,6 +236,43 @@ fn a_peer_that_takes_nothing_holds_a_bounded_part_of_the_memory() {
     assert_eq!(world.leader(), Some(leader));
 }
 
+/// Entries that nobody needs any more fill the ring of a leader that rests: no reason to give up a
+/// connection that carries much.
+#[test]
+fn memory_that_can_be_let_go_of_costs_no_connection() {
+    let mut world = World::formatted(322, 3);
+    for node in world.nodes.values_mut() {
+        node.tune = |options| options.cache_bytes_max = 8 << 20;
+    }
+    for id in 1..=3 {
+        world.start(id);
+    }
+    let leader = world.wait_leader();
+    let busy = NodeId(leader % 3 + 1);
+    world.item_bytes = 12_000;
+    for _ in 0..1_000 {
+        world.run(2 * MILLI);
+        let slots = &world.up(leader).slots;
+        if slots.bytes_used() > slots.bytes_total() / 8 * 7 {
+            break;
+        }
+    }
+    world.items_max = world.item;
+    world.run(200 * MILLI);
+    let up = world.up(leader);
+    let (used, total) = (up.slots.bytes_used(), up.slots.bytes_total());
+    assert!(used > total / 4 * 3, "{used} of {total} bytes hold what was sent long ago");
+    let (last, half) = (up.replica.last_index(), up.replica.options.inflight_bytes_max / 2);
+    up.replica.peers.get_mut(busy).sent(Lsn(last), half);
+    let bytes = half as usize;
+    for _ in 0..20 {
+        world.step(leader, ReplicaInput::PeerOutgoing { node: busy, bytes });
+        world.run(2 * MILLI);
+    }
+    assert_eq!((world.resets, world.leader()), (0, Some(leader)));
+    assert!(world.up(leader).slots.bytes_used() <= total / 4 * 3, "it was let go of");
+}
+
 /// The ring gives memory back in order, and an entry stays until it is known to be committed, which
 /// only a later message says: entries that were received behind it, twice or for nothing, do not
 /// keep a follower from receiving that message.
