@@ -29,7 +29,7 @@ use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::recorder::{self, Recorder};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
-use crate::worker::{Tables, Wish, Worker};
+use crate::worker::{PATIENCE_NANOS, Tables, Wish, Worker};
 use faults::is_victim;
 use inject::Inject;
 pub use inject::{
@@ -919,10 +919,12 @@ impl World {
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;
         // A log or a budget that stays full is answered with "later" until the client gives up;
-        // the operator's requests are never put off.
+        // the operator's requests are never put off. And as long as faults go on there is no promise:
+        // links that break faster than an election takes leave nobody to answer.
         let counts = &self.oracle.counts;
         let full = at != 0 && counts.log_full + counts.memory_full > 0;
-        if outcome.gave_up > 0 && !full {
+        let is_late = self.now >= self.options.faults_end() + PATIENCE_NANOS;
+        if outcome.gave_up > 0 && !full && is_late {
             let rest = self.unrest();
             return Err(Failure::new(format!("client {at} got no answer in its patience; {rest}")));
         }

@@ -22,6 +22,10 @@ use spillway_net::peer::{Hello, Refusal};
 const BACKOFF_NANOS_MIN: u64 = 10_000_000;
 /// Each pause is twice the one before, up to this.
 const BACKOFF_NANOS_MAX: u64 = 1_000_000_000;
+/// The longest pause after a link that stood, however short: whoever came so far is there and belongs
+/// here, and where links break all the time a second without each of them is a second without a
+/// quorum.
+const BACKOFF_LINKED_NANOS_MAX: u64 = 40_000_000;
 /// Failing for so long is worth a word.
 const TRIED_NANOS_MIN: u64 = 1_000_000_000;
 /// A link that stood for so long was a good one: the pauses begin anew.
@@ -62,6 +66,8 @@ struct Peer {
     seen: Option<(u64, u64)>,
     /// Since when there is a link.
     linked_nanos: Option<u64>,
+    /// Whether there was a link since the last attempt.
+    was_linked: bool,
     /// When the first of the attempts was made that have not led to a link yet.
     tried_nanos: Option<u64>,
 }
@@ -75,12 +81,19 @@ impl Peer {
             attempts: 0,
             seen: None,
             linked_nanos: None,
+            was_linked: false,
             tried_nanos: None,
         }
     }
 
     fn is_guest(&self) -> bool {
         self.addresses.is_empty()
+    }
+
+    /// How long nothing is tried after an attempt or a link has ended.
+    fn pause_nanos(&self) -> u64 {
+        let nanos_max = if self.was_linked { BACKOFF_LINKED_NANOS_MAX } else { BACKOFF_NANOS_MAX };
+        self.backoff_nanos.min(nanos_max)
     }
 
     /// When a connection is to be made.
@@ -232,7 +245,7 @@ impl PeerBook {
         if !peer.is_repairing() {
             known.seen = Some((peer.boot, peer.instance));
         }
-        known.linked_nanos = Some(now_nanos);
+        (known.linked_nanos, known.was_linked) = (Some(now_nanos), true);
         known.tried_nanos = None;
     }
 
@@ -245,7 +258,7 @@ impl PeerBook {
             peer.backoff_nanos = BACKOFF_NANOS_MIN;
         }
         if matches!(peer.dial, Dial::At(_)) {
-            peer.dial = Dial::At(first + peer.backoff_nanos);
+            peer.dial = Dial::At(first + peer.pause_nanos());
         }
     }
 
@@ -260,7 +273,7 @@ impl PeerBook {
     pub fn due_to(&mut self, node: NodeId, now_nanos: u64) -> Option<Due> {
         let peer = self.peers.get_mut(&node).filter(|peer| peer.due_nanos() <= now_nanos)?;
         let (count, attempt) = (peer.addresses.len(), peer.attempts);
-        peer.dial = Dial::Busy;
+        (peer.dial, peer.was_linked) = (Dial::Busy, false);
         peer.tried_nanos.get_or_insert(now_nanos);
         peer.attempts = attempt.wrapping_add(1);
         let address = peer.addresses[attempt % count].clone();
@@ -275,9 +288,9 @@ impl PeerBook {
             // It was taken out and in again meanwhile.
             return;
         }
-        let pause = if is_lower { peer.backoff_nanos } else { REVERSE_NANOS };
-        peer.dial = Dial::At(now_nanos + pause);
-        peer.backoff_nanos = (2 * peer.backoff_nanos).min(BACKOFF_NANOS_MAX);
+        let pause = peer.pause_nanos();
+        peer.dial = Dial::At(now_nanos + if is_lower { pause } else { REVERSE_NANOS });
+        peer.backoff_nanos = (2 * pause).min(BACKOFF_NANOS_MAX);
     }
 
     /// Whether of two connections to one process, each made by another side, that stays which this
@@ -411,9 +424,9 @@ mod tests {
             made.lost(NodeId(2), now + nanos);
             made.ended(NodeId(2), now + nanos);
         };
-        // One that stood only for a moment changes nothing.
+        // One that stood only for a moment proves that the other side is there.
         link(&mut made, now, SECOND - 1);
-        assert_eq!(made.deadline_nanos(), now + 2 * SECOND - 1);
+        assert_eq!(made.deadline_nanos(), now + SECOND - 1 + BACKOFF_LINKED_NANOS_MAX);
         now = made.deadline_nanos();
         assert!(!made.is_tried_long(NodeId(2), now));
         link(&mut made, now, SECOND);
