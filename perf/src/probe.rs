@@ -64,6 +64,24 @@ impl Probe {
         write_frame(&mut frame, kind, self.request, Lsn(0), message);
         self.stream.write_all(&frame).map_err(|error| error.to_string())?;
         self.request += 1;
+        loop {
+            let (header, payload) = self.frame()?;
+            if header.kind == FrameKind::Refusal {
+                let refusal: Refusal = decode(&payload).map_err(unreadable)?;
+                return Err(format!("refused ({}): {}", refusal.code, refusal.message));
+            }
+            if header.kind == answer_kind {
+                return Ok(payload);
+            }
+            // That the members of the cluster have changed is told without being asked for.
+            if header.kind != FrameKind::Welcome {
+                return Err(format!("{:?} is no answer to {kind:?}", header.kind));
+            }
+        }
+    }
+
+    /// The next frame that the node sends.
+    fn frame(&mut self) -> Result<(FrameHeader, Vec<u8>), Silence> {
         let mut head = [0; HEADER_BYTES];
         self.stream.read_exact(&mut head).map_err(|error| error.to_string())?;
         let header = FrameHeader::parse(&head, ANSWER_PAYLOAD_BYTES_MAX)
@@ -73,15 +91,7 @@ impl Probe {
         let rest = &mut frame[HEADER_BYTES..];
         self.stream.read_exact(rest).map_err(|error| error.to_string())?;
         header.check(&frame).map_err(|error| error.to_string())?;
-        let payload = frame.split_off(HEADER_BYTES);
-        if header.kind == FrameKind::Refusal {
-            let refusal: Refusal = decode(&payload).map_err(unreadable)?;
-            return Err(format!("refused ({}): {}", refusal.code, refusal.message));
-        }
-        if header.kind != answer_kind {
-            return Err(format!("{:?} is no answer to {kind:?}", header.kind));
-        }
-        Ok(payload)
+        Ok((header, frame.split_off(HEADER_BYTES)))
     }
 
     /// How the node sees the cluster.

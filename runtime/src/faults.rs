@@ -457,7 +457,9 @@ mod tests {
             let guard = arm(7, None);
             off.into_iter().for_each(disarm);
             for point in Point::ALL {
-                (0..1000).for_each(|_| drop(fires(point)));
+                for _ in 0..1000 {
+                    let _ = fires(point);
+                }
             }
             let counts = guard.disarm();
             Point::ALL.into_iter().map(|point| counts.of(point).fired).collect()

@@ -101,6 +101,8 @@ pub struct Counts {
     pub superseded: u64,
     /// Starts refused because of damage.
     pub refused_starts: u64,
+    /// Runs that did not come to rest because a member's log had no room left.
+    pub spent_logs: u64,
     /// Starts that needed a larger budget.
     pub budget_raised: u64,
     /// Requests to the root service that were refused because of the log.

@@ -226,6 +226,8 @@ fn may_meet(name: &str, options: &Options) -> bool {
     }
     match name {
         "refused_starts" => options.mode == Mode::Beyond,
+        // Good if there is none.
+        "spent_logs" => false,
         "transfers" | "held_back" | "read_back" | "messages" | "messages_entries"
         | "messages_lost" | "superseded" | "old_reads" | "old_reads_leader" | "behind" => !alone,
         _ => true,

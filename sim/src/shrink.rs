@@ -1,5 +1,5 @@
-//! Makes a failing run small: the same failure in less time, without the product's own points or with
-//! fewer of them, with fewer kinds of faults, with fewer faults, with fewer clients.
+//! Makes a failing run small: the same failure in less time, without the product's own points or
+//! with fewer of them, with fewer kinds of faults, with fewer faults, with fewer clients.
 //!
 //! What is left out of a plan moves no other fault, but it does move all other chance: latencies
 //! and the clients' choices follow other events. So each smaller run is tried with a few salts:

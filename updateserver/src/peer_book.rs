@@ -22,9 +22,9 @@ use spillway_net::peer::{Hello, Refusal};
 const BACKOFF_NANOS_MIN: u64 = 10_000_000;
 /// Each pause is twice the one before, up to this.
 const BACKOFF_NANOS_MAX: u64 = 1_000_000_000;
-/// The longest pause after a link that stood, however short: whoever came so far is there and belongs
-/// here, and where links break all the time a second without each of them is a second without a
-/// quorum.
+/// The longest pause after a link that stood, however short: whoever came so far is there and
+/// belongs here, and where links break all the time a second without each of them is a second
+/// without a quorum.
 const BACKOFF_LINKED_NANOS_MAX: u64 = 40_000_000;
 /// Failing for so long is worth a word.
 const TRIED_NANOS_MIN: u64 = 1_000_000_000;

@@ -694,6 +694,7 @@ impl ClientCore {
                 (State::Greeting { purpose, .. }, FrameKind::Welcome) => {
                     self.greeted(now, purpose, payload, effects);
                 }
+                (State::Ready, FrameKind::Welcome) => self.members_told(payload, effects),
                 (_, FrameKind::Refusal) => self.connection_refused(now, payload, effects),
                 _ => self.violation("it sent what nobody asked for", effects),
             }
@@ -773,6 +774,23 @@ impl ClientCore {
         for sequence in self.window.sequences() {
             effects.send(&self.window.sent(now, sequence).frame);
         }
+    }
+
+    /// The node that this core is connected to says that the members of its cluster have changed.
+    fn members_told(&mut self, payload: &[u8], effects: &mut impl ClientEffects) {
+        let welcome = match message::decode::<Welcome>(payload) {
+            Ok(welcome) => welcome,
+            Err(error) => {
+                self.fail(error.into(), LossReason::Protocol, effects);
+                return;
+            }
+        };
+        if let Some(wrong) = self.wrong_with(&welcome, Purpose::Serve) {
+            self.fail(wrong, LossReason::Protocol, effects);
+            return;
+        }
+        let target = self.course.target().to_owned();
+        self.has_news |= self.course.book_mut().greeted(&target, &welcome);
     }
 
     /// Why a greeting is not that of the node and shard expected.

@@ -764,7 +764,12 @@ fn answers_that_do_not_match_their_request_end_the_connection() {
     protocol(hostile_message(outcomes, 1, &answer(&[head, unknown], b"")));
     protocol(hostile_message(FrameKind::Done, 1, &Done {}));
     protocol(hostile_message(FrameKind::Submit, 1, &Done {}));
-    protocol(hostile_message(FrameKind::Welcome, 0, &welcome()));
+    let elsewhere = Welcome { cluster: welcome().cluster + 1, ..welcome() };
+    protocol(hostile_message(FrameKind::Welcome, 0, &elsewhere));
+    let elsewhere = Welcome { shard: welcome().shard + 1, ..welcome() };
+    protocol(hostile_message(FrameKind::Welcome, 0, &elsewhere));
+    protocol(hostile_message(FrameKind::Welcome, 1, &welcome()));
+    protocol(hostile_message(FrameKind::Done, 0, &Done {}));
     let refusal = Refusal { code: 999, ..Refusal::default() };
     protocol(hostile_message(FrameKind::Refusal, 1, &refusal));
     protocol(hostile_message(FrameKind::Refusal, 0, &refusal));

@@ -400,6 +400,29 @@ fn a_shard_s_port_is_asked_for_once_and_members_are_learned() {
 }
 
 #[test]
+fn members_that_change_are_told_while_the_connection_stands() {
+    let mut cluster = Cluster::ready();
+    let address = |node: u16| MemberAddress { node, address: address_of(node) };
+    let mut welcome = cluster.welcome(1, SHARD);
+    welcome.members = [1, 4, 5].map(address).into();
+    let mut frame = Vec::new();
+    message::write_frame(&mut frame, FrameKind::Welcome, 0, Lsn(0), &welcome);
+    cluster.step(ClientInput::Received(&frame));
+    assert!(cluster.core.is_ready(), "nothing ends for it");
+    let addresses: Vec<_> = cluster.core.nodes().addresses().collect();
+    assert!(addresses.contains(&"n4:400") && addresses.contains(&"n5:500"), "{addresses:?}");
+    let token = cluster.submit();
+    cluster.run(SECOND);
+    cluster.assert_committed(token);
+    // From another node than the one at the other end it means nothing good.
+    welcome.cluster += 1;
+    frame.clear();
+    message::write_frame(&mut frame, FrameKind::Welcome, 0, Lsn(0), &welcome);
+    cluster.step(ClientInput::Received(&frame));
+    assert!(!cluster.core.is_ready());
+}
+
+#[test]
 fn a_follower_points_to_the_leader() {
     let nodes = NodeBook::new(["n3:300"]);
     let mut cluster = Cluster::new(CoreOptions { nodes, ..options() });

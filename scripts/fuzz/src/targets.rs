@@ -135,6 +135,7 @@ fn handshakes() -> Vec<Vec<u8>> {
         node: NodeId(1),
         boot: 1,
         instance: 1,
+        is_founded: true,
     };
     let other = PeerHello { node: NodeId(2), ..own };
     let (mut one, first) = Handshake::initiator(own, NodeId(2), key.clone(), &[1; 32]);

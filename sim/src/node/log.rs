@@ -599,6 +599,12 @@ impl Node {
         Ok(())
     }
 
+    /// Whether its log has no room for another batch.
+    pub fn log_is_spent(&self) -> bool {
+        let space = self.log.replica.space();
+        space.used_bytes + u64::from(self.log.geometry.batch_bytes_max) >= space.total_bytes
+    }
+
     fn publish(&mut self, scene: &mut Scene<'_>) {
         let log = &mut self.log;
         let space = log.replica.space();

@@ -1,11 +1,11 @@
 //! The links to the other nodes of the cluster. They live on the log's thread and use its ring.
 //!
 //! Between any two nodes there is one connection, made again and again until it stands:
-//! [`crate::peer_book`] says by whom, and who is let in. After the handshake of [`spillway_net::peer`] each message is a header of
-//! 128 bytes, and a body if the header says so. A body is received into memory that the owner's
-//! ring of slots gives, one block behind the slot's start, so that the node can put its own header
-//! in front and write the whole to disk; a body to be sent is a slot, too. Neither is copied, but
-//! with TLS both are.
+//! [`crate::peer_book`] says by whom, and who is let in. After the handshake of
+//! [`spillway_net::peer`] each message is a header of 128 bytes, and a body if the header says so.
+//! A body is received into memory that the owner's ring of slots gives, one block behind the slot's
+//! start, so that the node can put its own header in front and write the whole to disk; a body to
+//! be sent is a slot, too. Neither is copied, but with TLS both are.
 //!
 //! What holds: a message is told only between `Connected` and `Lost` of its node; messages of one
 //! link are told in order; no memory is reserved for an announced length above the largest batch.

@@ -79,8 +79,8 @@ impl EntryCache {
         assert!(self.next().0 <= lsn.0 + 1, "nothing is left behind {lsn}");
     }
 
-    /// Moves the entries from `first` to `last` out of the ring, as long as no more than `bytes_max`
-    /// of them lie outside of it then. False when there was none to move.
+    /// Moves the entries from `first` to `last` out of the ring, as long as no more than
+    /// `bytes_max` of them lie outside of it then. False when there was none to move.
     pub fn move_out(&mut self, first: Lsn, last: Lsn, bytes_max: u64, ring: &SlotRing) -> bool {
         let begin = first.0.saturating_sub(self.first.0) as usize;
         let end = (last.0 + 1).saturating_sub(self.first.0) as usize;

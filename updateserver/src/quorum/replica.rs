@@ -155,6 +155,10 @@ fn tail_of(
     (cache, configs, tail)
 }
 
+fn assembler_of(options: &ReplicaOptions, geometry: Geometry) -> BatchAssembler {
+    BatchAssembler::new(geometry, options.in_flight_small_max, options.batch_bytes_wait)
+}
+
 impl Replica {
     /// A replica that goes on where recovery ended. It does nothing before the first step.
     ///
@@ -187,11 +191,7 @@ impl Replica {
             log_deadline: None,
             write_last: 0,
             write_durable: 0,
-            assembler: BatchAssembler::new(
-                geometry,
-                options.in_flight_small_max,
-                options.batch_bytes_wait,
-            ),
+            assembler: assembler_of(&options, geometry),
             clock: BatchClock::new(last.timestamp),
             keeper: HardStateKeeper::new(superblock),
             held: HeldQueue::default(),

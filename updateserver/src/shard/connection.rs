@@ -1,16 +1,20 @@
 //! What a shard knows of its clients' connections.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use spillway_net::frame::FrameKind;
 use spillway_net::ids::{ClusterId, NodeId, SessionId, TableId};
 use spillway_net::limits;
 use spillway_net::message::{
-    self, ClusterAction, ClusterCommand, Done, Hello, Refusal, RefusalCode, Scan, SessionClose,
-    SessionOpen, TableCreate, TableDrop, TableEntry, TableListing, Welcome,
+    self, ClusterAction, ClusterCommand, Done, Hello, MemberAddress, Refusal, RefusalCode, Scan,
+    SessionClose, SessionOpen, TableCreate, TableDrop, TableEntry, TableListing, Welcome,
 };
 
 use super::{InboundFrame, RootAnswer, RootCommand, RootOrigin, Shard, ShardEffects};
+
+/// The request of what concerns a whole connection.
+const REQUEST_CONNECTION: u64 = 0;
 
 /// One connection.
 #[derive(Debug, Default)]
@@ -54,6 +58,13 @@ impl Connections {
     /// All connections.
     pub fn numbers(&self) -> Vec<u64> {
         self.by_number.keys().copied().collect()
+    }
+
+    /// Those that were welcomed and are not about to end.
+    pub fn greeted(&self) -> Vec<u64> {
+        let is_greeted =
+            |(_, connection): &(&u64, &Connection)| connection.greeted && !connection.ending;
+        self.by_number.iter().filter(is_greeted).map(|(number, _)| *number).collect()
     }
 
     /// Those that asked for a session which was not known, or whose session `is_lost`: it is told
@@ -177,9 +188,13 @@ impl Shard {
         state.greeted = true;
         state.session = (session.0 != 0).then_some(session);
         state.unattached = unattached;
+        out.released.push(connection, FrameKind::Welcome, request, &self.welcome());
+    }
+
+    fn welcome(&self) -> Welcome {
         let options = &self.options;
         let (leader, leader_address) = self.leader();
-        let welcome = Welcome {
+        Welcome {
             cluster: options.cluster.0,
             node: options.node.0,
             epoch: self.epoch().0,
@@ -189,8 +204,20 @@ impl Shard {
             partitions: options.partitions,
             shard: options.index.0,
             shard_ports: options.shard_ports.clone(),
-        };
-        out.released.push(connection, FrameKind::Welcome, request, &welcome);
+        }
+    }
+
+    /// Where the members of the cluster are. Whoever is connected is told: a client that stays for
+    /// weeks would else know nobody when the last of the nodes that it once met is replaced.
+    pub(super) fn members_told(&mut self, members: Arc<[MemberAddress]>, out: &mut ShardEffects) {
+        if *self.members == *members {
+            return;
+        }
+        self.members = members;
+        let (welcome, greeted) = (self.welcome(), self.connections.greeted());
+        for connection in greeted {
+            out.released.push(connection, FrameKind::Welcome, REQUEST_CONNECTION, &welcome);
+        }
     }
 
     /// Refuses a leader's hello for a session that is not open here. A leader that was deposed and

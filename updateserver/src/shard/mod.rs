@@ -166,7 +166,7 @@ impl Shard {
             ShardInput::Closed(connection) => self.connection_closed(connection),
             ShardInput::Frames(frames) => self.frames(frames, out),
             ShardInput::Log { stamp, state } => self.log_moved(stamp, state, out),
-            ShardInput::Members(members) => self.members = members,
+            ShardInput::Members(members) => self.members_told(members, out),
             ShardInput::Root(order) => self.root_order(&order, out),
             ShardInput::Answer(origin, answer) => self.root_answer(origin, &answer, out),
             ShardInput::TurnEnd => self.hand_over(out),

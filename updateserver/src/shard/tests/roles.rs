@@ -56,6 +56,22 @@ fn apply_commands(node: &mut Node, lsn: u64, commands: Vec<SystemCommand>) {
 }
 
 #[test]
+fn who_is_connected_is_told_of_new_members() {
+    let mut node = follower();
+    let address = |node: u16| MemberAddress { node, address: format!("zone{node}:7400") };
+    let list: Arc<[MemberAddress]> = Arc::new([2, 3, 4].map(address));
+    node.step(ShardInput::Opened(2));
+    node.step(ShardInput::Members(Arc::clone(&list)));
+    let answers = node.take_answers();
+    let told: Vec<_> = answers.iter().map(|a| (a.connection, a.request, a.kind)).collect();
+    assert_eq!(told, [(1, 0, FrameKind::Welcome)], "and not who has said nothing yet");
+    let welcome: Welcome = message::decode(&answers[0].payload).expect("valid");
+    assert_eq!(welcome.members, list.to_vec());
+    node.step(ShardInput::Members(list));
+    assert!(node.take_answers().is_empty(), "no news");
+}
+
+#[test]
 fn a_follower_names_the_leader_and_executes_nothing() {
     let mut node = follower();
     let drop = TableDrop { name: "t".to_owned() };
