@@ -14,6 +14,7 @@
 
 pub mod block;
 pub mod bloom;
+mod bytes;
 pub mod digest;
 pub mod error;
 pub mod file;
@@ -21,6 +22,7 @@ pub mod footer;
 pub mod fuzz;
 pub mod index;
 pub mod limits;
+pub mod manifest;
 pub mod reader;
 pub mod source;
 pub mod trailer;

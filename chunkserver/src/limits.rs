@@ -24,7 +24,20 @@ pub const BLOOM_BYTES_MAX: u64 = 64 << 20;
 pub const FOOTER_BYTES_MAX: u64 = 4 << 10;
 /// A tablet's length is a multiple of this, so that direct reads may end at its end, bytes.
 pub const TABLET_ALIGNMENT_BYTES: u64 = 4 << 10;
+/// Files that a manifest names.
+pub const MANIFEST_FILES_MAX: usize = 1 << 16;
+/// The manifest's state, and an edit, as bytes.
+pub const MANIFEST_STATE_BYTES_MAX: usize = 64 << 20;
+/// A file of the manifest, bytes.
+pub const MANIFEST_FILE_BYTES_MAX: u64 = 256 << 20;
+/// Room for edits in a file of the manifest, at least, bytes.
+pub const MANIFEST_EDITS_BYTES_MIN: u64 = 1 << 20;
 
+// With headers at 512 bytes a block, a state takes less than 1.3 times its bytes; an edit too.
+const _: () = assert!(
+    2 * (MANIFEST_STATE_BYTES_MAX as u64 / 10 * 13) + 2 * TABLET_ALIGNMENT_BYTES
+        <= MANIFEST_FILE_BYTES_MAX
+);
 const _: () = assert!(BLOCK_BYTES_TARGET <= BLOCK_BYTES_TARGET_MAX);
 const _: () = assert!(BLOCK_BYTES_MAX <= u32::MAX as usize, "offsets in a block are 32 bits");
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize, "a key's length is 16 bits");
