@@ -7,6 +7,7 @@
 use crate::error::ReadError;
 use crate::limits::TABLET_ALIGNMENT_BYTES;
 use crate::reader::TabletReader;
+use crate::run::RunReader;
 use crate::source::{ByteSink, ByteSource};
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::direct::{DirectFile, DirectMode};
@@ -67,6 +68,14 @@ impl DataDisk {
         path: &Path,
     ) -> Result<TabletReader<TabletFile<'_>>, ReadError<RuntimeError>> {
         TabletReader::open(self.open_file(path).map_err(ReadError::Source)?)
+    }
+
+    /// Opens the run under `path`, and checks its directory.
+    pub fn open_run(
+        &mut self,
+        path: &Path,
+    ) -> Result<RunReader<TabletFile<'_>>, ReadError<RuntimeError>> {
+        RunReader::open(self.open_file(path).map_err(ReadError::Source)?)
     }
 
     fn open_file(&mut self, path: &Path) -> Result<TabletFile<'_>, RuntimeError> {

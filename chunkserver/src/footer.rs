@@ -27,9 +27,20 @@ impl Section {
     }
 }
 
+/// What the entries of an image are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Content {
+    /// All rows of a key range: a tablet. No entry is a deletion.
+    Rows = 1,
+    /// What changed between two freezes: a section of a run.
+    Changes = 2,
+}
+
 #[derive(Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct Encoded {
     table: u16,
+    content: u8,
     schema: u64,
     version: u64,
     rows: u64,
@@ -46,6 +57,8 @@ struct Encoded {
 pub struct Footer {
     /// The table.
     pub table: TableId,
+    /// What the entries are.
+    pub content: Content,
     /// Fingerprint of the table's schema: rows of another one cannot be decoded.
     pub schema: u64,
     /// The freeze up to which changes are in it.
@@ -71,6 +84,7 @@ impl Footer {
     pub fn encode(&self) -> Vec<u8> {
         let encoded = Encoded {
             table: self.table.0,
+            content: self.content as u8,
             schema: self.schema,
             version: self.version,
             rows: self.rows,
@@ -103,8 +117,14 @@ impl Footer {
         if first_key.is_empty() || last_key < first_key || last_key.len() > KEY_BYTES_MAX {
             return malformed("key range");
         }
+        let content = match archive.content {
+            1 => Content::Rows,
+            2 => Content::Changes,
+            _ => return malformed("what the entries are"),
+        };
         let footer = Footer {
             table: TableId(archive.table.to_native()),
+            content,
             schema: archive.schema.to_native(),
             version: archive.version.to_native(),
             rows: archive.rows.to_native(),
@@ -137,3 +157,5 @@ fn native(section: &ArchivedSection) -> Section {
         checksum: section.checksum.to_native(),
     }
 }
+
+const _: () = assert!(size_of::<ArchivedEncoded>() == 115, "as docs/FORMAT.md says");

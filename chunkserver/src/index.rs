@@ -139,6 +139,8 @@ impl IndexView {
     }
 }
 
+const _: () = assert!(size_of::<ArchivedBlockEntry>() == 32, "as docs/FORMAT.md says");
+
 #[cfg(test)]
 mod tests {
     use super::*;

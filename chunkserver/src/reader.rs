@@ -3,11 +3,12 @@
 use crate::block::BlockView;
 use crate::bloom::{self, Bloom};
 use crate::digest::Digester;
+use crate::entry::{Entry, EntryOwned};
 use crate::error::{ReadError, TabletError};
-use crate::footer::Footer;
+use crate::footer::{Content, Footer};
 use crate::index::{BlockHandle, IndexView};
 use crate::source::ByteSource;
-use crate::trailer::{TRAILER_BYTES, Trailer};
+use crate::trailer::{Image, TRAILER_BYTES, Trailer};
 
 /// Everything of a tablet that stays in memory. It does no I/O: it says which block to read, and
 /// [`BlockView::open`] checks what came.
@@ -93,6 +94,7 @@ impl TabletMeta {
 pub struct TabletReader<S> {
     source: S,
     meta: TabletMeta,
+    footer_checksum: u64,
 }
 
 impl<S: ByteSource> TabletReader<S> {
@@ -104,7 +106,7 @@ impl<S: ByteSource> TabletReader<S> {
         };
         let bytes = source.read(trailer_start..total).map_err(ReadError::Source)?;
         let bytes = bytes.as_slice().try_into().expect("a source gives what it was asked for");
-        let section = Trailer::decode(bytes, total)?.footer;
+        let section = Trailer::decode(Image::Tablet, bytes, total)?.footer;
         let tail = source.read(section.offset..trailer_start).map_err(ReadError::Source)?;
         let (footer_bytes, zeros) = tail.split_at(section.length as usize);
         if zeros.iter().any(|byte| *byte != 0) {
@@ -114,7 +116,7 @@ impl<S: ByteSource> TabletReader<S> {
         let index_bytes = source.read(footer.index.range()).map_err(ReadError::Source)?;
         let bloom_bytes = source.read(footer.bloom.range()).map_err(ReadError::Source)?;
         let meta = TabletMeta::new(footer, index_bytes, bloom_bytes)?;
-        Ok(TabletReader { source, meta })
+        Ok(TabletReader { source, meta, footer_checksum: section.checksum })
     }
 
     /// What stays in memory.
@@ -122,19 +124,25 @@ impl<S: ByteSource> TabletReader<S> {
         &self.meta
     }
 
-    /// The row with this key: at most one read.
-    pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError<S::Error>> {
+    /// XXH3-64 of the footer: which file this is.
+    pub fn footer_checksum(&self) -> u64 {
+        self.footer_checksum
+    }
+
+    /// The entry of this key: at most one read.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<EntryOwned>, ReadError<S::Error>> {
         let Some(handle) = self.meta.block_for(key) else { return Ok(None) };
         let bytes = self.read_block(handle)?;
         let block = self.meta.open_block(handle, &bytes)?;
-        Ok(block.get(key).map(<[u8]>::to_vec))
+        let entry = block.get(key).map(Entry::decode).transpose()?;
+        Ok(entry.map(Entry::to_owned))
     }
 
-    /// Gives rows with `key` or a greater one, in order, to `visit`, until it answers `false`.
+    /// Gives entries with `key` or a greater one, in order, to `visit`, until it answers `false`.
     pub fn scan(
         &mut self,
         key: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+        mut visit: impl FnMut(&[u8], Entry<'_>) -> bool,
     ) -> Result<(), ReadError<S::Error>> {
         let Some(first) = self.meta.block_from(key) else { return Ok(()) };
         for number in first.block..self.meta.blocks() {
@@ -142,7 +150,7 @@ impl<S: ByteSource> TabletReader<S> {
             let bytes = self.read_block(handle)?;
             let block = self.meta.open_block(handle, &bytes)?;
             for row in block.seek(key) {
-                if !visit(row.key, row.row) {
+                if !visit(row.key, Entry::decode(row.row)?) {
                     return Ok(());
                 }
             }
@@ -166,6 +174,9 @@ impl<S: ByteSource> TabletReader<S> {
                 }
                 if !self.meta.bloom.may_contain(bloom::hash(row.key)) {
                     return Err(TabletError::Content("a key misses in the Bloom filter").into());
+                }
+                if Entry::decode(row.row)?.row.is_none() && footer.content == Content::Rows {
+                    return Err(TabletError::Content("a deletion in a tablet").into());
                 }
                 digester.add(row.key, row.row);
                 key_before.clear();

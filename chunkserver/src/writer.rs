@@ -3,15 +3,16 @@
 use crate::block::{self, BlockBuilder};
 use crate::bloom;
 use crate::digest::{ContentDigest, Digester};
+use crate::entry::Entry;
 use crate::error::WriteError;
-use crate::footer::{Footer, Section};
+use crate::footer::{Content, Footer, Section};
 use crate::index::{BlockEntry, BlockIndex};
 use crate::limits::{
-    BLOCK_BYTES_TARGET, BLOCK_BYTES_TARGET_MAX, BLOOM_BYTES_MAX, FOOTER_BYTES_MAX, INDEX_BYTES_MAX,
-    TABLET_ALIGNMENT_BYTES, TABLET_BYTES_MAX,
+    BLOCK_BYTES_TARGET, BLOCK_BYTES_TARGET_MAX, BLOOM_BYTES_MAX, ENTRY_HEAD_BYTES,
+    FOOTER_BYTES_MAX, INDEX_BYTES_MAX, TABLET_ALIGNMENT_BYTES, TABLET_BYTES_MAX,
 };
 use crate::source::ByteSink;
-use crate::trailer::{TRAILER_BYTES, Trailer};
+use crate::trailer::{Image, TRAILER_BYTES, Trailer};
 use spillway_net::ids::TableId;
 use spillway_net::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
 use xxhash_rust::xxh3::xxh3_64;
@@ -28,6 +29,8 @@ const INDEX_ENTRY_BYTES_MAX: u64 = 64;
 pub struct TabletOptions {
     /// The table.
     pub table: TableId,
+    /// What the entries are.
+    pub content: Content,
     /// Fingerprint of the table's schema.
     pub schema: u64,
     /// The freeze up to which changes are in it.
@@ -37,9 +40,10 @@ pub struct TabletOptions {
 }
 
 impl TabletOptions {
-    /// Blocks of the usual size.
+    /// A tablet with blocks of the usual size.
     pub fn new(table: TableId, schema: u64, version: u64) -> TabletOptions {
-        TabletOptions { table, schema, version, block_bytes_target: BLOCK_BYTES_TARGET }
+        let (content, block_bytes_target) = (Content::Rows, BLOCK_BYTES_TARGET);
+        TabletOptions { table, content, schema, version, block_bytes_target }
     }
 }
 
@@ -52,6 +56,8 @@ pub struct TabletSummary {
     pub blocks: u32,
     /// Length of the image, bytes.
     pub image_bytes: u64,
+    /// XXH3-64 of the footer: which file this is.
+    pub footer_checksum: u64,
 }
 
 /// Takes rows in key order and writes a tablet. Holds one block, the index and a hash per row.
@@ -70,6 +76,7 @@ pub struct TabletWriter<S> {
     /// Bytes that went into the sink.
     written: u64,
     scratch: Vec<u8>,
+    payload: Vec<u8>,
 }
 
 impl<S: ByteSink> TabletWriter<S> {
@@ -90,6 +97,7 @@ impl<S: ByteSink> TabletWriter<S> {
             last_key: Vec::new(),
             written: 0,
             scratch: Vec::new(),
+            payload: Vec::new(),
         }
     }
 
@@ -103,11 +111,25 @@ impl<S: ByteSink> TabletWriter<S> {
         self.written + self.block.bytes() as u64 + self.tail_bytes_max()
     }
 
-    /// Adds a row behind all others.
+    /// Adds an entry behind all others.
     ///
     /// After an error of the sink the tablet is lost; after any other the writer goes on as if the
-    /// row had not come.
-    pub fn add(&mut self, key: &[u8], row: &[u8]) -> Result<(), WriteError<S::Error>> {
+    /// entry had not come.
+    ///
+    /// # Panics
+    /// On a deletion in a tablet.
+    pub fn add(&mut self, key: &[u8], entry: Entry<'_>) -> Result<(), WriteError<S::Error>> {
+        let is_change = self.options.content == Content::Changes;
+        assert!(is_change || entry.row.is_some(), "a tablet holds no deletions");
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        entry.encode(&mut payload);
+        let added = self.add_payload(key, &payload);
+        self.payload = payload;
+        added
+    }
+
+    fn add_payload(&mut self, key: &[u8], row: &[u8]) -> Result<(), WriteError<S::Error>> {
         self.check(key, row)?;
         let full = self.block.bytes_with(key, row) > self.options.block_bytes_target;
         if full && self.block.rows() > 0 {
@@ -130,8 +152,9 @@ impl<S: ByteSink> TabletWriter<S> {
         if key.is_empty() || key.len() > KEY {
             return Err(WriteError::KeySize { row: number, bytes: key.len() });
         }
-        if row.len() > ROW {
-            return Err(WriteError::RowSize { row: number, bytes: row.len() });
+        let bytes = row.len() - ENTRY_HEAD_BYTES;
+        if bytes > ROW {
+            return Err(WriteError::RowSize { row: number, bytes });
         }
         // No key is empty, so any first key follows the empty one.
         if key <= self.last_key.as_slice() {
@@ -207,6 +230,7 @@ impl<S: ByteSink> TabletWriter<S> {
         let digest: ContentDigest = self.digester.digest();
         let footer = Footer {
             table: self.options.table,
+            content: self.options.content,
             schema: self.options.schema,
             version: self.options.version,
             rows: self.rows(),
@@ -217,12 +241,14 @@ impl<S: ByteSink> TabletWriter<S> {
             first_key: self.index.entries[0].first_key.clone(),
             last_key: self.last_key.clone(),
         };
-        let trailer = Trailer::behind(self.append_section(&footer.encode())?);
+        let footer_section = self.append_section(&footer.encode())?;
+        let trailer = Trailer::behind(footer_section);
         let zeros = trailer.image_bytes - TRAILER_BYTES as u64 - self.written;
         self.append(&vec![0; zeros as usize])?;
-        self.append(&trailer.encode())?;
+        self.append(&trailer.encode(Image::Tablet))?;
         assert_eq!(self.written, trailer.image_bytes, "the image is as long as its trailer says");
         let (blocks, image_bytes) = (self.index.entries.len() as u32, self.written);
-        Ok((self.sink, TabletSummary { footer, blocks, image_bytes }))
+        let footer_checksum = footer_section.checksum;
+        Ok((self.sink, TabletSummary { footer, blocks, image_bytes, footer_checksum }))
     }
 }

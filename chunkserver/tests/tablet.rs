@@ -6,7 +6,8 @@ use spillway_chunkserver::fuzz::{
     fuzz_block, fuzz_footer, fuzz_index, fuzz_tablet, sample_parts, sample_tablet,
 };
 use spillway_chunkserver::{
-    BlockError, TabletError, TabletOptions, TabletReader, TabletSummary, TabletWriter, WriteError,
+    BlockError, Entry, TabletError, TabletOptions, TabletReader, TabletSummary, TabletWriter,
+    WriteError,
 };
 use spillway_net::ids::TableId;
 use std::collections::BTreeMap;
@@ -17,13 +18,18 @@ fn write(model: &Model, block_bytes_target: usize) -> (Vec<u8>, TabletSummary) {
     let options = TabletOptions { block_bytes_target, ..TabletOptions::new(TableId(1), 2, 3) };
     let mut writer = TabletWriter::new(Vec::new(), options);
     for (key, row) in model {
-        writer.add(key, row).expect("a model is sorted");
+        writer.add(key, entry(row)).expect("a model is sorted");
         assert!(writer.bytes() > 0);
     }
     let bytes_max = writer.bytes();
     let (image, summary) = writer.finish().expect("a model has rows");
     assert!(image.len() as u64 <= bytes_max + 8_192, "{} of {bytes_max}", image.len());
     (image, summary)
+}
+
+/// The version follows from the row, so that it can be told.
+fn entry(row: &[u8]) -> Entry<'_> {
+    Entry { version: row.len() as u64, row: Some(row) }
 }
 
 fn rows() -> impl Strategy<Value = Model> {
@@ -68,10 +74,12 @@ proptest! {
         }
         for probe in probes(&model) {
             let found = reader.get(&probe).expect("sound");
-            prop_assert_eq!(found.as_ref(), model.get(&probe));
+            let expected = model.get(&probe).map(|row| entry(row));
+            prop_assert_eq!(found.as_ref().map(|found| found.as_entry()), expected);
             let mut scanned = Vec::new();
-            let scan = reader.scan(&probe, |key, row| {
-                scanned.push((key.to_vec(), row.to_vec()));
+            let scan = reader.scan(&probe, |key, found| {
+                assert_eq!(found, entry(found.row.expect("a row")));
+                scanned.push((key.to_vec(), found.row.expect("a row").to_vec()));
                 scanned.len() < 5
             });
             prop_assert_eq!(scan, Ok(()));
@@ -193,14 +201,14 @@ fn a_block_of_another_tablet_is_refused() {
 fn rows_that_no_table_has_are_refused() {
     let options = TabletOptions::new(TableId(1), 2, 3);
     let mut writer = TabletWriter::new(Vec::new(), options);
-    assert_eq!(writer.add(b"", b""), Err(WriteError::KeySize { row: 0, bytes: 0 }));
+    assert_eq!(writer.add(b"", entry(b"")), Err(WriteError::KeySize { row: 0, bytes: 0 }));
     let key = vec![1; 1_025];
-    assert_eq!(writer.add(&key, b""), Err(WriteError::KeySize { row: 0, bytes: 1_025 }));
+    assert_eq!(writer.add(&key, entry(b"")), Err(WriteError::KeySize { row: 0, bytes: 1_025 }));
     let row = vec![1; 65_537];
-    assert_eq!(writer.add(b"a", &row), Err(WriteError::RowSize { row: 0, bytes: 65_537 }));
-    assert_eq!(writer.add(b"b", b""), Ok(()));
-    assert_eq!(writer.add(b"b", b""), Err(WriteError::Order { row: 1 }));
-    assert_eq!(writer.add(b"a", b""), Err(WriteError::Order { row: 1 }));
+    assert_eq!(writer.add(b"a", entry(&row)), Err(WriteError::RowSize { row: 0, bytes: 65_537 }));
+    assert_eq!(writer.add(b"b", entry(b"")), Ok(()));
+    assert_eq!(writer.add(b"b", entry(b"")), Err(WriteError::Order { row: 1 }));
+    assert_eq!(writer.add(b"a", entry(b"")), Err(WriteError::Order { row: 1 }));
     let (image, summary) = writer.finish().expect("one row");
     assert_eq!(summary.footer.rows, 1);
     assert_eq!(TabletReader::open(image.as_slice()).expect("sound").verify(), Ok(()));
