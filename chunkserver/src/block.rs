@@ -130,6 +130,12 @@ impl<'a> BlockView<'a> {
         Ok(view)
     }
 
+    /// A view of bytes that were checked before, and have this many rows.
+    pub(crate) fn checked_before(bytes: &'a [u8], rows: u32) -> BlockView<'a> {
+        assert_eq!(number(bytes, 0), rows, "not the block that was checked");
+        BlockView { bytes, rows }
+    }
+
     /// Number of rows: at least 1.
     pub fn rows(&self) -> u32 {
         self.rows
@@ -164,7 +170,7 @@ impl<'a> BlockView<'a> {
     }
 
     /// The first row whose key is `key` or greater; the number of rows if there is none.
-    fn lower_bound(&self, key: &[u8]) -> u32 {
+    pub fn lower_bound(&self, key: &[u8]) -> u32 {
         let (mut low, mut high) = (0, self.rows);
         while low < high {
             let middle = low + (high - low) / 2;

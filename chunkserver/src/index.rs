@@ -1,5 +1,6 @@
 //! The index of a tablet's blocks: where each lies, what it begins with, and its checksum.
 
+use crate::digest::ContentDigest;
 use crate::error::TabletError;
 use crate::limits::{BLOCK_BYTES_MAX, INDEX_BYTES_MAX};
 use rkyv::rancor::Error;
@@ -19,6 +20,8 @@ pub struct BlockEntry {
     pub rows: u32,
     /// Its XXH3-64.
     pub checksum: u64,
+    /// The sum of its rows' digests.
+    pub digest: u128,
 }
 
 /// All blocks of a tablet in key order, without gaps between them.
@@ -49,6 +52,8 @@ pub struct BlockHandle {
     pub rows: u32,
     /// Its XXH3-64.
     pub checksum: u64,
+    /// Its content.
+    pub digest: ContentDigest,
 }
 
 /// An index whose checksum, structure and rules were checked; it owns its bytes and is read in
@@ -116,6 +121,7 @@ impl IndexView {
             length: entry.length.to_native(),
             rows: entry.rows.to_native(),
             checksum: entry.checksum.to_native(),
+            digest: ContentDigest(entry.digest.to_native()),
         }
     }
 
@@ -139,7 +145,7 @@ impl IndexView {
     }
 }
 
-const _: () = assert!(size_of::<ArchivedBlockEntry>() == 32, "as docs/FORMAT.md says");
+const _: () = assert!(size_of::<ArchivedBlockEntry>() == 48, "as docs/FORMAT.md says");
 
 #[cfg(test)]
 mod tests {
@@ -152,6 +158,7 @@ mod tests {
             length: 100,
             rows: 1,
             checksum: 7,
+            digest: 9,
         };
         BlockIndex { entries: keys.iter().enumerate().map(entry).collect() }
     }

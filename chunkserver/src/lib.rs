@@ -28,6 +28,7 @@ pub mod fuzz;
 pub mod index;
 pub mod limits;
 pub mod manifest;
+pub mod merge;
 pub mod reader;
 pub mod run;
 pub mod source;

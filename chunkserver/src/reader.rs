@@ -9,6 +9,7 @@ use crate::footer::{Content, Footer};
 use crate::index::{BlockHandle, IndexView};
 use crate::source::ByteSource;
 use crate::trailer::{Image, TRAILER_BYTES, Trailer};
+use bytes::Bytes;
 
 /// Everything of a tablet that stays in memory. It does no I/O: it says which block to read, and
 /// [`BlockView::open`] checks what came.
@@ -32,6 +33,11 @@ impl TabletMeta {
         if rows != footer.rows {
             return Err(TabletError::Malformed("index and footer count rows differently"));
         }
+        let digest = |block| index.handle(block).digest.0;
+        let digest = (0..index.blocks()).fold(0u128, |sum, block| sum.wrapping_add(digest(block)));
+        if digest != footer.digest.0 {
+            return Err(TabletError::Malformed("index and footer have another digest"));
+        }
         let last_block = index.first_key(index.blocks() - 1);
         if index.first_key(0) != footer.first_key || last_block > footer.last_key.as_slice() {
             return Err(TabletError::Malformed("index and footer name other key ranges"));
@@ -47,6 +53,11 @@ impl TabletMeta {
     /// Number of blocks: at least 1.
     pub fn blocks(&self) -> u32 {
         self.index.blocks()
+    }
+
+    /// Key of the first row of a block.
+    pub fn first_key(&self, block: u32) -> &[u8] {
+        self.index.first_key(block)
     }
 
     /// The block at `block`, which must be below [`TabletMeta::blocks`].
@@ -86,6 +97,41 @@ impl TabletMeta {
             return Err(TabletError::Malformed("a block that begins with another key"));
         }
         Ok(view)
+    }
+}
+
+/// A block in memory that was checked against the index of its tablet: it is read without another
+/// check. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CheckedBlock {
+    bytes: Bytes,
+    handle: BlockHandle,
+}
+
+impl CheckedBlock {
+    /// Checks what was read for `handle`, a block of the tablet of `meta`.
+    pub fn new(
+        meta: &TabletMeta,
+        handle: BlockHandle,
+        bytes: Bytes,
+    ) -> Result<CheckedBlock, TabletError> {
+        meta.open_block(handle, &bytes)?;
+        Ok(CheckedBlock { bytes, handle })
+    }
+
+    /// Which block it is.
+    pub fn handle(&self) -> BlockHandle {
+        self.handle
+    }
+
+    /// Its bytes as they stand in the image.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Its rows.
+    pub fn view(&self) -> BlockView<'_> {
+        BlockView::checked_before(&self.bytes, self.handle.rows)
     }
 }
 
@@ -168,6 +214,7 @@ impl<S: ByteSource> TabletReader<S> {
         for number in 0..self.meta.blocks() {
             let handle = self.meta.handle(number);
             let bytes = self.read_block(handle)?;
+            let before = digester.digest();
             for row in self.meta.open_block(handle, &bytes)?.iter() {
                 if row.key <= key_before.as_slice() {
                     return Err(TabletError::Content("keys do not rise").into());
@@ -182,6 +229,9 @@ impl<S: ByteSource> TabletReader<S> {
                 key_before.clear();
                 key_before.extend_from_slice(row.key);
                 rows += 1;
+            }
+            if digester.since(before) != handle.digest {
+                return Err(TabletError::Content("digest of a block").into());
             }
         }
         if rows != footer.rows || key_before != footer.last_key {

@@ -206,7 +206,7 @@ pub struct RunSummary {
 #[derive(Debug)]
 enum Stage<S> {
     Between(S),
-    Table(TabletWriter<S>),
+    Table(Box<TabletWriter<S>>),
 }
 
 /// Takes tables in order, the entries of each in key order, and writes a run.
@@ -241,7 +241,7 @@ impl<S: ByteSink> RunWriter<S> {
         let RunOptions { version, block_bytes_target, .. } = self.options;
         let content = Content::Changes;
         let options = TabletOptions { table, content, schema, version, block_bytes_target };
-        self.stage = Some(Stage::Table(TabletWriter::new(sink, options)));
+        self.stage = Some(Stage::Table(Box::new(TabletWriter::new(sink, options))));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::limits::{
 };
 use crate::source::ByteSink;
 use crate::trailer::{Image, TRAILER_BYTES, Trailer};
+use bytes::Bytes;
 use spillway_net::ids::TableId;
 use spillway_net::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
 use xxhash_rust::xxh3::xxh3_64;
@@ -47,6 +48,25 @@ impl TabletOptions {
     }
 }
 
+/// A block that is complete, and what a tablet has to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedBlock {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its rows.
+    pub rows: u32,
+    /// Key of its first row.
+    pub first_key: Vec<u8>,
+    /// Key of its last row.
+    pub last_key: Vec<u8>,
+    /// Its XXH3-64.
+    pub checksum: u64,
+    /// Its content.
+    pub digest: ContentDigest,
+    /// The hashes of its keys, for the filter.
+    pub hashes: Vec<u64>,
+}
+
 /// What was written: what a zone reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TabletSummary {
@@ -70,6 +90,8 @@ pub struct TabletWriter<S> {
     block_first_key: Vec<u8>,
     index: BlockIndex,
     index_keys_bytes: u64,
+    /// The digest of all blocks that are closed.
+    digest_closed: ContentDigest,
     hashes: Vec<u64>,
     digester: Digester,
     last_key: Vec<u8>,
@@ -92,6 +114,7 @@ impl<S: ByteSink> TabletWriter<S> {
             block_first_key: Vec::new(),
             index: BlockIndex::default(),
             index_keys_bytes: 0,
+            digest_closed: ContentDigest::default(),
             hashes: Vec::new(),
             digester: Digester::new(options.table),
             last_key: Vec::new(),
@@ -147,6 +170,43 @@ impl<S: ByteSink> TabletWriter<S> {
         Ok(())
     }
 
+    /// Adds a whole block behind all rows, as it stands: neither cut anew nor looked into.
+    ///
+    /// # Errors
+    /// As the sink fails: the tablet is lost then.
+    ///
+    /// # Panics
+    /// If the block does not follow what is there, or the tablet would exceed its limit: who adds
+    /// blocks cuts tablets far below it.
+    pub fn add_block(&mut self, block: &FinishedBlock) -> Result<(), WriteError<S::Error>> {
+        if self.block.rows() > 0 {
+            self.close_block()?;
+        }
+        assert!(block.first_key.as_slice() > self.last_key.as_slice(), "blocks in key order");
+        assert_eq!(block.hashes.len(), block.rows as usize, "a hash for each row");
+        self.index_keys_bytes += block.first_key.len() as u64;
+        self.index.entries.push(BlockEntry {
+            first_key: block.first_key.clone(),
+            offset: self.written,
+            length: block.bytes.len() as u32,
+            rows: block.rows,
+            checksum: block.checksum,
+            digest: block.digest.0,
+        });
+        self.digester.add_range(block.digest);
+        self.digest_closed = self.digester.digest();
+        self.hashes.extend_from_slice(&block.hashes);
+        self.last_key.clone_from(&block.last_key);
+        self.append(&block.bytes)?;
+        assert!(self.bytes() + 2 * TABLET_ALIGNMENT_BYTES <= TABLET_BYTES_MAX, "a tablet too long");
+        Ok(())
+    }
+
+    /// Takes what the sink has got, for a sink that is only a buffer.
+    pub fn sink_mut(&mut self) -> &mut S {
+        &mut self.sink
+    }
+
     fn check(&self, key: &[u8], row: &[u8]) -> Result<(), WriteError<S::Error>> {
         let number = self.rows();
         if key.is_empty() || key.len() > KEY {
@@ -197,7 +257,9 @@ impl<S: ByteSink> TabletWriter<S> {
             length: self.scratch.len() as u32,
             rows,
             checksum: block::checksum(&self.scratch),
+            digest: self.digester.since(self.digest_closed).0,
         });
+        self.digest_closed = self.digester.digest();
         let bytes = std::mem::take(&mut self.scratch);
         self.append(&bytes)?;
         self.scratch = bytes;
