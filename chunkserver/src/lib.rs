@@ -11,7 +11,7 @@
 //!
 //! A run ([`run`]) is what changed in one partition between two freezes: a section per table, each
 //! an image like a tablet's, of entries that may be deletions. The [`manifest`] says which files
-//! are in force.
+//! are in force. [`merge`] reads through all layers, and makes new tablets of old ones and changes.
 //!
 //! This crate knows nothing of the log, of consensus or of column types: keys are bytes in their
 //! order, rows are a version and bytes.

@@ -283,7 +283,9 @@ impl<S: ByteSink> TabletWriter<S> {
         if self.rows() == 0 {
             return Err(WriteError::Empty);
         }
-        self.close_block()?;
+        if self.block.rows() > 0 {
+            self.close_block()?;
+        }
         let blocks_bytes = self.written;
         let index_bytes = self.index.encode();
         assert!(index_bytes.len() as u64 <= self.index_bytes_max(), "entries are as small as said");

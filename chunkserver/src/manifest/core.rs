@@ -165,7 +165,7 @@ impl ManifestCore {
         }
     }
 
-    /// The two files of a new manifest, to be written in full and flushed: the second is empty.
+    /// The first file of a new manifest, to be written in full and flushed. The second is empty.
     pub fn format(options: &ManifestOptions) -> Vec<u8> {
         let state = ManifestState::default();
         let payload = state.snapshot().encode();

@@ -105,9 +105,9 @@ impl<S: Source> MergeIterator<S> {
         self.sources[source].supply(block);
     }
 
-    /// One of the sources.
-    pub fn source(&self, source: usize) -> &S {
-        &self.sources[source]
+    /// How many sources there are.
+    pub fn sources_count(&self) -> usize {
+        self.sources.len()
     }
 
     /// Goes on to the next key. Does work for at most one entry of each source.

@@ -11,6 +11,8 @@
 //! | [`iterator`] | [`MergeIterator`]: many sources, one order |
 //! | [`point`] | [`PointRead`]: one key |
 //! | [`tree`] | which source is next |
+//! | [`unit`] | [`UnitMerge`]: old tablets and changes into new tablets |
+//! | [`cut`] | where blocks and tablets end |
 //!
 //! # The order of sources
 //!
@@ -19,11 +21,17 @@
 //! partitions of one freeze, stand in any order. A source yields one entry per key: a memtable's
 //! yields the newest version that its snapshot sees.
 
+pub mod cut;
 pub mod iterator;
 pub mod point;
 pub mod source;
 pub mod tree;
+pub mod unit;
 
 pub use iterator::{MergeError, MergeIterator, MergeStep};
 pub use point::{PointRead, PointStep};
 pub use source::{BlockNeed, KeyRange, SortedSource, Source, TabletOfView, TabletSource};
+pub use unit::{
+    MergeTarget, MergeUnit, PlanError, UnitMerge, UnitNeed, UnitOutcome, UnitStep, is_done, plan,
+    unit_edit,
+};

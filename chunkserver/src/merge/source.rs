@@ -197,6 +197,12 @@ impl TabletSource {
         Some((&self.tablets[self.tablet], block))
     }
 
+    /// The first key of the block behind the one that it is at; `None` at the last one.
+    pub fn block_end_key(&self) -> Option<&[u8]> {
+        let (tablet, block) = self.place_next();
+        Some(self.tablets.get(tablet)?.meta.first_key(block))
+    }
+
     /// Goes on behind the block that it is at.
     pub fn skip_block(&mut self) {
         assert!(self.current.is_some(), "it is at a block");

@@ -1,5 +1,7 @@
 //! Layers of random changes, in memory and as images, and the map that they amount to.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use super::common::Draw;
 use bytes::Bytes;
 use spillway_chunkserver::EntryOwned;
