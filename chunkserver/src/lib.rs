@@ -19,6 +19,7 @@
 pub mod block;
 pub mod bloom;
 mod bytes;
+pub mod cache;
 pub mod digest;
 pub mod entry;
 pub mod error;
