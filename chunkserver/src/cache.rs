@@ -118,8 +118,10 @@ impl BlockCache {
         Some(cached.block.clone())
     }
 
-    /// Keeps a block that was read. A block that alone is beyond the budget is not kept.
+    /// Keeps a block that was read, without what is stored of a compressed one: merges do not read
+    /// through a cache. A block that alone is beyond the budget is not kept.
     pub fn insert(&mut self, key: BlockKey, block: CheckedBlock) {
+        let block = block.to_read();
         let bytes = cost(&block);
         if bytes > self.budget_bytes || self.blocks.contains_key(&key) {
             return;

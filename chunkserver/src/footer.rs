@@ -46,6 +46,7 @@ struct Encoded {
     rows: u64,
     digest: u128,
     blocks_bytes: u64,
+    plain_bytes: u64,
     index: Section,
     bloom: Section,
     first_key: Vec<u8>,
@@ -69,6 +70,8 @@ pub struct Footer {
     pub digest: ContentDigest,
     /// Length of all blocks; they begin at 0.
     pub blocks_bytes: u64,
+    /// Length of all blocks if none were compressed.
+    pub plain_bytes: u64,
     /// The index of the blocks: behind the blocks.
     pub index: Section,
     /// The Bloom filter: behind the index.
@@ -90,6 +93,7 @@ impl Footer {
             rows: self.rows,
             digest: self.digest.0,
             blocks_bytes: self.blocks_bytes,
+            plain_bytes: self.plain_bytes,
             index: self.index,
             bloom: self.bloom,
             first_key: self.first_key.clone(),
@@ -130,6 +134,7 @@ impl Footer {
             rows: archive.rows.to_native(),
             digest: ContentDigest(archive.digest.to_native()),
             blocks_bytes: archive.blocks_bytes.to_native(),
+            plain_bytes: archive.plain_bytes.to_native(),
             index: native(&archive.index),
             bloom: native(&archive.bloom),
             first_key: first_key.to_vec(),
@@ -158,4 +163,4 @@ fn native(section: &ArchivedSection) -> Section {
     }
 }
 
-const _: () = assert!(size_of::<ArchivedEncoded>() == 115, "as docs/FORMAT.md says");
+const _: () = assert!(size_of::<ArchivedEncoded>() == 123, "as docs/FORMAT.md says");

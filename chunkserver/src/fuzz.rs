@@ -5,6 +5,7 @@
 
 use crate::block::{BlockView, checksum};
 use crate::bloom;
+use crate::codec::Codec;
 use crate::entry::Entry;
 use crate::footer::{Footer, Section};
 use crate::index::IndexView;
@@ -150,7 +151,17 @@ pub fn sample_run() -> Vec<u8> {
 
 /// A small tablet of several blocks: the sample to mutate.
 pub fn sample_tablet() -> Vec<u8> {
+    sample_tablet_of(Codec::Plain)
+}
+
+/// The same with compressed blocks.
+pub fn sample_tablet_compressed() -> Vec<u8> {
+    sample_tablet_of(Codec::Lz4)
+}
+
+fn sample_tablet_of(codec: Codec) -> Vec<u8> {
     let options = TabletOptions { block_bytes_target: 256, ..TabletOptions::new(TableId(3), 7, 1) };
+    let options = TabletOptions { codec, ..options };
     let mut writer = TabletWriter::new(Vec::new(), options);
     for number in 0..60u64 {
         let added: Result<(), crate::WriteError<Infallible>> =

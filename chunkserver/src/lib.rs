@@ -20,6 +20,7 @@ pub mod block;
 pub mod bloom;
 mod bytes;
 pub mod cache;
+pub mod codec;
 pub mod digest;
 pub mod entry;
 pub mod error;

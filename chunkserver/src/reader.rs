@@ -1,10 +1,11 @@
 //! Reads one tablet.
 
-use crate::block::BlockView;
+use crate::block::{BlockView, checksum as block_checksum};
 use crate::bloom::{self, Bloom};
+use crate::codec;
 use crate::digest::Digester;
 use crate::entry::{Entry, EntryOwned};
-use crate::error::{ReadError, TabletError};
+use crate::error::{BlockError, ReadError, TabletError};
 use crate::footer::{Content, Footer};
 use crate::index::{BlockHandle, IndexView};
 use crate::source::ByteSource;
@@ -37,6 +38,10 @@ impl TabletMeta {
         let digest = (0..index.blocks()).fold(0u128, |sum, block| sum.wrapping_add(digest(block)));
         if digest != footer.digest.0 {
             return Err(TabletError::Malformed("index and footer have another digest"));
+        }
+        let plain = |block| u64::from(index.handle(block).plain_length);
+        if (0..index.blocks()).map(plain).sum::<u64>() != footer.plain_bytes {
+            return Err(TabletError::Malformed("index and footer have other lengths of blocks"));
         }
         let last_block = index.first_key(index.blocks() - 1);
         if index.first_key(0) != footer.first_key || last_block > footer.last_key.as_slice() {
@@ -81,22 +86,27 @@ impl TabletMeta {
         Some(self.index.handle(self.index.block_of(key).unwrap_or(0)))
     }
 
-    /// Checks the bytes of a block against what the index says about it.
-    pub fn open_block<'a>(
-        &self,
-        handle: BlockHandle,
-        bytes: &'a [u8],
-    ) -> Result<BlockView<'a>, TabletError> {
+    /// Checks the stored bytes of a block against what the index says about it, and the block
+    /// behind them.
+    fn open_block(&self, handle: BlockHandle, stored: &Bytes) -> Result<Bytes, TabletError> {
         let block = handle.block;
-        let view = BlockView::open(bytes, handle.checksum)
-            .map_err(|error| TabletError::Block { block, error })?;
-        if bytes.len() as u64 != u64::from(handle.length) || view.rows() != handle.rows {
+        let of_block = |error| TabletError::Block { block, error };
+        let (expected, found) = (handle.checksum, block_checksum(stored));
+        if found != expected {
+            return Err(of_block(BlockError::Checksum { expected, found }));
+        }
+        if stored.len() as u64 != u64::from(handle.length) {
             return Err(TabletError::Malformed("a block of another size than its index says"));
+        }
+        let plain = codec::decode(stored, handle.plain_length).map_err(of_block)?;
+        let view = BlockView::parse(&plain).map_err(of_block)?;
+        if view.rows() != handle.rows {
+            return Err(TabletError::Malformed("a block of other rows than its index says"));
         }
         if view.row(0).key != self.index.first_key(block) {
             return Err(TabletError::Malformed("a block that begins with another key"));
         }
-        Ok(view)
+        Ok(plain)
     }
 }
 
@@ -104,7 +114,9 @@ impl TabletMeta {
 /// check. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CheckedBlock {
-    bytes: Bytes,
+    plain: Bytes,
+    /// As it stands in the image; the same memory if it is not compressed.
+    stored: Option<Bytes>,
     handle: BlockHandle,
 }
 
@@ -113,10 +125,19 @@ impl CheckedBlock {
     pub fn new(
         meta: &TabletMeta,
         handle: BlockHandle,
-        bytes: Bytes,
+        stored: Bytes,
     ) -> Result<CheckedBlock, TabletError> {
-        meta.open_block(handle, &bytes)?;
-        Ok(CheckedBlock { bytes, handle })
+        let plain = meta.open_block(handle, &stored)?;
+        Ok(CheckedBlock { plain, stored: Some(stored), handle })
+    }
+
+    /// The same without what is stored of a compressed block: it takes less memory, and cannot be
+    /// copied into another tablet.
+    pub fn to_read(mut self) -> CheckedBlock {
+        if self.handle.length != self.handle.plain_length {
+            self.stored = None;
+        }
+        self
     }
 
     /// Which block it is.
@@ -124,14 +145,19 @@ impl CheckedBlock {
         self.handle
     }
 
-    /// Its bytes as they stand in the image.
+    /// Its bytes, not compressed.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.plain
+    }
+
+    /// Its bytes as they stand in the image.
+    pub fn stored(&self) -> Option<&Bytes> {
+        self.stored.as_ref()
     }
 
     /// Its rows.
     pub fn view(&self) -> BlockView<'_> {
-        BlockView::checked_before(&self.bytes, self.handle.rows)
+        BlockView::checked_before(&self.plain, self.handle.rows)
     }
 }
 
@@ -178,9 +204,8 @@ impl<S: ByteSource> TabletReader<S> {
     /// The entry of this key: at most one read.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<EntryOwned>, ReadError<S::Error>> {
         let Some(handle) = self.meta.block_for(key) else { return Ok(None) };
-        let bytes = self.read_block(handle)?;
-        let block = self.meta.open_block(handle, &bytes)?;
-        let entry = block.get(key).map(Entry::decode).transpose()?;
+        let block = self.read_block(handle)?;
+        let entry = block.view().get(key).map(Entry::decode).transpose()?;
         Ok(entry.map(Entry::to_owned))
     }
 
@@ -193,9 +218,8 @@ impl<S: ByteSource> TabletReader<S> {
         let Some(first) = self.meta.block_from(key) else { return Ok(()) };
         for number in first.block..self.meta.blocks() {
             let handle = self.meta.handle(number);
-            let bytes = self.read_block(handle)?;
-            let block = self.meta.open_block(handle, &bytes)?;
-            for row in block.seek(key) {
+            let block = self.read_block(handle)?;
+            for row in block.view().seek(key) {
                 if !visit(row.key, Entry::decode(row.row)?) {
                     return Ok(());
                 }
@@ -213,9 +237,9 @@ impl<S: ByteSource> TabletReader<S> {
         let mut rows = 0u64;
         for number in 0..self.meta.blocks() {
             let handle = self.meta.handle(number);
-            let bytes = self.read_block(handle)?;
+            let block = self.read_block(handle)?;
             let before = digester.digest();
-            for row in self.meta.open_block(handle, &bytes)?.iter() {
+            for row in block.view().iter() {
                 if row.key <= key_before.as_slice() {
                     return Err(TabletError::Content("keys do not rise").into());
                 }
@@ -243,8 +267,9 @@ impl<S: ByteSource> TabletReader<S> {
         Ok(())
     }
 
-    fn read_block(&mut self, handle: BlockHandle) -> Result<Vec<u8>, ReadError<S::Error>> {
+    fn read_block(&mut self, handle: BlockHandle) -> Result<CheckedBlock, ReadError<S::Error>> {
         let end = handle.offset + u64::from(handle.length);
-        self.source.read(handle.offset..end).map_err(ReadError::Source)
+        let stored = self.source.read(handle.offset..end).map_err(ReadError::Source)?;
+        Ok(CheckedBlock::new(&self.meta, handle, Bytes::from(stored))?)
     }
 }

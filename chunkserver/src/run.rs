@@ -240,7 +240,8 @@ impl<S: ByteSink> RunWriter<S> {
         };
         let RunOptions { version, block_bytes_target, .. } = self.options;
         let content = Content::Changes;
-        let options = TabletOptions { table, content, schema, version, block_bytes_target };
+        let options = TabletOptions::new(table, schema, version);
+        let options = TabletOptions { content, block_bytes_target, ..options };
         self.stage = Some(Stage::Table(Box::new(TabletWriter::new(sink, options))));
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::block::{self, BlockBuilder};
 use crate::bloom;
+use crate::codec::Codec;
 use crate::digest::{ContentDigest, Digester};
 use crate::entry::Entry;
 use crate::error::WriteError;
@@ -38,28 +39,33 @@ pub struct TabletOptions {
     pub version: u64,
     /// A block is closed once it holds this much, bytes.
     pub block_bytes_target: usize,
+    /// How blocks are written.
+    pub codec: Codec,
 }
 
 impl TabletOptions {
     /// A tablet with blocks of the usual size.
     pub fn new(table: TableId, schema: u64, version: u64) -> TabletOptions {
         let (content, block_bytes_target) = (Content::Rows, BLOCK_BYTES_TARGET);
-        TabletOptions { table, content, schema, version, block_bytes_target }
+        let codec = Codec::Plain;
+        TabletOptions { table, content, schema, version, block_bytes_target, codec }
     }
 }
 
 /// A block that is complete, and what a tablet has to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedBlock {
-    /// Its bytes.
+    /// Its bytes as they are to be stored.
     pub bytes: Bytes,
+    /// Its length when it is not compressed, bytes.
+    pub plain_bytes: u32,
     /// Its rows.
     pub rows: u32,
     /// Key of its first row.
     pub first_key: Vec<u8>,
     /// Key of its last row.
     pub last_key: Vec<u8>,
-    /// Its XXH3-64.
+    /// The XXH3-64 of what is stored.
     pub checksum: u64,
     /// Its content.
     pub digest: ContentDigest,
@@ -97,7 +103,8 @@ pub struct TabletWriter<S> {
     last_key: Vec<u8>,
     /// Bytes that went into the sink.
     written: u64,
-    scratch: Vec<u8>,
+    /// Length of all closed blocks if none were compressed.
+    plain_bytes: u64,
     payload: Vec<u8>,
 }
 
@@ -119,7 +126,7 @@ impl<S: ByteSink> TabletWriter<S> {
             digester: Digester::new(options.table),
             last_key: Vec::new(),
             written: 0,
-            scratch: Vec::new(),
+            plain_bytes: 0,
             payload: Vec::new(),
         }
     }
@@ -189,10 +196,12 @@ impl<S: ByteSink> TabletWriter<S> {
             first_key: block.first_key.clone(),
             offset: self.written,
             length: block.bytes.len() as u32,
+            plain_length: block.plain_bytes,
             rows: block.rows,
             checksum: block.checksum,
             digest: block.digest.0,
         });
+        self.plain_bytes += u64::from(block.plain_bytes);
         self.digester.add_range(block.digest);
         self.digest_closed = self.digester.digest();
         self.hashes.extend_from_slice(&block.hashes);
@@ -247,23 +256,24 @@ impl<S: ByteSink> TabletWriter<S> {
 
     fn close_block(&mut self) -> Result<(), WriteError<S::Error>> {
         let rows = self.block.rows();
-        self.scratch.clear();
-        self.block.finish(&mut self.scratch);
+        let mut plain = Vec::with_capacity(self.block.bytes());
+        self.block.finish(&mut plain);
+        let plain = Bytes::from(plain);
+        let stored = self.options.codec.encode(&plain);
+        self.plain_bytes += plain.len() as u64;
         let first_key = std::mem::take(&mut self.block_first_key);
         self.index_keys_bytes += first_key.len() as u64;
         self.index.entries.push(BlockEntry {
             first_key,
             offset: self.written,
-            length: self.scratch.len() as u32,
+            length: stored.len() as u32,
+            plain_length: plain.len() as u32,
             rows,
-            checksum: block::checksum(&self.scratch),
+            checksum: block::checksum(&stored),
             digest: self.digester.since(self.digest_closed).0,
         });
         self.digest_closed = self.digester.digest();
-        let bytes = std::mem::take(&mut self.scratch);
-        self.append(&bytes)?;
-        self.scratch = bytes;
-        Ok(())
+        self.append(&stored)
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError<S::Error>> {
@@ -300,6 +310,7 @@ impl<S: ByteSink> TabletWriter<S> {
             rows: self.rows(),
             digest,
             blocks_bytes,
+            plain_bytes: self.plain_bytes,
             index,
             bloom,
             first_key: self.index.entries[0].first_key.clone(),

@@ -3,13 +3,14 @@
 //! Both by one rule: a piece is cut off when it has its target, **and at least half a target
 //! follows**. So pieces have between half a target and one and a half (and a row, or block, more:
 //! those are not cut), and nothing but the content decides: not what was read first, nor how full a
-//! buffer was. All zones cut alike because they merge the same content.
+//! buffer was, nor how well it compresses. All zones cut alike because they merge the same content.
 //!
 //! The rule that suggests itself, to cut at the target, leaves a tiny piece behind at every merge
 //! of a piece that has grown a little; those fill a system after a while.
 
 use crate::block::{BlockBuilder, checksum};
 use crate::bloom;
+use crate::codec::Codec;
 use crate::digest::Digester;
 use crate::limits::{
     BLOCK_BYTES_TARGET_MAX, BLOCK_OVERHEAD_BYTES, BLOCK_ROW_OVERHEAD_BYTES, TABLET_BYTES_MAX,
@@ -31,6 +32,7 @@ pub const TABLET_TARGET_MAX: u64 = TABLET_BYTES_MAX / 4;
 pub struct BlockCutter {
     table: TableId,
     target: usize,
+    codec: Codec,
     cells: Vec<u8>,
     /// End of key and end of row in `cells`.
     rows: VecDeque<(usize, usize)>,
@@ -39,10 +41,10 @@ pub struct BlockCutter {
 
 impl BlockCutter {
     /// Begins with no rows.
-    pub fn new(table: TableId, target: usize) -> BlockCutter {
+    pub fn new(table: TableId, target: usize, codec: Codec) -> BlockCutter {
         assert!((1..=BLOCK_TARGET_MAX).contains(&target), "blocks of {target} bytes");
         let (cells, rows, builder) = (Vec::new(), VecDeque::new(), BlockBuilder::default());
-        BlockCutter { table, target, cells, rows, builder }
+        BlockCutter { table, target, codec, cells, rows, builder }
     }
 
     /// Length of the block that all its rows would be.
@@ -100,9 +102,10 @@ impl BlockCutter {
         }
         let (rows, mut bytes) = (self.builder.rows(), Vec::with_capacity(self.builder.bytes()));
         self.builder.finish(&mut bytes);
+        let plain_bytes = bytes.len() as u32;
+        let bytes = self.codec.encode(&Bytes::from(bytes));
         let (checksum, digest) = (checksum(&bytes), digester.digest());
-        let bytes = Bytes::from(bytes);
-        FinishedBlock { bytes, rows, first_key, last_key, checksum, digest, hashes }
+        FinishedBlock { bytes, plain_bytes, rows, first_key, last_key, checksum, digest, hashes }
     }
 }
 
@@ -111,7 +114,8 @@ impl BlockCutter {
 pub fn copy_block(block: &CheckedBlock) -> FinishedBlock {
     let (view, handle) = (block.view(), block.handle());
     FinishedBlock {
-        bytes: block.bytes().clone(),
+        bytes: block.stored().expect("blocks for a merge come with what is stored").clone(),
+        plain_bytes: handle.plain_length,
         rows: handle.rows,
         first_key: view.row(0).key.to_vec(),
         last_key: view.row(handle.rows - 1).key.to_vec(),
@@ -138,7 +142,7 @@ pub struct TabletCutter {
     held: VecDeque<FinishedBlock>,
     held_bytes: u64,
     writer: Option<TabletWriter<Vec<u8>>>,
-    /// Blocks in the writer, bytes.
+    /// Blocks in the writer, bytes before compression.
     written: u64,
     out: VecDeque<Cut>,
 }
@@ -153,7 +157,7 @@ impl TabletCutter {
 
     /// Adds a block.
     pub fn push(&mut self, block: FinishedBlock) {
-        self.held_bytes += block.bytes.len() as u64;
+        self.held_bytes += u64::from(block.plain_bytes);
         self.held.push_back(block);
         self.release(false);
     }
@@ -171,7 +175,7 @@ impl TabletCutter {
     }
 
     fn release(&mut self, at_end: bool) {
-        while let Some(bytes) = self.held.front().map(|block| block.bytes.len() as u64) {
+        while let Some(bytes) = self.held.front().map(|block| u64::from(block.plain_bytes)) {
             let follows = 2 * self.held_bytes >= self.target;
             if self.written >= self.target && follows {
                 self.finish_tablet();
@@ -182,7 +186,7 @@ impl TabletCutter {
             }
             let block = self.held.pop_front().expect("seen above");
             self.held_bytes = left;
-            self.written += block.bytes.len() as u64;
+            self.written += u64::from(block.plain_bytes);
             let options = self.options;
             let writer = self.writer.get_or_insert_with(|| TabletWriter::new(Vec::new(), options));
             let Ok(()) = writer.add_block(&block).map_err(in_memory);

@@ -15,6 +15,7 @@
 use super::cut::{BlockCutter, Cut, TabletCutter, copy_block};
 use super::iterator::{MergeError, MergeIterator, MergeStep};
 use super::source::{BlockNeed, KeyRange, Source, TabletOfView, TabletSource};
+use crate::codec::Codec;
 use crate::entry::EntryOwned;
 use crate::footer::Content;
 use crate::limits::BLOCK_BYTES_TARGET;
@@ -39,15 +40,18 @@ pub struct MergeTarget {
     pub version: u64,
     /// Where blocks are cut, bytes.
     pub block_bytes: usize,
-    /// Where tablets are cut, bytes of blocks.
+    /// Where tablets are cut, bytes of blocks before compression.
     pub tablet_bytes: u64,
+    /// How blocks are written; those that are copied stay as they are.
+    pub codec: Codec,
 }
 
 impl MergeTarget {
     /// Blocks and tablets of the usual size.
     pub fn new(table: TableId, schema: u64, version: u64) -> MergeTarget {
         let (block_bytes, tablet_bytes) = (BLOCK_BYTES_TARGET, TABLET_BYTES_TARGET);
-        MergeTarget { table, schema, version, block_bytes, tablet_bytes }
+        let codec = Codec::Plain;
+        MergeTarget { table, schema, version, block_bytes, tablet_bytes, codec }
     }
 }
 
@@ -100,11 +104,11 @@ pub fn plan(target: &MergeTarget, tablets: &[TabletOfView]) -> Result<Vec<MergeU
         match groups.last_mut() {
             Some(group) if bytes_last < target.tablet_bytes / 2 => {
                 group.push(tablet.clone());
-                bytes_last += footer.blocks_bytes;
+                bytes_last += footer.plain_bytes;
             }
             _ => {
                 groups.push(vec![tablet.clone()]);
-                bytes_last = footer.blocks_bytes;
+                bytes_last = footer.plain_bytes;
             }
         }
     }
@@ -256,7 +260,7 @@ impl<S: Source> UnitMerge<S> {
             range: unit.range,
             changes: MergeIterator::new(changes),
             change: None,
-            blocks: BlockCutter::new(target.table, target.block_bytes),
+            blocks: BlockCutter::new(target.table, target.block_bytes, target.codec),
             tablets: TabletCutter::new(options, target.tablet_bytes),
             outcome: UnitOutcome { is_kept, old, tablets, blocks_copied },
             stage: Stage::New,
