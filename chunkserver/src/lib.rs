@@ -7,7 +7,8 @@
 //!
 //! [`block`], [`index`], [`bloom`] and [`footer`] read and write one part each, from bytes to
 //! bytes. [`writer`] and [`reader`] put them together over a [`source::ByteSink`] and a
-//! [`source::ByteSource`]: neither knows a disk. [`file`](mod@file) is the shell that does.
+//! [`source::ByteSource`]: neither knows a disk. The shells that do are [`file`](mod@file) for one
+//! file, [`manifest::file`] and, for all of them together, [`baseline`].
 //!
 //! A run ([`run`]) is what changed in one partition between two freezes: a section per table, each
 //! an image like a tablet's, of entries that may be deletions. The [`manifest`] says which files
@@ -16,6 +17,7 @@
 //! This crate knows nothing of the log, of consensus or of column types: keys are bytes in their
 //! order, rows are a version and bytes.
 
+pub mod baseline;
 pub mod block;
 pub mod bloom;
 mod bytes;

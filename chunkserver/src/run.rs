@@ -330,6 +330,7 @@ impl<S: ByteSource> ByteSource for Window<'_, S> {
 pub struct RunReader<S> {
     source: S,
     directory: RunDirectory,
+    directory_checksum: u64,
 }
 
 impl<S: ByteSource> RunReader<S> {
@@ -351,12 +352,17 @@ impl<S: ByteSource> RunReader<S> {
             return Err(TabletError::Malformed("bytes between directory and trailer").into());
         }
         let directory = RunDirectory::decode(directory, section)?;
-        Ok(RunReader { source, directory })
+        Ok(RunReader { source, directory, directory_checksum: section.checksum })
     }
 
     /// What is in it.
     pub fn directory(&self) -> &RunDirectory {
         &self.directory
+    }
+
+    /// XXH3-64 of the directory: which file this is.
+    pub fn directory_checksum(&self) -> u64 {
+        self.directory_checksum
     }
 
     /// The changes of a table: reads and checks the section's footer, index and filter.

@@ -24,7 +24,7 @@ pub(crate) const KEY: usize = KEY_BYTES_MAX;
 /// The longest row, for messages.
 pub(crate) const ROW: usize = ROW_BYTES_MAX;
 /// What an archived entry takes at most beside its key, bytes; generous.
-const INDEX_ENTRY_BYTES_MAX: u64 = 64;
+pub(crate) const INDEX_ENTRY_BYTES_MAX: u64 = 64;
 
 /// What the tablet is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,7 +207,10 @@ impl<S: ByteSink> TabletWriter<S> {
         self.hashes.extend_from_slice(&block.hashes);
         self.last_key.clone_from(&block.last_key);
         self.append(&block.bytes)?;
+        let bloom_bytes = self.rows() * bloom::BITS_PER_KEY / 8 + bloom::BLOCK_BYTES as u64;
         assert!(self.bytes() + 2 * TABLET_ALIGNMENT_BYTES <= TABLET_BYTES_MAX, "a tablet too long");
+        assert!(self.index_bytes_max() <= INDEX_BYTES_MAX, "a tablet of too many blocks");
+        assert!(bloom_bytes <= BLOOM_BYTES_MAX, "a tablet of too many rows");
         Ok(())
     }
 

@@ -114,10 +114,12 @@ impl ManifestState {
         tablets
     }
 
-    /// The runs of a partition behind `version`, the newest first.
-    pub fn runs(&self, partition: PartitionId, version: u64) -> Vec<&FileEntry> {
+    /// The runs of a partition behind one version and up to another, the newest first.
+    pub fn runs(&self, partition: PartitionId, behind: u64, up_to: u64) -> Vec<&FileEntry> {
         let of_partition = FileKind::Run { partition };
-        let is_there = |entry: &&FileEntry| entry.kind == of_partition && entry.version > version;
+        let is_there = |entry: &&FileEntry| {
+            entry.kind == of_partition && behind < entry.version && entry.version <= up_to
+        };
         let mut runs: Vec<_> = self.files().filter(is_there).collect();
         runs.sort_by_key(|entry| std::cmp::Reverse(entry.version));
         runs

@@ -18,11 +18,12 @@ use super::source::{BlockNeed, KeyRange, Source, TabletOfView, TabletSource};
 use crate::codec::Codec;
 use crate::entry::EntryOwned;
 use crate::footer::Content;
-use crate::limits::BLOCK_BYTES_TARGET;
+use crate::limits::{BLOCK_BYTES_TARGET, INDEX_BYTES_MAX};
 use crate::manifest::{FileEntry, FileId, FileKind, ManifestEdit, ManifestState};
 use crate::reader::CheckedBlock;
-use crate::writer::{TabletOptions, TabletSummary};
+use crate::writer::{INDEX_ENTRY_BYTES_MAX, TabletOptions, TabletSummary};
 use spillway_net::ids::TableId;
+use spillway_net::limits::KEY_BYTES_MAX;
 
 /// Where a tablet is cut unless told otherwise, bytes of blocks.
 pub const TABLET_BYTES_TARGET: u64 = 64 << 20;
@@ -251,6 +252,9 @@ impl<S: Source> UnitMerge<S> {
     /// The merge of a unit with the changes in its range: sources newest first, as for a
     /// [`MergeIterator`].
     pub fn new(target: &MergeTarget, unit: MergeUnit, changes: Vec<S>) -> UnitMerge<S> {
+        let blocks_max = 4 * target.tablet_bytes / target.block_bytes as u64;
+        let index_bytes = blocks_max * (INDEX_ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64);
+        assert!(index_bytes <= INDEX_BYTES_MAX, "blocks too small for the tablets");
         let options = TabletOptions::new(target.table, target.schema, target.version);
         let old = unit.tablets.iter().map(|tablet| tablet.file).collect();
         let (is_kept, tablets, blocks_copied) = (false, Vec::new(), 0);
