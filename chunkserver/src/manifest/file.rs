@@ -5,6 +5,7 @@ use super::core::{ManifestCore, ManifestEffect, ManifestInput, Refusal};
 use super::edit::ManifestEdit;
 use super::recovery::{ManifestDamaged, ManifestOptions, recover};
 use super::state::ManifestState;
+use crate::file::ENOSPC;
 use crate::limits::MANIFEST_FILE_BYTES_MAX;
 use spillway_runtime::buffer::{AlignedBuffer, BUFFER_ALIGNMENT};
 use spillway_runtime::direct::{DirectFile, DirectMode};
@@ -13,8 +14,6 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of one read or write.
 const PIECE_BYTES: usize = 1 << 20;
-/// No space left.
-const ENOSPC: Errno = Errno(28);
 /// Input/output error.
 const EIO: Errno = Errno(5);
 

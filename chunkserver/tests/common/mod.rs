@@ -52,10 +52,14 @@ impl Drop for SeedReport {
     }
 }
 
-/// Runs a test for `count` seeds, or for the one that the environment names.
+/// Runs a test for `count` seeds, for as many as `SPILLWAY_SEEDS` says, or for the one that
+/// `SPILLWAY_SEED` names.
 pub fn for_seeds(test: &'static str, count: u64, mut run: impl FnMut(Draw)) {
-    let given: Option<u64> = std::env::var("SPILLWAY_SEED").ok().and_then(|text| text.parse().ok());
-    let seeds = given.map_or(0..count, |seed| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("SPILLWAY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SPILLWAY_SEEDS").unwrap_or(count),
+    };
     for seed in seeds {
         let _report = SeedReport { test, seed };
         run(Draw(seed.wrapping_mul(0xd134_2543_de82_ef95)));
