@@ -82,6 +82,7 @@ fn refusal_of(
         node: NodeId(1),
         boot: 1,
         instance: 7,
+        is_founded: false,
     };
     hello(&mut own);
     let key = ClusterKey::new(&clique.key()).expect("a key");

@@ -184,6 +184,12 @@ impl SlotRing {
         }
     }
 
+    /// True when the slot is memory of this ring.
+    #[must_use]
+    pub fn contains(&self, slot: &Slot) -> bool {
+        slot.is_in(&self.region)
+    }
+
     /// Size of the region.
     #[must_use]
     pub fn bytes_total(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
+use spillway_runtime::faults::Point;
 
 use crate::plan::{FAULT_KINDS, FaultKind, FaultKinds, plan};
 use crate::runner::seed_of;
@@ -50,6 +51,9 @@ pub struct RunArguments {
     /// Nothing forces rare paths in the product.
     #[arg(long)]
     pub no_points: bool,
+    /// These points in the product force nothing, such as write-held,item-later; all others do.
+    #[arg(long, value_delimiter = ',', value_parser = point_of)]
+    pub disarm: Vec<Point>,
     /// The same plan with other chance around it.
     #[arg(long, default_value_t = 0)]
     pub salt: u64,
@@ -74,6 +78,7 @@ impl RunArguments {
         options.kinds_off = FaultKinds::of(self.off.iter().copied());
         options.until_nanos = self.until;
         options.points_off = self.no_points;
+        options.points_disarmed = self.disarm.iter().copied().collect();
         options.salt = self.salt;
         options.workers_max = self.workers;
         if let Some(skip) = &self.skip {
@@ -129,6 +134,10 @@ impl Options {
         if self.points_off {
             add("--no-points".to_owned());
         }
+        if !self.points_disarmed.is_empty() {
+            let names: Vec<String> = self.points_disarmed.iter().map(|at| at.name()).collect();
+            add(format!("--disarm {}", names.join(",")));
+        }
         if self.salt != 0 {
             add(format!("--salt {}", self.salt));
         }
@@ -156,6 +165,11 @@ fn names(kinds: FaultKinds) -> String {
 fn kind_of(name: &str) -> Result<FaultKind, String> {
     let names: Vec<String> = FAULT_KINDS.into_iter().map(FaultKind::name).collect();
     FaultKind::of_name(name).ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+fn point_of(name: &str) -> Result<Point, String> {
+    let point = Point::ALL.into_iter().find(|point| point.name() == name);
+    point.ok_or_else(|| format!("one of {}", Point::ALL.map(Point::name).join(", ")))
 }
 
 /// Seconds in decimal as nanoseconds, without rounding.
@@ -256,6 +270,8 @@ mod tests {
             options.faults_skipped = ordinals.filter(|_| !draw.once_in(density)).collect();
             options.until_nanos = draw.pick(&[None, Some(1_234_567_890)]);
             options.points_off = draw.once_in(3);
+            let disarmed = Point::ALL.into_iter().filter(|_| draw.once_in(20));
+            options.points_disarmed = disarmed.collect();
             options.salt = draw.below(3);
             options.workers_max = draw.pick(&[None, Some(2)]);
             let line = options.to_line();

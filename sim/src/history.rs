@@ -37,6 +37,8 @@ pub struct History {
     /// Checksum by index and term.
     of_term: BTreeMap<(u64, u64), u64>,
     committed: Vec<Rc<Entry>>,
+    /// The term whose leader committed each of them, its own or a later one.
+    committed_in: Vec<Epoch>,
     /// What the committed entries make.
     pub model: Model,
     /// All that the model ever held.
@@ -56,6 +58,7 @@ impl History {
             proposed: BTreeMap::new(),
             of_term: BTreeMap::new(),
             committed: Vec::new(),
+            committed_in: Vec::new(),
             model: Model::default(),
             versions: Versions::default(),
             lsn_of: BTreeMap::new(),
@@ -94,9 +97,11 @@ impl History {
         self.committed.get((lsn.0 as usize).checked_sub(1)?)
     }
 
-    /// The last committed entry of a term before this one.
+    /// The last entry that a leader of an earlier term committed. Entries of an earlier term that a
+    /// later one committed may be missing in the log of a leader in between: those who voted for it
+    /// may have got them after their vote.
     pub fn last_before(&self, term: Epoch) -> Lsn {
-        Lsn(self.committed.partition_point(|entry| entry.term < term) as u64)
+        Lsn(self.committed_in.partition_point(|of| *of < term) as u64)
     }
 
     /// Whether a log that ends with this entry holds everything committed up to `committed`.
@@ -151,6 +156,8 @@ impl History {
         for entry in &new {
             self.apply(entry, now, tables)?;
             self.committed.push(Rc::clone(entry));
+            // Who says so first leads, and commits with an entry of its own term.
+            self.committed_in.push(term);
         }
         Ok(new)
     }
@@ -187,4 +194,25 @@ fn replaced(lsn: Lsn, before: Epoch, now: Epoch) -> Failure {
         "LSN {lsn} of term {before} was committed, and what was committed now, of term {now}, \
          does not continue it: something acknowledged is lost"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::draw::Draw;
+    use crate::options::Sizes;
+
+    /// Nodes 2 and 3 voted for 3 in term 4; node 2 votes for 1 in term 5 before the last vote for 3
+    /// arrives, gets an entry of term 2 from it, and 1 commits that with one of its own.
+    #[test]
+    fn what_a_later_term_committed_is_not_asked_of_an_earlier_leader() {
+        let sizes = Sizes::draw(&mut Draw::new(1), &Options::cluster(1, 3));
+        let mut history = History::new(sizes.geometry, false);
+        history.committed_in.extend([1, 2, 5, 5].map(Epoch));
+        assert_eq!(history.last_before(Epoch(4)), Lsn(2));
+        assert_eq!(history.last_before(Epoch(5)), Lsn(2));
+        assert_eq!(history.last_before(Epoch(6)), Lsn(4));
+        assert_eq!(history.last_before(Epoch(1)), Lsn(0));
+    }
 }

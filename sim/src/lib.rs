@@ -82,6 +82,7 @@ pub mod replicas;
 pub mod runner;
 pub mod shrink;
 pub mod start;
+pub mod unanswered;
 pub mod worker;
 pub mod world;
 
@@ -139,5 +140,6 @@ fn armed<T>(options: Options, run: impl FnOnce(World) -> T) -> T {
     if options.points_off {
         faults::quiet();
     }
+    options.points_disarmed.iter().for_each(|point| faults::disarm(*point));
     run(World::new(options))
 }

@@ -9,11 +9,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use spillway_runtime::clock::monotonic_now;
+use spillway_runtime::faults::Point;
 use spillway_sim::arguments::{RunArguments, seconds};
 use spillway_sim::checker::command::{self, CheckArguments};
 use spillway_sim::detect::{HEAD, SEEDS_MAX, detect};
 use spillway_sim::runner::{Found, Plan, Summary, run_seeds, seed_of};
-use spillway_sim::shrink::{faults_of, shrink};
+use spillway_sim::shrink::{faults_of, points_of, shrink};
 use spillway_sim::{Bug, Failure, Options, Report};
 
 /// Runs that shrinking one failure may take.
@@ -191,6 +192,8 @@ fn print_run(options: &Options, result: &Result<Report, Failure>) {
     for fault in faults_of(options) {
         println!("{fault}");
     }
+    let points: Vec<String> = points_of(options).into_iter().map(Point::name).collect();
+    println!("points: {}", points.join(", "));
     let Ok(report) = result else { return };
     let (trace, nanos) = (report.trace.0, report.nanos);
     println!("seed {}: trace {trace:016x}, {} s", options.seed, seconds(nanos));

@@ -28,7 +28,7 @@ use crate::options::{Bug, Sizes};
 use crate::oracle::Oracle;
 use crate::start::Started;
 use log::LogSeat;
-pub use members::member;
+pub use members::{Door, member};
 
 /// Who takes a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +53,17 @@ pub enum Token {
 pub struct PeerMessage {
     /// Its header as it is sent.
     pub header: [u8; PEER_HEADER_BYTES],
-    /// The entry behind it: memory of the sender until it has arrived.
+    /// The entry behind it: memory of the sender until the receiver takes it.
     pub body: Option<Slot>,
+    /// The link that carries it; set when it is sent.
+    pub generation: u64,
+}
+
+impl PeerMessage {
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.header.len() + self.body.as_ref().map_or(0, |body| body.len())
+    }
 }
 
 /// What the links tell a node of another one.
@@ -81,6 +90,8 @@ pub struct Actions {
     pub reads: Vec<(u64, ReadRequest)>,
     /// Messages to other nodes.
     pub sends: Vec<(NodeId, PeerMessage)>,
+    /// Messages that were taken from their links: sender, link, bytes.
+    pub taken: Vec<(NodeId, u64, usize)>,
     /// Links to end.
     pub resets: Vec<NodeId>,
     /// Seats that have something to do.
@@ -186,6 +197,8 @@ pub struct Node {
     /// Where all nodes are reached: as configured, then as the root service knows it.
     known: BTreeMap<NodeId, Member>,
     known_version: u64,
+    /// Where it meets the others.
+    pub door: Door,
     /// Those that the root service knew last.
     members_known: BTreeMap<NodeId, Member>,
     drained: Vec<NodeId>,
@@ -202,7 +215,7 @@ pub struct Node {
 impl Node {
     /// A node that has read its log and written its superblock, and is configured with these
     /// members, counted from 0.
-    pub fn new(started: Started, sizes: &Sizes, configured: &[u16]) -> Self {
+    pub fn new(started: Started, sizes: &Sizes, configured: &[u16], door: Door) -> Self {
         let number = started.superblock.node.0 - 1;
         let Started { mut shards, root, log: recovered, superblock, .. } = started;
         let applied = recovered.applied;
@@ -241,6 +254,7 @@ impl Node {
             done: VecDeque::new(),
             known: configured.iter().map(|node| (NodeId(node + 1), member(*node))).collect(),
             known_version: 1,
+            door,
             members_known: BTreeMap::new(),
             drained: Vec::new(),
             alone: sizes.nodes == 1,
@@ -277,6 +291,13 @@ impl Node {
     pub fn applied(&self) -> u64 {
         let applied = self.seats.iter().map(|seat| seat.shard.applied_lsn().0);
         applied.min().expect("a node has shards")
+    }
+
+    /// Whether nothing that was executed is still to be committed: a client may be gone and leave
+    /// that behind.
+    pub fn is_through(&self) -> bool {
+        let through = |seat: &ShardSeat| seat.backlog.is_empty() && seat.handed_over.is_empty();
+        self.queue.is_empty() && self.seats.iter().all(through)
     }
 
     /// Whether some shard could not apply an entry, and why.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use spillway_runtime::faults::Point;
 use spillway_updateserver::log::Geometry;
 
 pub use crate::bug::Bug;
@@ -48,6 +49,8 @@ pub struct Options {
     pub until_nanos: Option<u64>,
     /// No point in the product forces anything.
     pub points_off: bool,
+    /// Points in the product that force nothing; all others do what they did.
+    pub points_disarmed: BTreeSet<Point>,
     /// Other chance around the same plan and the same sizes.
     pub salt: u64,
     /// Fewer clients than the seed draws.
@@ -70,6 +73,7 @@ impl Options {
             faults_skipped: BTreeSet::new(),
             until_nanos: None,
             points_off: false,
+            points_disarmed: BTreeSet::new(),
             salt: 0,
             workers_max: None,
         }

@@ -27,6 +27,7 @@ use crate::model::{Model, Predicted, Transaction, transactions};
 use crate::plan::FaultCounts;
 use crate::reads::OldRead;
 use crate::replicas::Replicas;
+use crate::unanswered::{Attempt, carried_out};
 use crate::worker::{BALANCE_INITIAL, Tables};
 
 #[derive(Clone, Debug)]
@@ -45,20 +46,6 @@ struct Executed {
     /// The newest leadership that had answered anybody when the request arrived.
     answered_epoch: u64,
     what: Request,
-}
-
-/// A transaction whose effect is in the log.
-struct Effect<'a> {
-    shard: u16,
-    session: u64,
-    transaction: &'a Transaction,
-    lsn: Lsn,
-}
-
-impl Effect<'_> {
-    fn name(&self) -> (u64, u64) {
-        (self.session, self.transaction.number)
-    }
 }
 
 /// A shard of a node: both numbers count from 0.
@@ -167,6 +154,8 @@ pub struct Oracle {
     places: Vec<Vec<Place>>,
     /// By epoch.
     leaderships: BTreeMap<u64, Leadership>,
+    /// All that ever began, forgotten ones too.
+    begun: BTreeSet<u64>,
     /// The newest leadership that has answered anybody.
     answered_epoch: u64,
     /// The newest term in which each node has said something that binds it.
@@ -200,6 +189,7 @@ impl Oracle {
             sessions: BTreeMap::new(),
             places: (0..nodes).map(|_| places()).collect(),
             leaderships: BTreeMap::new(),
+            begun: BTreeSet::new(),
             answered_epoch: 0,
             terms: BTreeMap::new(),
             votes: BTreeMap::new(),
@@ -398,6 +388,11 @@ impl Oracle {
         Ok(Some(entry).filter(|_| is_new))
     }
 
+    /// Whether everything that is committed is on the medium of a node.
+    pub fn is_durable(&self, node: u16) -> bool {
+        self.replicas.durable(node) >= self.history.last().0
+    }
+
     /// A frame of a node is on its medium.
     pub fn landed(&mut self, node: u16, sequence: u64) {
         self.replicas.landed(node, sequence, &self.history);
@@ -446,7 +441,8 @@ impl Oracle {
             abandoned: Vec::new(),
             is_late,
         };
-        if self.leaderships.insert(epoch.0, leadership).is_some() {
+        self.leaderships.insert(epoch.0, leadership);
+        if !self.begun.insert(epoch.0) {
             return Err(Failure::new(format!("term {epoch} has two leaders")));
         }
         let used: BTreeSet<u64> = self.places.iter().flatten().map(|place| place.epoch).collect();
@@ -470,16 +466,12 @@ impl Oracle {
         if let Some((of, leadership)) = before {
             let places = self.places.iter().flatten().filter(|place| place.epoch == *of);
             let unanswered = places.flat_map(|place| &place.executed);
-            let done = self.unanswered(leadership.abandoned.iter().chain(unanswered));
-            for last in [false, true] {
-                let mut model = leadership.model.clone();
-                for effect in chosen(&done, last) {
-                    model.execute(effect.session, effect.transaction, &self.tables);
-                }
-                difference = model.difference(log);
-                if difference.is_none() {
-                    break;
-                }
+            let attempts = self.unanswered(leadership.abandoned.iter().chain(unanswered));
+            let model = leadership.model.clone();
+            let (model, gave_up) = carried_out(model, &attempts, log, &self.tables);
+            difference = model.difference(log);
+            if let Some(difference) = difference.as_mut().filter(|_| gave_up) {
+                difference.push_str(" (or too many ways to get there)");
             }
         }
         if let Some(difference) = difference {
@@ -494,14 +486,14 @@ impl Oracle {
     }
 
     /// Of what nobody was answered, the transactions that are in the log, in the order in which
-    /// each shard met them. One may be named twice: refused for now, and let in when it came again.
-    fn unanswered<'a>(&self, executed: impl Iterator<Item = &'a Executed>) -> Vec<Effect<'a>> {
-        let mut effects = Vec::new();
+    /// each shard met them. One may be named twice.
+    fn unanswered<'a>(&self, executed: impl Iterator<Item = &'a Executed>) -> Vec<Attempt<'a>> {
+        let mut attempts = Vec::new();
         for executed in executed {
             let Request::Submit { session, transactions, .. } = &executed.what else { continue };
             for transaction in transactions {
                 let lsn = self.history.lsn_of.get(&(*session, transaction.number));
-                effects.extend(lsn.map(|lsn| Effect {
+                attempts.extend(lsn.map(|lsn| Attempt {
                     shard: executed.shard,
                     session: *session,
                     transaction,
@@ -509,7 +501,7 @@ impl Oracle {
                 }));
             }
         }
-        effects
+        attempts
     }
 
     /// Everything has come to rest.
@@ -522,11 +514,14 @@ impl Oracle {
         let place = self.place(at);
         place.epoch = epoch.0;
         place.executed.clear();
-        let leadership = self.leaderships.get(&epoch.0);
-        let leadership = leadership.ok_or(Failure::new("a shard leads, and its node does not"))?;
-        if leadership.is_late {
-            return Ok(());
+        if !self.begun.contains(&epoch.0) {
+            return Err(Failure::new("a shard leads, and its node does not"));
         }
+        // It may hear of its leadership when a newer one has begun: whatever it answers is late.
+        let leadership = self.leaderships.get(&epoch.0);
+        let Some(leadership) = leadership.filter(|leadership| !leadership.is_late) else {
+            return Ok(());
+        };
         digests_check(at.1, self.shards, shard, &leadership.digests)
     }
 
@@ -822,32 +817,6 @@ impl Oracle {
             None => Ok(()),
         }
     }
-}
-
-/// Which of the effects took place: each name once. A shard hands over in the order in which it
-/// executes, so that the log tells most of those apart that were named twice; for the rest the
-/// first or the last that fits.
-fn chosen<'a, 'b>(effects: &'b [Effect<'a>], last: bool) -> Vec<&'b Effect<'a>> {
-    let mut places: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
-    for (at, effect) in effects.iter().enumerate() {
-        places.entry(effect.name()).or_default().push(at);
-    }
-    let mut is_chosen: Vec<bool> =
-        effects.iter().map(|effect| places[&effect.name()].len() == 1).collect();
-    let sure = is_chosen.clone();
-    let fits = |at: usize| {
-        let own = &effects[at];
-        let others = effects.iter().enumerate().filter(|(other, _)| sure[*other]);
-        others.filter(|(_, other)| other.shard == own.shard).all(|(place, other)| {
-            if place < at { other.lsn <= own.lsn } else { other.lsn >= own.lsn }
-        })
-    };
-    for places in places.into_values().filter(|places| places.len() > 1) {
-        let mut fitting = places.iter().copied().filter(|at| fits(*at));
-        let found = if last { fitting.next_back() } else { fitting.next() };
-        is_chosen[found.unwrap_or(places[0])] = true;
-    }
-    effects.iter().zip(is_chosen).filter_map(|(effect, chosen)| chosen.then_some(effect)).collect()
 }
 
 /// Whether the place where a page says to go on lies behind its rows and before what it left out.

@@ -163,6 +163,11 @@ impl Replicas {
         }
     }
 
+    /// Up to here a node's log has landed on its disk without a gap.
+    pub fn durable(&self, node: u16) -> u64 {
+        self.logs.get(&node).map_or(0, |log| log.durable)
+    }
+
     /// A node says that everything up to an entry is committed: first of all or again.
     pub fn committed(
         &mut self,

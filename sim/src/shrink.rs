@@ -1,10 +1,12 @@
-//! Makes a failing run small: the same failure in less time, without the product's own points, with
-//! fewer kinds of faults, with fewer faults, with fewer clients.
+//! Makes a failing run small: the same failure in less time, without the product's own points or with
+//! fewer of them, with fewer kinds of faults, with fewer faults, with fewer clients.
 //!
 //! What is left out of a plan moves no other fault, but it does move all other chance: latencies
 //! and the clients' choices follow other events. So each smaller run is tried with a few salts:
 //! the plan is the same, the rest of the chance another one. A run counts as failing in the same
 //! way if the first words of the failure are the same ([`Failure::kind`]).
+
+use spillway_runtime::faults::{self, Point};
 
 use crate::plan::{Fault, FaultKinds, is_left_out, plan};
 use crate::runner::run_caught;
@@ -33,6 +35,12 @@ pub fn faults_of(options: &Options) -> Vec<Fault> {
     let mut faults = plan(options);
     faults.retain(|fault| !is_left_out(fault, options) && fault.at < options.faults_end());
     faults
+}
+
+/// The points in the product that may fire in a run.
+pub fn points_of(options: &Options) -> Vec<Point> {
+    let may_fire = |point: &Point| !options.points_off && !options.points_disarmed.contains(point);
+    faults::armed_by(options.seed).filter(may_fire).collect()
 }
 
 struct Search<'a> {
@@ -113,7 +121,14 @@ impl Search<'_> {
     }
 
     fn points(&mut self) {
-        self.take(&Options { points_off: true, ..self.best.clone() });
+        if self.take(&Options { points_off: true, ..self.best.clone() }) {
+            return;
+        }
+        for point in points_of(&self.best) {
+            let mut points_disarmed = self.best.points_disarmed.clone();
+            points_disarmed.insert(point);
+            self.take(&Options { points_disarmed, ..self.best.clone() });
+        }
     }
 
     fn clients(&mut self) {

@@ -218,6 +218,9 @@ pub struct Outcome {
     pub refused_log: u64,
 }
 
+/// How long a client repeats a request.
+pub const PATIENCE_NANOS: u64 = 20 * SECOND;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Worker {
@@ -282,7 +285,7 @@ impl Worker {
             shards: usize::from(sizes.shards),
             frames_in_flight_max: sizes.client_frames,
             request_timeout_nanos: draw.pick(&[100_000_000, 300_000_000, SECOND]),
-            give_up_nanos: 20 * SECOND,
+            give_up_nanos: PATIENCE_NANOS,
             connect_nanos: 300 * SECOND,
             // A node may be killed any number of times before a request is answered.
             leaders_lost_max: usize::MAX,
@@ -338,7 +341,7 @@ impl Worker {
             shards: usize::from(sizes.shards),
             frames_in_flight_max: sizes.client_frames,
             request_timeout_nanos: draw.pick(&[100_000_000, 300_000_000, SECOND]),
-            give_up_nanos: 20 * SECOND,
+            give_up_nanos: PATIENCE_NANOS,
             connect_nanos: 300 * SECOND,
             leaders_lost_max: usize::MAX,
             seed: draw.bits(),

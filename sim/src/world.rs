@@ -23,13 +23,13 @@ use crate::disk::{Disk, File};
 use crate::draw::{Draw, Trace};
 use crate::links::{Links, Pair};
 use crate::network::{Connection, Network, Side};
-use crate::node::{Actions, Node, PeerMessage, Scene, Seat, Token};
+use crate::node::{Actions, Door, Node, PeerMessage, Scene, Seat, Token};
 use crate::options::{Bug, Options, SECOND, Sizes};
 use crate::oracle::{Counts, Oracle};
 use crate::plan::{Fault, FaultKind, is_left_out, plan};
 use crate::recorder::{self, Recorder};
 use crate::start::{StartError, StartScene, Started, is_torn, start};
-use crate::worker::{Tables, Wish, Worker};
+use crate::worker::{PATIENCE_NANOS, Tables, Wish, Worker};
 use faults::is_victim;
 use inject::Inject;
 pub use inject::{
@@ -95,7 +95,7 @@ enum Event {
     /// A node hears that a link stands, in this generation, or that it is gone.
     LinkTold { pair: Pair, side: usize, up: Option<u64> },
     /// A message between nodes arrives.
-    PeerArrived { from: u16, to: u16, generation: u64, bytes: usize, message: PeerMessage },
+    PeerArrived { from: u16, to: u16, message: PeerMessage },
     /// A body has landed that a start of a node repairs its log with.
     RepairLanded { node: u16, start: u64, id: u64 },
     /// A start of a node that repairs its log asks its peers again.
@@ -394,7 +394,7 @@ impl World {
         let full = self.oracle.counts.log_full + self.oracle.counts.refused_log > 0;
         let idle = |worker: &Worker| worker.in_flight() == 0 && (full || worker.is_done());
         let last = self.oracle.history.last().0;
-        let complete = |node: &Node| !node.failed() && node.applied() == last;
+        let complete = |node: &Node| !node.failed() && node.applied() == last && node.is_through();
         let members = self.members();
         let node = |node: &u16| self.machines[usize::from(*node)].node.as_ref();
         let nodes = || members.iter().map(node);
@@ -402,6 +402,8 @@ impl World {
         self.workers.iter().enumerate().filter(present).all(|(_, worker)| idle(worker))
             && (full || self.operator.is_done())
             && nodes().all(|node| node.is_some_and(complete))
+            // A member that counts may have applied what only others have on their disks.
+            && members.iter().all(|node| self.oracle.is_durable(*node))
             && nodes().flatten().filter(|node| node.leads()).count() == 1
     }
 
@@ -477,9 +479,7 @@ impl World {
             Event::Undrain(node) => self.drain(node, false),
             Event::LinkTry(pair) => self.link_try(pair),
             Event::LinkTold { pair, side, up } => self.link_told(pair, side, up)?,
-            Event::PeerArrived { from, to, generation, bytes, message } => {
-                self.peer_arrived(from, to, generation, bytes, message)?;
-            }
+            Event::PeerArrived { from, to, message } => self.peer_arrived(from, to, message)?,
             Event::RepairLanded { node, start, id } => return self.repair_landed(node, start, id),
             Event::RepairTick(node, start) => return self.repair_tick(node, start),
             Event::Inject(inject) => return self.inject_step(inject),
@@ -616,7 +616,13 @@ impl World {
             machine.disk.superblock_round(round, None);
         }
         self.oracle.started(node, &started.log.recovered.entries);
-        machine.node = Some(Node::new(started, &self.sizes, &machine.configured));
+        let door = Door::new(
+            &started.superblock,
+            machine.starts,
+            &machine.configured,
+            machine.clock.monotonic(self.now),
+        );
+        machine.node = Some(Node::new(started, &self.sizes, &machine.configured, door));
         machine.turns.clear();
         machine.log_tick_at = None;
         machine.operator_called = false;
@@ -692,6 +698,9 @@ impl World {
                 let at = self.network.arrival(connection, side, at);
                 self.at(at, Event::Gone(connection, side));
             }
+        }
+        for (from, generation, bytes) in actions.taken {
+            self.peer_taken(from.0 - 1, node, generation, bytes);
         }
         for (to, message) in actions.sends {
             self.peer_send(node, to.0 - 1, message);
@@ -910,10 +919,12 @@ impl World {
         self.oracle.counts.gave_up += outcome.gave_up;
         self.oracle.counts.refused_log += outcome.refused_log;
         // A log or a budget that stays full is answered with "later" until the client gives up;
-        // the operator's requests are never put off.
+        // the operator's requests are never put off. And as long as faults go on there is no promise:
+        // links that break faster than an election takes leave nobody to answer.
         let counts = &self.oracle.counts;
         let full = at != 0 && counts.log_full + counts.memory_full > 0;
-        if outcome.gave_up > 0 && !full {
+        let is_late = self.now >= self.options.faults_end() + PATIENCE_NANOS;
+        if outcome.gave_up > 0 && !full && is_late {
             let rest = self.unrest();
             return Err(Failure::new(format!("client {at} got no answer in its patience; {rest}")));
         }

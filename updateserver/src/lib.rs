@@ -5,6 +5,7 @@ pub mod config;
 pub mod log;
 pub mod memtable;
 pub mod node;
+pub mod peer_book;
 pub mod quorum;
 pub mod redo;
 pub mod root;

@@ -28,7 +28,7 @@ use crate::session::{SLOTS, SessionDirectory, slot_of};
 pub use cluster::{Member, Replacement};
 
 use crate::shard::{
-    ItemSection, LogItem, ORIGIN_ROOT, Released, RootCommand, RootOrder, RootOrigin,
+    ItemSection, LogItem, ORIGIN_ROOT, Released, RootAnswer, RootCommand, RootOrder, RootOrigin,
 };
 
 /// A session that has not done anything for this long is closed when its slot is wanted, or at
@@ -48,6 +48,9 @@ pub struct RootEffects {
     pub orders: Vec<RootOrder>,
     /// Answers to clients of shard 0.
     pub answers: Released,
+    /// Answers that rest on what is known here, which another leader may have changed since: shard
+    /// 0 holds them until it is proven that this node leads.
+    pub answers_of_state: Vec<(RootOrigin, RootAnswer)>,
     /// Members to replace: the new node's addresses are committed, the quorum's part remains.
     /// The shell gives it to the quorum and answers the client.
     pub replacements: Vec<Replacement>,
@@ -62,6 +65,7 @@ impl RootEffects {
         self.items.clear();
         self.orders.clear();
         self.answers.clear();
+        self.answers_of_state.clear();
         self.replacements.clear();
         self.diverged = None;
     }
@@ -114,6 +118,8 @@ enum Change {
     SessionClose(SessionId),
     /// A change of the members or of what is drained, and the replacement it prepares.
     Cluster(SystemCommand, Option<(Option<NodeId>, NodeId)>),
+    /// Nothing: this is answered when what it rests on is committed.
+    Nothing(RootAnswer),
 }
 
 /// A change between its command and its answer.
@@ -284,9 +290,7 @@ impl Root {
         match input {
             RootInput::Command(origin, command) => {
                 if let Err((code, text)) = self.command(Some(origin), command, out) {
-                    let refusal = Refusal::new(code, text);
-                    let (to, request) = (origin.connection, origin.request);
-                    out.answers.push(to, FrameKind::Refusal, request, &refusal);
+                    self.refuse(origin, Refusal::new(code, text), code, out);
                 }
             }
             RootInput::Internal(command) => drop(self.command(None, command, out)),
@@ -337,6 +341,7 @@ impl Root {
         self.committed(stamp, out);
         // Nobody is connected any more who could be answered.
         out.answers.clear();
+        out.answers_of_state.clear();
         out.replacements.clear();
         self.epoch = None;
         while let Some(pending) = self.pending.pop_back() {
@@ -363,7 +368,43 @@ impl Root {
                 self.generations[slot_of(session)] -= 1;
             }
             Change::SessionClose(session) => self.directory.open(session, self.now_seconds),
-            Change::Cluster(..) => {}
+            Change::Cluster(..) | Change::Nothing(_) => {}
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        origin: RootOrigin,
+        refusal: Refusal,
+        code: RefusalCode,
+        out: &mut RootEffects,
+    ) {
+        let at_once = match code {
+            // Whatever other nodes know. What is at its limit is worth another attempt anyway.
+            RefusalCode::NotLeader | RefusalCode::Malformed | RefusalCode::LimitReached => true,
+            // So is what waits for another change.
+            RefusalCode::ClusterBusy => self.changes_cluster(),
+            _ => false,
+        };
+        if at_once {
+            let (to, request) = (origin.connection, origin.request);
+            out.answers.push(to, FrameKind::Refusal, request, &refusal);
+        } else {
+            self.answer_of_state(Some(origin), RootAnswer::Refusal(refusal), out);
+        }
+    }
+
+    /// Answers without changing anything: behind the commit of what the answer may rest on.
+    fn answer_of_state(
+        &mut self,
+        origin: Option<RootOrigin>,
+        answer: RootAnswer,
+        out: &mut RootEffects,
+    ) {
+        let Some(asked) = origin else { return };
+        match self.pending.iter().filter_map(|pending| pending.stamp).max() {
+            Some(stamp) => self.wait(origin, Change::Nothing(answer), None, Some(stamp)),
+            None => out.answers_of_state.push((asked, answer)),
         }
     }
 
@@ -466,7 +507,10 @@ impl Root {
                 Some((order, stamp)) => {
                     self.wait(origin, Change::TableCreate(id), order, stamp);
                 }
-                None => answer_created(origin, id, out),
+                None => {
+                    let answer = RootAnswer::TableCreated(TableCreated { table: id.0 });
+                    self.answer_of_state(origin, answer, out);
+                }
             }
             return Ok(());
         }
@@ -560,7 +604,7 @@ impl Root {
                 }
                 Change::TableDrop(id) => SystemCommand::TableDrop { table: id.0 },
                 Change::SessionClose(session) => SystemCommand::SessionClose { session: session.0 },
-                Change::SessionOpen(_) | Change::Cluster(..) => {
+                Change::SessionOpen(_) | Change::Cluster(..) | Change::Nothing(_) => {
                     unreachable!("only tables and the ends of sessions are ordered")
                 }
             };
@@ -595,6 +639,10 @@ impl Root {
                 }
                 Change::Cluster(command, replacement) => {
                     self.cluster_committed(pending.origin, &command, replacement, out);
+                }
+                Change::Nothing(answer) => {
+                    let origin = pending.origin.expect("somebody waits for an answer");
+                    out.answers_of_state.push((origin, answer));
                 }
                 Change::TableCreate(id) => {
                     let order = match created.get(&id) {

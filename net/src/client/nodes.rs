@@ -149,19 +149,20 @@ impl NodeBook {
             self.nodes[at].node = welcome.node;
             self.nodes[at].ports.clone_from(&welcome.shard_ports);
         }
-        if welcome.epoch >= self.epoch {
-            let members = &welcome.members[..welcome.members.len().min(NODES_MAX)];
-            if !members.is_empty() {
-                let is_member = |node: u16| members.iter().any(|member| member.node == node);
-                self.nodes.retain(|known| known.is_given || is_member(known.node));
-            }
-            for member in members {
-                self.heard_of(member.node, &member.address);
-            }
-            // Only who leads says so; what others say may be old.
-            if welcome.leader == welcome.node && welcome.node != 0 {
-                (self.leader, self.epoch) = (welcome.leader, welcome.epoch);
-            }
+        let members = &welcome.members[..welcome.members.len().min(HEARD_OF_MAX)];
+        let is_new = welcome.epoch >= self.epoch;
+        if is_new && !members.is_empty() {
+            let is_member = |node: u16| members.iter().any(|member| member.node == node);
+            self.nodes.retain(|known| known.is_given || is_member(known.node));
+        }
+        // One that does not lead may know no term at all, and be the only one that can be reached:
+        // what it says makes nobody forgotten, but all nodes may have been replaced since.
+        for member in members {
+            self.heard_of(member.node, &member.address);
+        }
+        // Only who leads says so; what others say may be old.
+        if is_new && welcome.leader == welcome.node && welcome.node != 0 {
+            (self.leader, self.epoch) = (welcome.leader, welcome.epoch);
         }
         *self != before
     }
@@ -245,6 +246,21 @@ mod tests {
         assert_eq!(addresses(&book), ["a:1", "b:1", "y:1", "w:1"]);
         assert_eq!(book.leader(), Some((2, 6)));
         assert_eq!(book.address_of(2), Some("b:1"), "what was given comes first");
+    }
+
+    /// Whoever reads from any node meets followers, which may not have heard of a term since they
+    /// started, while the nodes that the caller named are replaced one after the other.
+    #[test]
+    fn a_node_that_does_not_lead_tells_who_is_new() {
+        let mut book = NodeBook::new(["a:1", "b:1", "c:1"]);
+        book.greeted("a:1", &welcome(1, 5, 1, &[(1, "a:1"), (2, "b:1"), (3, "c:1")]));
+        let members = [(2, "b:1"), (4, "d:1"), (5, "e:1")];
+        assert!(book.greeted("b:1", &welcome(2, 0, 5, &members)));
+        assert_eq!(addresses(&book), ["a:1", "b:1", "c:1", "d:1", "e:1"]);
+        assert_eq!(book.leader(), Some((1, 5)), "only a leader says who leads");
+        // Nobody is forgotten by what is old, or may be.
+        book.greeted("c:1", &welcome(3, 4, 0, &[(3, "c:1")]));
+        assert_eq!(book.len(), 5);
     }
 
     #[test]

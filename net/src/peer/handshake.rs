@@ -58,7 +58,7 @@ impl Handshake {
         key: ClusterKey,
         nonce: &[u8; NONCE_BYTES],
     ) -> (Self, Message) {
-        assert!(own.node < expected, "the lower number connects: {} to {expected}", own.node);
+        assert!(own.node != expected, "nobody connects to itself: {expected}");
         let made = Self::new(Role::Initiator, own, Some(expected), key, nonce);
         let message = made.own_message;
         (made, message)
@@ -184,9 +184,6 @@ impl Handshake {
             Some(expected) if expected != peer.node => {
                 Err(Refusal::NodeOther { expected, found: peer.node })
             }
-            None if peer.node > own.node => {
-                Err(Refusal::Direction { refuser: own.node, refused: peer.node })
-            }
             _ => Ok(()),
         }
     }
@@ -218,6 +215,7 @@ pub fn fuzz_handshake(data: &[u8]) {
         node: NodeId(2),
         boot: 1,
         instance: 1,
+        is_founded: false,
     };
     let nonce = [9; NONCE_BYTES];
     let mut handshake = match side % 2 {

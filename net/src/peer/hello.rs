@@ -15,7 +15,8 @@
 //!     36    4 batch          largest batch, bytes
 //!     40    2 partitions
 //!     42    2 node
-//!     44    4 reserved       zero
+//!     44    1 founded        1 if its log names members
+//!     45    3 reserved       zero
 //!     48    8 boot           how often the node was started
 //!     56    8 instance       drawn when the process started; 0 while it repairs its log
 //!     64   32 nonce          drawn for this connection
@@ -40,7 +41,7 @@ use super::{MESSAGE_BYTES, Message, NONCE_BYTES};
 use crate::ids::{ClusterId, NodeId};
 
 /// Version of what nodes say to each other.
-pub const PEER_PROTOCOL_VERSION: u16 = 1;
+pub const PEER_PROTOCOL_VERSION: u16 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SPLH");
 const CHECKSUM_AT: usize = MESSAGE_BYTES - 8;
@@ -99,6 +100,8 @@ pub struct Hello {
     pub boot: u64,
     /// Drawn when its process started, or [`Self::INSTANCE_REPAIRING`].
     pub instance: u64,
+    /// Whether its log names members of the cluster. Before that only its configuration does.
+    pub is_founded: bool,
 }
 
 impl Hello {
@@ -129,6 +132,7 @@ pub(super) fn hello_encode(role: Role, hello: &Hello, nonce: &[u8; NONCE_BYTES])
     message[36..40].copy_from_slice(&hello.format.batch_bytes_max.to_le_bytes());
     message[40..42].copy_from_slice(&hello.format.partitions.to_le_bytes());
     message[42..44].copy_from_slice(&hello.node.0.to_le_bytes());
+    message[44] = u8::from(hello.is_founded);
     message[48..56].copy_from_slice(&hello.boot.to_le_bytes());
     message[56..64].copy_from_slice(&hello.instance.to_le_bytes());
     message[64..96].copy_from_slice(nonce);
@@ -196,7 +200,7 @@ pub(super) fn decode(message: &Message) -> Result<Decoded, Refusal> {
     };
     let is_zero = |from: usize, to: usize| message[from..to].iter().all(|byte| *byte == 0);
     match message[6] {
-        KIND_HELLO if is_zero(44, 48) && is_zero(96, CHECKSUM_AT) => {
+        KIND_HELLO if message[44] <= 1 && is_zero(45, 48) && is_zero(96, CHECKSUM_AT) => {
             Ok(Decoded::Hello(role, hello_decode(message)))
         }
         KIND_PROOF if is_zero(40, CHECKSUM_AT) => Ok(Decoded::Proof(role, array_at(message, 8))),
@@ -222,5 +226,6 @@ fn hello_decode(message: &Message) -> Hello {
         node: NodeId(u16::from_le_bytes(array_at(message, 42))),
         boot: u64::from_le_bytes(array_at(message, 48)),
         instance: u64::from_le_bytes(array_at(message, 56)),
+        is_founded: message[44] == 1,
     }
 }

@@ -66,10 +66,11 @@ pub enum Refusal {
         /// The other's.
         refused: LogFormat,
     },
-    /// The node is no member.
+    /// The node is no member: it was replaced, or no log names members yet and the configuration
+    /// does not have it.
     #[error(
         "node {node} is no member of the cluster: take it in with `spillway admin replace-node`, \
-         or correct its node.id"
+         or correct its node.id, or the cluster.nodes of all"
     )]
     NodeUnknown {
         /// The stranger.
@@ -95,17 +96,6 @@ pub enum Refusal {
         expected: NodeId,
         /// The one that answered.
         found: NodeId,
-    },
-    /// Nodes with lower numbers connect to those with higher ones, not the other way round.
-    #[error(
-        "node {refused} connects to node {refuser}, although the lower number connects: install \
-         the same release on both nodes"
-    )]
-    Direction {
-        /// Was connected to.
-        refuser: NodeId,
-        /// Connected.
-        refused: NodeId,
     },
     /// The proof does not fit the key.
     #[error(
@@ -158,7 +148,6 @@ impl Refusal {
             Refusal::NodeUnknown { node } => (6, 0, node.0.into()),
             Refusal::NodeTwice { node } => (7, 0, node.0.into()),
             Refusal::NodeOther { expected, found } => (8, expected.0.into(), found.0.into()),
-            Refusal::Direction { refuser, refused } => (9, refuser.0.into(), refused.0.into()),
             Refusal::Key => (10, 0, 0),
             Refusal::Certificate { node } => (11, 0, node.0.into()),
             Refusal::Order => (12, 0, 0),
@@ -182,7 +171,6 @@ impl Refusal {
             6 => Refusal::NodeUnknown { node: refused_node },
             7 => Refusal::NodeTwice { node: refused_node },
             8 => Refusal::NodeOther { expected: refuser_node, found: refused_node },
-            9 => Refusal::Direction { refuser: refuser_node, refused: refused_node },
             10 => Refusal::Key,
             11 => Refusal::Certificate { node: refused_node },
             12 => Refusal::Order,
@@ -226,7 +214,6 @@ mod tests {
             Refusal::NodeUnknown { node },
             Refusal::NodeTwice { node },
             Refusal::NodeOther { expected: node, found: NodeId(65_535) },
-            Refusal::Direction { refuser: NodeId(1), refused: node },
             Refusal::Key,
             Refusal::Certificate { node },
             Refusal::Order,

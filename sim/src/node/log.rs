@@ -150,9 +150,13 @@ impl LogSeat {
 }
 
 impl Node {
-    /// The links tell something of another node.
+    /// The links tell something of another node. What it has not read when a link ends is gone.
     pub fn peer_event(&mut self, from: NodeId, event: PeerEvent) {
-        self.log.inbox.entry(from).or_default().push_back(event);
+        let inbox = self.log.inbox.entry(from).or_default();
+        if matches!(event, PeerEvent::Lost) {
+            inbox.retain(|event| !matches!(event, PeerEvent::Message(_)));
+        }
+        inbox.push_back(event);
     }
 
     /// Where it stands, for reports.
@@ -161,9 +165,10 @@ impl Node {
         let now = Now { monotonic_nanos, wall };
         let status = log.replica.status(now);
         let inbox: usize = log.inbox.values().map(VecDeque::len).sum();
+        let space = log.replica.space();
         format!(
             "{:?} of term {}, log {} to {}, applied {} on all shards, {} messages wait, {} of {} \
-             bytes of slots, raw writes {}, waiting: {}",
+             bytes of slots, {} of {} of the log, raw writes {}, waiting: {}, writes: {}",
             status.role,
             status.term,
             status.vdl,
@@ -172,8 +177,11 @@ impl Node {
             inbox,
             log.slots.bytes_used(),
             log.slots.bytes_total(),
+            space.used_bytes,
+            space.total_bytes,
             log.raw_waiting.len(),
             log.waiting.is_some(),
+            !log.replica.is_quiet(),
         )
     }
 
@@ -276,6 +284,8 @@ impl Node {
                     }
                     PeerEvent::Lost => self.step(ReplicaInput::PeerLost(from), scene)?,
                     PeerEvent::Message(message) => {
+                        let taken = (from, message.generation, message.bytes());
+                        scene.actions.taken.push(taken);
                         if let (Some(memory), Some(body)) = (&mut memory, message.body) {
                             memory[block..].copy_from_slice(&body);
                         }
@@ -464,7 +474,8 @@ impl Node {
         let (committed, time) = (Lsn(self.log.published.lsn), self.log.freshness.proof());
         for PeerSend { to, header, body } in effects.sends.drain(..) {
             let header = PeerHeader { committed, time, ..header };
-            scene.actions.sends.push((to, PeerMessage { header: header.encode(), body }));
+            let message = PeerMessage { header: header.encode(), body, generation: 0 };
+            scene.actions.sends.push((to, message));
         }
         scene.actions.resets.append(&mut effects.resets);
         for write in effects.writes.drain(..) {

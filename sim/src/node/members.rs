@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use spillway_net::ids::NodeId;
 use spillway_net::message::MemberAddress;
+use spillway_net::peer::{Hello, LogFormat};
+use spillway_updateserver::log::Superblock;
+use spillway_updateserver::peer_book::{LogMembers, PeerBook};
 use spillway_updateserver::quorum::{MemberKind, Now, ReplicaCommand};
 use spillway_updateserver::root::{Member, RootInput};
 use spillway_updateserver::shard::RootCommand;
@@ -18,6 +21,37 @@ pub fn member(node: u16) -> Member {
     Member { peer_address: address(node), client_address: address(node) }
 }
 
+/// Where a node meets the others.
+pub struct Door {
+    /// Whom it connects to, and lets in.
+    pub book: PeerBook,
+    hello: Hello,
+}
+
+impl Door {
+    /// Of a process that has read its superblock, and is configured with these members, counted
+    /// from 0.
+    pub fn new(superblock: &Superblock, instance: u64, configured: &[u16], now: u64) -> Self {
+        let Superblock { cluster, geometry, node, boot, .. } = *superblock;
+        let format = LogFormat {
+            block_bytes: geometry.block_bytes,
+            batch_bytes_max: geometry.batch_bytes_max,
+            partitions: geometry.partitions,
+        };
+        let configured = configured.iter().map(|node| (NodeId(node + 1), address(*node)));
+        let (limits, is_founded) = (0, false);
+        Self {
+            book: PeerBook::new(node, configured.collect(), now),
+            hello: Hello { cluster, limits, format, node, boot, instance, is_founded },
+        }
+    }
+
+    /// What it says of itself now.
+    pub fn hello(&self) -> Hello {
+        Hello { is_founded: self.book.is_founded(), ..self.hello }
+    }
+}
+
 impl Node {
     /// What clients are told.
     pub(super) fn addresses(&self) -> Arc<[MemberAddress]> {
@@ -26,11 +60,6 @@ impl Node {
             address: member.client_address.clone(),
         };
         self.known.iter().map(of).collect()
-    }
-
-    /// Whether it knows where another node is reached, counted from 0.
-    pub fn knows(&self, other: u16) -> bool {
-        self.known.contains_key(&NodeId(other + 1))
     }
 
     /// The members as the quorum knows them here.
@@ -75,10 +104,20 @@ impl Node {
         if *members == self.members_known && drained == self.drained {
             return;
         }
-        let before = std::mem::replace(&mut self.members_known, members.clone());
-        self.known.retain(|node, _| members.contains_key(node) || !before.contains_key(node));
+        self.members_known.clone_from(members);
+        let removed = self.root.removed();
+        self.known.retain(|node, _| !removed.contains(node));
         self.known.extend(members.clone());
         self.known_version += 1;
+        let of = |(node, member): (&NodeId, &Member)| (*node, member.peer_address.clone());
+        let in_log = LogMembers {
+            known: self.known.iter().map(of).collect(),
+            removed: removed.iter().copied().collect(),
+            is_founded: !members.is_empty(),
+        };
+        self.door.book.set(in_log, scene.now);
+        let own = NodeId(self.number + 1);
+        scene.actions.resets.extend(removed.iter().filter(|node| **node != own));
         self.log.published.drained = drained.contains(&NodeId(self.number + 1));
         self.log.commands.push_back(ReplicaCommand::Drained(drained.clone()));
         self.drained = drained;

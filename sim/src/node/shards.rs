@@ -381,7 +381,7 @@ impl Node {
                 scene.actions.turns.insert(Seat::Shard(at as u16));
             }
         }
-        let ordered = !effects.orders.is_empty();
+        let has_news = !effects.orders.is_empty() || !effects.answers_of_state.is_empty();
         let seat = &mut self.seats[0];
         for order in effects.orders.drain(..) {
             seat.shard.step(scene.now, ShardInput::Root(order), &mut seat.effects);
@@ -390,13 +390,16 @@ impl Node {
         seat.backlog.extend(seat.effects.items.drain(..));
         seat.backlog.extend(effects.items.drain(..));
         send(&effects.answers, scene);
+        for (origin, answer) in effects.answers_of_state.drain(..) {
+            seat.shard.step(scene.now, ShardInput::Answer(origin, answer), &mut seat.effects);
+        }
         for Replacement { old, new, .. } in effects.replacements.drain(..) {
             self.log.commands.push_back(ReplicaCommand::MemberReplace { old, new });
             scene.actions.turns.insert(Seat::Log);
         }
         effects.clear();
         self.root_effects = effects;
-        ordered
+        has_news
     }
 
     fn hand_over(&mut self, shard: u16, scene: &mut Scene<'_>) {

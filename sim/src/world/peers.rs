@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use spillway_net::ids::NodeId;
+use spillway_net::peer::Hello;
 
 use super::{Event, World};
 use crate::Failure;
@@ -10,6 +11,7 @@ use crate::draw::Draw;
 use crate::links::{Pair, pair_of};
 use crate::node::{PeerEvent, PeerMessage, Seat};
 use crate::plan::FaultKind;
+use crate::worker::address;
 
 /// A link that is silent for longer is given up.
 pub(super) const SILENCE_NANOS_MAX: u64 = 1_000_000_000;
@@ -32,28 +34,54 @@ impl World {
         }
     }
 
-    /// Two nodes connect, if they can.
+    /// Two nodes connect, if one of them wants to and they can.
     pub(super) fn link_try(&mut self, pair: Pair) {
         let machine = |node: u16| &self.machines[usize::from(node)];
         if machine(pair.0).is_gone || machine(pair.1).is_gone {
             return;
         }
-        // The one with the lower number connects, where it knows the other one to be.
-        let both_up = machine(pair.1).is_connectable() && machine(pair.0).knows(pair.1);
-        let now = self.now;
         let link = self.links.get_mut(pair);
         link.is_tried = false;
         if link.is_up {
             return;
         }
-        if !both_up || link.cut_until.iter().any(|until| *until > now) {
+        if !self.dial(pair.0, pair.1) && !self.dial(pair.1, pair.0) {
             self.link_retry(pair);
             return;
         }
+        let link = self.links.get_mut(pair);
         link.is_up = true;
         link.generation += 1;
         let up = Some(link.generation);
         self.link_tell(pair, up);
+    }
+
+    /// A node connects to another one, if it is due and both let each other in.
+    fn dial(&mut self, node: u16, other: u16) -> bool {
+        let link = self.links.get_mut(pair_of(node, other).0);
+        let is_cut = link.cut_until.iter().any(|until| *until > self.now);
+        let own = &mut self.machines[usize::from(node)];
+        let now = own.clock.monotonic(self.now);
+        let Some(door) = own.door_mut() else { return false };
+        let Some(due) = door.book.due_to(NodeId(other + 1), now) else { return false };
+        let is_there = !is_cut && due.address == address(other);
+        if is_there && self.admits(other, node) && self.admits(node, other) {
+            return true;
+        }
+        self.book_ended(node, other);
+        false
+    }
+
+    /// Whether a node is up and lets another one in that is up.
+    fn admits(&mut self, node: u16, other: u16) -> bool {
+        let Some(hello) = self.hello(other) else { return false };
+        let door = self.machines[usize::from(node)].door_mut();
+        door.is_some_and(|door| door.book.admit(&hello).is_ok())
+    }
+
+    /// What a node that is up says of itself.
+    fn hello(&mut self, node: u16) -> Option<Hello> {
+        self.machines[usize::from(node)].door_mut().map(|door| door.hello())
     }
 
     fn link_tell(&mut self, pair: Pair, up: Option<u64>) {
@@ -77,11 +105,38 @@ impl World {
         if is_void || link.told[side] == up.is_some() {
             return Ok(());
         }
-        link.told[side] = up.is_some();
         let (node, other) = if side == 0 { pair } else { (pair.1, pair.0) };
+        if up.is_some() && !self.admits(node, other) {
+            // What it knows of the members has changed meanwhile.
+            self.link_down(node, other);
+            return Ok(());
+        }
+        self.links.get_mut(pair).told[side] = up.is_some();
+        self.book_tell(node, other, up.is_some());
         let event = if up.is_some() { PeerEvent::Connected } else { PeerEvent::Lost };
         self.trace.note("link", self.now, node.into(), other.into());
         self.peer_event(node, other, event)
+    }
+
+    /// A node that is up hears that a link stands or is gone.
+    fn book_tell(&mut self, node: u16, other: u16, up: bool) {
+        let hello = self.hello(other);
+        let machine = &mut self.machines[usize::from(node)];
+        let now = machine.clock.monotonic(self.now);
+        let Some(door) = machine.door_mut() else { return };
+        match hello {
+            Some(hello) if up => door.book.connected(&hello, now),
+            _ => door.book.lost(NodeId(other + 1), now),
+        }
+    }
+
+    /// What a node dialed, if it did, has ended.
+    fn book_ended(&mut self, node: u16, other: u16) {
+        let machine = &mut self.machines[usize::from(node)];
+        let now = machine.clock.monotonic(self.now);
+        if let Some(door) = machine.door_mut() {
+            door.book.ended(NodeId(other + 1), now);
+        }
     }
 
     fn peer_event(&mut self, to: u16, from: u16, event: PeerEvent) -> Result<(), Failure> {
@@ -107,6 +162,8 @@ impl World {
         link.outgoing = [0; 2];
         self.outgoing_tell(pair.0, pair.1, 0);
         self.outgoing_tell(pair.1, pair.0, 0);
+        self.book_ended(pair.0, pair.1);
+        self.book_ended(pair.1, pair.0);
         self.link_tell(pair, None);
         self.link_retry(pair);
     }
@@ -128,7 +185,7 @@ impl World {
     }
 
     /// A node sends a message.
-    pub(super) fn peer_send(&mut self, from: u16, to: u16, message: PeerMessage) {
+    pub(super) fn peer_send(&mut self, from: u16, to: u16, mut message: PeerMessage) {
         let lossy = self.options.lossy;
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
@@ -138,7 +195,7 @@ impl World {
         let cut_until = link.cut_until[side];
         let is_lost = armed(&mut link.lose_next[side]);
         let twice = !is_lost && armed(&mut link.twice_next[side]);
-        let generation = link.generation;
+        message.generation = link.generation;
         let faults = &mut self.oracle.counts.faults;
         if is_lost {
             faults.note(FaultKind::MessageLost);
@@ -153,7 +210,7 @@ impl World {
         if twice {
             faults.note(FaultKind::MessageTwice);
         }
-        let bytes = message.header.len() + message.body.as_ref().map_or(0, |body| body.len());
+        let bytes = message.bytes();
         for _ in 0..if twice { 2 } else { 1 } {
             // What a cut holds up is sent again behind it.
             let link = self.links.get_mut(pair);
@@ -161,7 +218,7 @@ impl World {
             link.outgoing[side] += bytes;
             let at = link.arrival(1 - side, at);
             let message = message.clone();
-            self.at(at, Event::PeerArrived { from, to, generation, bytes, message });
+            self.at(at, Event::PeerArrived { from, to, message });
         }
         let outgoing = self.links.get_mut(pair).outgoing[side];
         self.outgoing_tell(from, to, outgoing);
@@ -172,23 +229,32 @@ impl World {
         &mut self,
         from: u16,
         to: u16,
-        generation: u64,
-        bytes: usize,
         message: PeerMessage,
     ) -> Result<(), Failure> {
         let (pair, side) = pair_of(from, to);
         let link = self.links.get_mut(pair);
-        if link.generation != generation {
+        if link.generation != message.generation {
             return Ok(());
         }
-        link.outgoing[side] -= bytes;
-        let outgoing = link.outgoing[side];
         assert!(link.told[1 - side], "messages come after their link");
-        self.outgoing_tell(from, to, outgoing);
+        if self.machines[usize::from(to)].node.is_none() {
+            self.peer_taken(from, to, message.generation, message.bytes());
+        }
         self.oracle.counts.messages += 1;
         self.oracle.counts.messages_entries += u64::from(message.body.is_some());
         self.trace.bytes(&message.header);
         self.peer_event(to, from, PeerEvent::Message(message))
+    }
+
+    /// A message was taken from its link. Until then it is on its way, and its sender's memory.
+    pub(super) fn peer_taken(&mut self, from: u16, to: u16, generation: u64, bytes: usize) {
+        let (pair, side) = pair_of(from, to);
+        let link = self.links.get_mut(pair);
+        if link.generation == generation {
+            link.outgoing[side] -= bytes;
+            let outgoing = link.outgoing[side];
+            self.outgoing_tell(from, to, outgoing);
+        }
     }
 
     /// Something comes between nodes: in one direction or both, for one link or all of a node.

@@ -1,18 +1,20 @@
 //! Nodes whose log is damaged: the production repair from the peers, or the end.
 
 use spillway_net::ids::NodeId;
+use spillway_net::peer::Hello;
 use spillway_updateserver::log::LogDamaged;
 use spillway_updateserver::quorum::{LogRepair, RepairEffects, RepairInput, RepairWrite};
 
 use super::{Event, Machine, World};
 use crate::Failure;
 use crate::disk::File;
-use crate::node::{PeerEvent, PeerMessage};
+use crate::node::{Door, PeerEvent, PeerMessage};
 use crate::start::{StartError, Started, check};
 
 /// A node that repairs its log.
 pub(super) struct Repairing {
     core: LogRepair,
+    door: Door,
     /// The body on its way to the disk, by the write's name.
     write: Option<(u64, RepairWrite)>,
     /// When the next tick is scheduled.
@@ -42,10 +44,10 @@ impl Machine {
         self.node.is_some() || self.repair.is_some()
     }
 
-    /// Whether it is up and knows where another node is.
-    pub(super) fn knows(&self, other: u16) -> bool {
-        let repairs = self.repair.is_some() && self.configured.contains(&other);
-        self.node.as_ref().map_or(repairs, |node| node.knows(other))
+    /// Whom it knows and connects to, if it is up.
+    pub(super) fn door_mut(&mut self) -> Option<&mut Door> {
+        let repairs = self.repair.as_mut().map(|repair| &mut repair.door);
+        self.node.as_mut().map_or(repairs, |node| Some(&mut node.door))
     }
 }
 
@@ -60,7 +62,10 @@ impl World {
             LogRepair::new(&superblock, machine.configured.iter().map(|node| NodeId(node + 1)));
         let began = self.now;
         let (write, tick_at, lacking_since) = (None, None, None);
-        machine.repair = Some(Repairing { core, write, tick_at, began, lacking_since });
+        let now = machine.clock.monotonic(self.now);
+        let instance = Hello::INSTANCE_REPAIRING;
+        let door = Door::new(&superblock, instance, &machine.configured, now);
+        machine.repair = Some(Repairing { core, door, write, tick_at, began, lacking_since });
         self.trace.note("repair", self.now, node.into(), damaged.sequence);
         self.exposure.repairs_begun += 1;
         self.repair_step(node, RepairInput::Damaged(&damaged))
@@ -83,7 +88,7 @@ impl World {
             return Ok(false);
         }
         for (to, header) in out.sends {
-            let message = PeerMessage { header: header.encode(), body: None };
+            let message = PeerMessage { header: header.encode(), body: None, generation: 0 };
             self.peer_send(node, to.0 - 1, message);
         }
         self.repair_tick_schedule(node);
@@ -137,7 +142,7 @@ impl World {
         let input = match event {
             PeerEvent::Connected => RepairInput::Connected(from),
             PeerEvent::Lost => return Ok(()),
-            PeerEvent::Message(PeerMessage { header, body }) => {
+            PeerEvent::Message(PeerMessage { header, body, .. }) => {
                 RepairInput::Message { from, header, body: body.as_deref() }
             }
         };

@@ -343,17 +343,23 @@ impl LogWriter {
         self.issue_wipes(out);
         self.issue_prepare(out);
         self.issue_superblock(out);
-        self.pump(now_nanos, out);
-        out.next_deadline_nanos = self.watermark(now_nanos, slots, out);
+        let held = self.pump(now_nanos, out);
+        let watermark = self.watermark(now_nanos, slots, out);
+        // What waits for nothing has no completion that leads here again.
+        out.next_deadline_nanos = if held { Some(now_nanos) } else { watermark };
     }
 
-    /// Issues entries in order as long as the rules allow it.
-    fn pump(&mut self, now_nanos: u64, out: &mut LogEffects) {
+    /// Issues entries in order as long as the rules allow it. True when the next one waits for
+    /// nothing but the next step.
+    fn pump(&mut self, now_nanos: u64, out: &mut LogEffects) -> bool {
         while let Some((_, frame)) = self.queue.front() {
+            if spillway_runtime::fault_point!(WriteHeld) {
+                return true;
+            }
             let is_config = frame.shared.kind == FrameKind::Config;
             let waits = is_config && !self.in_flight.is_empty();
             if waits || !self.can_issue(frame.frame_bytes() as u64) {
-                return;
+                return false;
             }
             // A change of members names the one before it as committed: never less is said there.
             let is_old = !is_config && spillway_runtime::fault_point!(CommitHintOld);
@@ -361,14 +367,14 @@ impl LogWriter {
             let (number, frame) = self.queue.pop_front().expect("seen above");
             self.issue(Some(number), frame, commit_hint, now_nanos, out);
         }
+        false
     }
 
     /// True when a frame of this size may be written now; enters the next segment for it.
     fn can_issue(&mut self, bytes: u64) -> bool {
         let alone = spillway_runtime::fault_point!(WriteAlone);
         let in_flight_max = if alone { 1 } else { self.options.in_flight_max };
-        let held = spillway_runtime::fault_point!(WriteHeld);
-        if self.in_flight.len() >= in_flight_max || self.wipes_open > 0 || held {
+        if self.in_flight.len() >= in_flight_max || self.wipes_open > 0 {
             return false;
         }
         let cursor = &mut self.position.cursor;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use spillway_net::ids::NodeId;
 use spillway_net::message::MemberAddress;
 
+use crate::peer_book::LogMembers;
 use crate::quorum::{ReplicaCommand, ReplicaStatus};
 
 /// A node of the cluster and where it is reached.
@@ -24,6 +25,10 @@ pub(super) struct Member {
 #[derive(Debug, Default)]
 struct Content {
     members: Vec<Member>,
+    /// Nodes that were members and are none any more.
+    removed: Vec<NodeId>,
+    /// Whether the root service knows members.
+    is_founded: bool,
     drained: Vec<NodeId>,
     status: Option<ReplicaStatus>,
     commands: VecDeque<ReplicaCommand>,
@@ -69,6 +74,8 @@ impl Board {
         }
         content.members.sort_by_key(|member| member.node);
         content.drained = drained.to_vec();
+        content.removed = removed.to_vec();
+        content.is_founded |= !members.is_empty();
         drop(content);
         self.version.fetch_add(1, Ordering::AcqRel);
     }
@@ -95,6 +102,17 @@ impl Board {
 
     pub fn members(&self) -> Vec<Member> {
         self.lock().members.clone()
+    }
+
+    /// For the links to the peers.
+    pub fn log_members(&self) -> LogMembers {
+        let content = self.lock();
+        let of = |member: &Member| (member.node, member.peer_address.clone());
+        LogMembers {
+            known: content.members.iter().map(of).collect(),
+            removed: content.removed.clone(),
+            is_founded: content.is_founded,
+        }
     }
 
     pub fn drained(&self) -> Vec<NodeId> {

@@ -106,7 +106,7 @@ pub(super) struct LogShell {
     peer_events: Vec<PeerEvent>,
     /// The members as the quorum last told them.
     members: Vec<NodeId>,
-    /// What each peer's connection had not taken when the replica was last told.
+    /// What the connection of each peer that has one had not taken when the replica was last told.
     outgoing: Vec<(NodeId, usize)>,
     freshness: Freshness,
     failure: Option<NodeError>,
@@ -251,8 +251,14 @@ impl LogShell {
         peers.turn(ring, &mut reserve, now, &mut events);
         for event in events.drain(..) {
             match event {
-                PeerEvent::Connected(node) => self.step(ring, ReplicaInput::PeerConnected(node)),
-                PeerEvent::Lost(node) => self.step(ring, ReplicaInput::PeerLost(node)),
+                PeerEvent::Connected(node) => {
+                    self.outgoing.push((node, 0));
+                    self.step(ring, ReplicaInput::PeerConnected(node));
+                }
+                PeerEvent::Lost(node) => {
+                    self.outgoing.retain(|(lost, _)| *lost != node);
+                    self.step(ring, ReplicaInput::PeerLost(node));
+                }
                 PeerEvent::Message { from, header, body } => {
                     self.message(ring, from, &header, body);
                 }
@@ -386,15 +392,7 @@ impl LogShell {
         let drained = self.board.drained();
         self.published.drained = drained.contains(&self.node);
         if let Some(peers) = &mut self.peers {
-            let members = self.board.members();
-            let addresses: Vec<_> = members.into_iter().map(|m| (m.node, m.peer_address)).collect();
-            self.outgoing.retain(|(node, _)| addresses.iter().any(|(known, _)| known == node));
-            for (node, _) in &addresses {
-                if !self.outgoing.iter().any(|(known, _)| known == node) {
-                    self.outgoing.push((*node, 0));
-                }
-            }
-            peers.members_set(ring, addresses);
+            peers.members_set(ring, self.board.log_members());
         }
         let command = crate::quorum::ReplicaCommand::Drained(drained);
         self.step(ring, ReplicaInput::Command(command));

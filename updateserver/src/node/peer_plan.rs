@@ -19,7 +19,7 @@ pub(super) struct PeerPlan {
     hello: Hello,
     key: ClusterKey,
     tls: Option<PeerTls>,
-    members: Vec<(NodeId, String)>,
+    configured: Vec<(NodeId, String)>,
     geometry: Geometry,
 }
 
@@ -32,9 +32,9 @@ impl PeerPlan {
 
     /// Completed on the thread that listens.
     pub fn links(self, listener: Option<ListenerId>) -> PeerLinksOptions {
-        let Self { hello, key, tls, members, geometry } = self;
+        let Self { hello, key, tls, configured, geometry } = self;
         let body_bytes_of = Box::new(move |header: &Message| body_bytes_of(&geometry, header));
-        PeerLinksOptions { hello, key, tls, listener, members, body_bytes_of }
+        PeerLinksOptions { hello, key, tls, listener, configured, body_bytes_of }
     }
 }
 
@@ -56,11 +56,12 @@ pub(super) fn of(config: &Config, superblock: &Superblock) -> Result<Option<Peer
         node: superblock.node,
         boot: superblock.boot,
         instance: random::number(),
+        is_founded: false,
     };
     let key = config.cluster.key_load()?.unwrap_or_else(ClusterKey::certified);
     let tls = config.cluster.tls.as_ref();
     let tls = tls.map(|tls| PeerTls::load(tls, superblock.node)).transpose()?;
-    let members = config.cluster.nodes.iter().map(|n| (NodeId(n.id), n.peer.clone())).collect();
+    let configured = config.cluster.nodes.iter().map(|n| (NodeId(n.id), n.peer.clone())).collect();
     let geometry = superblock.geometry;
-    Ok(Some(PeerPlan { hello, key, tls, members, geometry }))
+    Ok(Some(PeerPlan { hello, key, tls, configured, geometry }))
 }

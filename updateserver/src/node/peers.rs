@@ -1,7 +1,7 @@
 //! The links to the other nodes of the cluster. They live on the log's thread and use its ring.
 //!
-//! Between any two nodes there is one connection, made by the one with the lower number, again and
-//! again until it stands. After the handshake of [`spillway_net::peer`] each message is a header of
+//! Between any two nodes there is one connection, made again and again until it stands:
+//! [`crate::peer_book`] says by whom, and who is let in. After the handshake of [`spillway_net::peer`] each message is a header of
 //! 128 bytes, and a body if the header says so. A body is received into memory that the owner's
 //! ring of slots gives, one block behind the slot's start, so that the node can put its own header
 //! in front and write the whole to disk; a body to be sent is a slot, too. Neither is copied, but
@@ -19,7 +19,6 @@
 mod certificates;
 mod dial;
 mod link;
-mod members;
 mod notice;
 mod resolve;
 mod tls;
@@ -33,10 +32,11 @@ use spillway_runtime::slot_ring::{Slot, SlotMut};
 use spillway_runtime::tcp::{CloseReason, ConnectionId, ListenerId, TcpEvent, TcpRing};
 
 use link::{Link, Phase, Receiving, Transport};
-use members::Members;
 use notice::Notices;
 use resolve::Resolver;
 use tls::TlsReceived;
+
+use crate::peer_book::{LogMembers, PeerBook};
 
 pub use certificates::{PeerTls, TlsError};
 pub use notice::{Fault, PeerNotice};
@@ -89,8 +89,9 @@ pub struct PeerLinksOptions {
     pub tls: Option<PeerTls>,
     /// Where the others connect: a listener of the ring that all calls get.
     pub listener: Option<ListenerId>,
-    /// The members and where they listen, as `host:port`. This node may be among them.
-    pub members: Vec<(NodeId, String)>,
+    /// The nodes of the configuration and where they listen, as `host:port`. This node may be
+    /// among them.
+    pub configured: Vec<(NodeId, String)>,
     /// Reads headers. What it lets pass is bounded here again.
     pub body_bytes_of: BodyBytesOf,
 }
@@ -122,7 +123,7 @@ pub struct PeerLinks {
     tls: Option<PeerTls>,
     listener: Option<ListenerId>,
     body_bytes_of: BodyBytesOf,
-    members: Members,
+    book: PeerBook,
     links: Vec<Link>,
     notices: Notices,
     resolver: Option<Resolver>,
@@ -136,12 +137,12 @@ impl PeerLinks {
     /// Nothing is connected before the first turn.
     #[must_use]
     pub fn new(options: PeerLinksOptions, now_nanos: u64) -> Self {
-        let PeerLinksOptions { hello, key, tls, listener, members, body_bytes_of } = options;
+        let PeerLinksOptions { hello, key, tls, listener, configured, body_bytes_of } = options;
         let format = &hello.format;
         assert!(format.block_bytes.is_power_of_two(), "blocks of {} bytes", format.block_bytes);
         assert!(format.batch_bytes_max >= format.block_bytes, "a batch has a block");
         Self {
-            members: Members::new(hello.node, members, now_nanos),
+            book: PeerBook::new(hello.node, configured, now_nanos),
             hello,
             key,
             tls,
@@ -231,7 +232,7 @@ impl PeerLinks {
     #[must_use]
     pub fn deadline_nanos(&self) -> u64 {
         let links = self.links.iter().map(|link| self.deadline_of(link));
-        let dial = if self.is_stopped { u64::MAX } else { self.members.deadline_nanos() };
+        let dial = if self.is_stopped { u64::MAX } else { self.book.deadline_nanos() };
         links.fold(dial, u64::min)
     }
 
@@ -265,12 +266,15 @@ impl PeerLinks {
         self.link_of(node).is_some()
     }
 
-    /// From now on these are the members. Links to others end.
-    pub fn members_set(&mut self, ring: &mut TcpRing, members: Vec<(NodeId, String)>) {
-        self.members.set(members, self.now_nanos);
+    /// What the log says of the members. Links to those that it has removed end.
+    pub fn members_set(&mut self, ring: &mut TcpRing, members: LogMembers) {
+        self.book.set(members, self.now_nanos);
+        self.hello.is_founded = self.book.is_founded();
         for at in 0..self.links.len() {
-            let node = self.links[at].node;
-            if node.is_some_and(|node| !self.members.contains(node)) {
+            let link = &self.links[at];
+            // One that is still in its handshake is judged at the end of that.
+            let is_judged = link.is_up() || !link.is_accepted;
+            if is_judged && link.node.is_some_and(|node| !self.book.contains(node)) {
                 self.end(ring, at);
             }
         }
@@ -344,14 +348,14 @@ impl PeerLinks {
     }
 
     fn shake(&mut self, ring: &mut TcpRing, at: usize, message: &Message) {
-        let (link, members) = (&mut self.links[at], &self.members);
+        let (link, book) = (&mut self.links[at], &self.book);
         let Phase::Shaking(handshake) = &mut link.phase else {
             panic!("a link that stands shakes no hands");
         };
         let transport = &link.transport;
         let mut admit = |peer: &Hello| {
             Link::certified(transport, peer.node)?;
-            members.admit(peer)
+            book.admit(peer)
         };
         let step = handshake.receive(message, &mut admit);
         if link.node.is_none() {
@@ -363,12 +367,7 @@ impl PeerLinks {
                 link.send(ring, &reply, None, now);
                 link.receive_header(ring);
             }
-            Step::Established { peer, reply } => {
-                if let Some(reply) = reply {
-                    link.send(ring, &reply, None, now);
-                }
-                self.established(ring, at, &peer);
-            }
+            Step::Established { peer, reply } => self.established(ring, at, &peer, reply.as_ref()),
             Step::Refused { refusal, reply } => {
                 link.send(ring, &reply, None, now);
                 self.fault(at, Fault::Refused(refusal));
@@ -381,22 +380,51 @@ impl PeerLinks {
         }
     }
 
-    fn established(&mut self, ring: &mut TcpRing, at: usize, peer: &Hello) {
+    /// The other side has proven itself. `reply` proves this one to it.
+    fn established(
+        &mut self,
+        ring: &mut TcpRing,
+        at: usize,
+        peer: &Hello,
+        reply: Option<&Message>,
+    ) {
         // The members may have changed since the hello, and another link may have come about.
-        if let Err(refusal) = self.members.admit(peer) {
+        if let Err(refusal) = self.book.admit(peer) {
             self.fault(at, Fault::Refused(refusal));
             self.end(ring, at);
             return;
         }
-        if let Some(older) = self.link_of(peer.node) {
+        let older = self.link_of(peer.node);
+        if older.is_some_and(|older| self.is_superfluous(at, older, peer)) {
+            self.end(ring, at);
+            return;
+        }
+        if let Some(older) = older {
             self.end(ring, older);
         }
-        self.members.connected(peer, self.now_nanos);
-        self.notices.connected(peer.node);
-        let link = &mut self.links[at];
+        let (link, now) = (&mut self.links[at], self.now_nanos);
+        if let Some(reply) = reply {
+            link.send(ring, reply, None, now);
+        }
         (link.phase, link.node) = (Phase::Up, Some(peer.node));
+        link.process = Some((peer.boot, peer.instance));
         link.receive_header(ring);
+        self.book.connected(peer, now);
+        self.notices.connected(peer.node);
+        if self.book.is_guest(peer.node) {
+            self.fault(at, Fault::Guest);
+        }
         self.events.push_back(PeerEvent::Connected(peer.node));
+    }
+
+    /// Whether a new link is one too many: both sides have connected at once, and the older one is
+    /// that which both keep. In all other cases the other side has lost the older one. If it has
+    /// lost it in this case, its silence ends it.
+    fn is_superfluous(&self, new: usize, older: usize, peer: &Hello) -> bool {
+        let (new, older) = (&self.links[new], &self.links[older]);
+        let is_same_process = older.process == Some((peer.boot, peer.instance));
+        let is_crossed = is_same_process && older.is_accepted != new.is_accepted;
+        is_crossed && !self.book.is_preferred(peer.node, new.is_accepted)
     }
 
     fn header_up(&mut self, ring: &mut TcpRing, at: usize, header: Message) {
@@ -517,9 +545,16 @@ impl PeerLinks {
         }
     }
 
-    /// Tells a fault of the other end of a link, unless it was told already.
+    /// Tells a fault of the other end of a link, unless it was told already, or there is another
+    /// link that it cannot be about.
     fn fault(&mut self, at: usize, fault: Fault) {
         let link = &self.links[at];
+        let is_linked = link.node.is_some_and(|node| self.book.is_linked(node));
+        let is_vain =
+            matches!(fault, Fault::HandshakeCut | Fault::HandshakeSlow | Fault::Unreachable(_));
+        if is_linked && is_vain {
+            return;
+        }
         self.tell(PeerNotice { node: link.node, address: link.address.clone(), fault });
     }
 
@@ -541,6 +576,7 @@ impl PeerLinks {
         link.receiving = Receiving::Header;
         let Some(node) = link.node else { return };
         if matches!(before, Phase::Up) {
+            self.book.lost(node, self.now_nanos);
             self.events.push_back(PeerEvent::Lost(node));
         }
     }
@@ -555,7 +591,7 @@ impl PeerLinks {
         // The order of the others stays: it is that of their age.
         let link = self.links.remove(at);
         if let Some(node) = link.node.filter(|_| !link.is_accepted) {
-            self.members.dial_again(node, self.now_nanos);
+            self.book.ended(node, self.now_nanos);
         }
     }
 }

@@ -597,7 +597,7 @@ impl ShardShell {
         }
     }
 
-    /// Carries out what the root service wants done. Returns whether this shard got an order.
+    /// Carries out what the root service wants done. Returns whether this shard was told something.
     fn root_effects(&mut self, ring: &mut TcpRing, now: u64) -> bool {
         let RootPlace::Here(shell) = &mut self.options.root else { return false };
         let mut effects = std::mem::take(&mut shell.effects);
@@ -610,7 +610,7 @@ impl ShardShell {
                 }
             }
         }
-        let ordered = !effects.orders.is_empty();
+        let has_news = !effects.orders.is_empty() || !effects.answers_of_state.is_empty();
         for order in effects.orders.drain(..) {
             self.options.shard.step(now, ShardInput::Root(order), &mut self.effects);
         }
@@ -618,6 +618,9 @@ impl ShardShell {
         self.options.outbox.push(self.effects.items.drain(..));
         self.options.outbox.push(effects.items.drain(..));
         self.send(ring, &effects.answers);
+        for (origin, answer) in effects.answers_of_state.drain(..) {
+            self.options.shard.step(now, ShardInput::Answer(origin, answer), &mut self.effects);
+        }
         for replacement in effects.replacements.drain(..) {
             let (old, new) = (replacement.old, replacement.new);
             let taken = self.options.board.command(ReplicaCommand::MemberReplace { old, new });
@@ -629,7 +632,7 @@ impl ShardShell {
         if let RootPlace::Here(shell) = &mut self.options.root {
             shell.effects = effects;
         }
-        ordered
+        has_news
     }
 
     fn send(&mut self, ring: &mut TcpRing, released: &Released) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use spillway_net::ids::{Epoch, Lsn};
-use spillway_runtime::slot_ring::Slot;
+use spillway_runtime::slot_ring::{Slot, SlotRing};
 
 /// An entry's body, and the same memory in the state machine's form.
 #[derive(Clone, Debug)]
@@ -79,6 +79,26 @@ impl EntryCache {
         assert!(self.next().0 <= lsn.0 + 1, "nothing is left behind {lsn}");
     }
 
+    /// Moves the entries from `first` to `last` out of the ring, as long as no more than `bytes_max`
+    /// of them lie outside of it then. False when there was none to move.
+    pub fn move_out(&mut self, first: Lsn, last: Lsn, bytes_max: u64, ring: &SlotRing) -> bool {
+        let begin = first.0.saturating_sub(self.first.0) as usize;
+        let end = (last.0 + 1).saturating_sub(self.first.0) as usize;
+        let (mut outside, mut moved) = (0, false);
+        let count = end.min(self.entries.len()).saturating_sub(begin);
+        for entry in self.entries.iter_mut().skip(begin).take(count) {
+            outside += entry.body.len() as u64;
+            if outside > bytes_max {
+                break;
+            }
+            if ring.contains(&entry.body) {
+                *entry = CachedEntry::new(entry.term, Slot::from_vec(entry.body.to_vec()));
+                moved = true;
+            }
+        }
+        moved
+    }
+
     /// Forgets the oldest entry if its index is at most `limit`. False when there is none.
     pub fn evict_first(&mut self, limit: Lsn) -> bool {
         if self.first > limit {
@@ -116,6 +136,34 @@ mod tests {
         assert_eq!((cache.first, cache.next(), cache.bytes()), (Lsn(3), Lsn(3), 0));
         cache.push(Lsn(3), entry(9));
         assert!(!cache.evict_first(Lsn(2)));
+    }
+
+    #[test]
+    fn entries_are_moved_out_of_the_ring_within_a_limit() {
+        let mut ring = SlotRing::new("test", 64 << 10).expect("a little memory");
+        let mut cache = EntryCache::new(Lsn(5));
+        for lsn in 5..9 {
+            let mut slot = ring.reserve(512).expect("room");
+            slot.fill(lsn as u8);
+            cache.push(Lsn(lsn), CachedEntry::new(Epoch(lsn), slot.freeze()));
+        }
+        let inside = |cache: &EntryCache, ring: &SlotRing| -> Vec<u64> {
+            let inside = |lsn: &u64| ring.contains(&cache.get(Lsn(*lsn)).expect("cached").body);
+            (5..9).filter(inside).collect()
+        };
+        assert_eq!(inside(&cache, &ring), [5, 6, 7, 8]);
+        assert!(cache.move_out(Lsn(6), Lsn(9), 1100, &ring));
+        assert_eq!(inside(&cache, &ring), [5, 8]);
+        assert!(!cache.move_out(Lsn(6), Lsn(9), 1100, &ring));
+        assert!(!cache.move_out(Lsn(1), Lsn(4), 1 << 20, &ring));
+        assert!(cache.move_out(Lsn(1), Lsn(5), 1 << 20, &ring));
+        assert_eq!(inside(&cache, &ring), [8]);
+        assert_eq!((cache.bytes(), cache.next()), (2048, Lsn(9)));
+        assert!(
+            (5..9).all(|lsn| cache.get(Lsn(lsn)).is_some_and(|e| e.body[..] == [lsn as u8; 512]))
+        );
+        ring.reclaim();
+        assert_eq!(ring.reservations(), 1);
     }
 
     #[test]

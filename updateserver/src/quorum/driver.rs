@@ -10,7 +10,7 @@ use super::convert::{header_of, node_of};
 use super::effects::{Now, PeerSend, ReplicaEffects};
 use super::failure::ReplicaFailure;
 use super::flow::WindowChange;
-use super::membership::ConfigEntry;
+use super::membership::{ConfigEntry, Membership};
 use super::ready::Held;
 use super::replica::{Replica, config_entry};
 use crate::log::{
@@ -53,7 +53,10 @@ impl Replica {
             superblock = self.keeper.durable();
         }
         self.held.push(Held { number, write, superblock, messages: persisted_messages });
-        self.apply_committed(&committed, out);
+        if let Some(last) = committed.last() {
+            self.config_due = Lsn(last.index);
+        }
+        self.apply_committed(out);
     }
 
     /// Notes an election that was won.
@@ -240,20 +243,32 @@ impl Replica {
     }
 
     /// Carries out the changes of members among entries that are committed and durable here.
-    fn apply_committed(&mut self, entries: &[Entry], out: &mut ReplicaEffects) {
-        let Some(last) = entries.last() else { return };
-        for entry in entries {
-            if entry.get_entry_type() == EntryType::EntryConfChangeV2 && self.failed.is_none() {
-                self.apply_config(Lsn(entry.index), out);
+    ///
+    /// A leader goes on as it is until it has handed over, where the change would make it a
+    /// stranger: the state machine cannot lead without being a member, and the members that do not
+    /// know yet that the change is committed may need this one. It comes to that where a node
+    /// that leaves is elected with the end of the change in its log.
+    fn apply_committed(&mut self, out: &mut ReplicaEffects) {
+        let mut end = self.config_due;
+        while self.failed.is_none()
+            && let Some((lsn, entry)) = self.config_pending.front().copied()
+            && lsn <= self.config_due
+        {
+            let stays = Membership::of_members(&entry.members).kind(self.options.node).is_some();
+            if self.leading().is_some() && !stays {
+                end = Lsn(lsn.0 - 1);
+                break;
             }
+            self.config_pending.pop_front();
+            self.apply_config(lsn, entry, out);
         }
-        self.raft.advance_apply_to(last.index);
-        self.touched();
+        if end.0 > self.raft.raft.raft_log.applied() {
+            self.raft.advance_apply_to(end.0);
+            self.touched();
+        }
     }
 
-    fn apply_config(&mut self, lsn: Lsn, out: &mut ReplicaEffects) {
-        let (at, entry) = self.config_pending.pop_front().expect("noted when it was appended");
-        assert_eq!(at, lsn, "changes are applied in order");
+    fn apply_config(&mut self, lsn: Lsn, entry: ConfigEntry, out: &mut ReplicaEffects) {
         let reason = "it does not fit the members of this node";
         let Ok(changes) = self.membership.take(&entry) else {
             return self.fail(ReplicaFailure::Config { lsn, reason }, out);

@@ -83,17 +83,24 @@ impl Replica {
     }
 
     /// Lets go of connections that hold memory and take nothing when memory is short. The ring
-    /// gives memory back in order, so one slow peer would in the end hold all of it.
-    fn relieve(&mut self, now: Now, slots: &SlotRing, out: &mut ReplicaEffects) {
-        let (used, total) = (slots.bytes_used(), slots.bytes_total());
-        if used <= total / 2 {
+    /// gives memory back in order, so one slow peer would in the end hold all of it. Entries that
+    /// nobody needs go first: they fill the ring of any leader, also of one that rests, and a peer
+    /// that catches up then would be cut off at every tick and never arrive.
+    fn relieve(&mut self, now: Now, slots: &mut SlotRing, out: &mut ReplicaEffects) {
+        let total = slots.bytes_total();
+        if slots.bytes_used() <= total / 2 {
             return;
         }
-        let short = used > total / 4 * 3;
+        let (room, half) = (total / 4 * 3, self.options.inflight_bytes_max / 2);
+        if self.peers.iter().any(|peer| peer.holds_memory() && peer.flight_bytes() >= half) {
+            while slots.bytes_used() > room && self.evict(total / 16) {
+                slots.reclaim();
+            }
+        }
+        let short = slots.bytes_used() > room;
         let silence = self.options.peer_silence_nanos_max;
-        let budget = self.options.inflight_bytes_max;
         let silent = self.peers.iter().filter(|peer| peer.holds_memory()).filter(|peer| {
-            let full = short && peer.flight_bytes() >= budget / 2;
+            let full = short && peer.flight_bytes() >= half;
             full || peer.silent_nanos(now.monotonic_nanos) > silence
         });
         let nodes: Vec<NodeId> = silent.map(|peer| peer.node).collect();
@@ -130,9 +137,19 @@ impl Replica {
             self.give_up();
         }
         let drained = self.drained.contains(&node);
-        let wanted = self.handover.unreadable || spillway_runtime::fault_point!(HandoverWanted);
+        let forced = self.log_is_roomy() && spillway_runtime::fault_point!(HandoverWanted);
+        let wanted = self.handover.unreadable || forced;
         let wants = lags || leaves || poisoned || drained || wanted;
         self.leading().is_some() && (wants || self.stopping)
+    }
+
+    /// While three quarters of the log are free. Every leadership leaves an entry, and those that
+    /// it supersedes, on all disks, and nothing gives that room back: a test that forces changes of
+    /// leader without end fills the log, and where nothing can be written nobody is elected. The
+    /// rest belongs to changes that have a cause.
+    pub(super) fn log_is_roomy(&self) -> bool {
+        let space = self.writer.space();
+        space.used_bytes < space.total_bytes / 4
     }
 
     /// True when this node cannot write any more and others can.
@@ -202,7 +219,11 @@ impl Replica {
         let what = self.membership.replacement().filter(|_| !self.membership.is_joint())?;
         let progress = self.raft.raft.prs().get(u64::from(what.new.0))?;
         let near = progress.matched + LEARNER_BEHIND_MAX >= self.last_index();
-        (near && progress.state == raft::ProgressState::Replicate).then_some(what)
+        // After a lost connection only a new acknowledgement shows that it keeps up, and who has
+        // everything has none to give.
+        let whole = progress.matched == self.last_index() && self.peers.is_connected(what.new);
+        let keeps_up = whole || progress.state == raft::ProgressState::Replicate;
+        (near && keeps_up).then_some(what)
     }
 
     /// Goes on with a change of members, whoever began it.

@@ -97,7 +97,28 @@ impl Replica {
                 break;
             }
         }
+        let slot = slots.reserve(bytes);
+        if slot.is_some() || !self.make_way(slots) {
+            return slot;
+        }
         slots.reserve(bytes)
+    }
+
+    /// Copies the entries that are durable and not known to be committed out of the ring, when
+    /// nothing in front of them is left that would be let go of. They stay until a message says
+    /// that they are committed, the ring gives nothing back that was reserved behind them, and that
+    /// may have been for nothing: entries that came twice, did not fit, or were superseded. False
+    /// when there was nothing to do.
+    fn make_way(&mut self, slots: &SlotRing) -> bool {
+        let log = &self.raft.raft.raft_log;
+        let (committed, durable) = (Lsn(log.committed), Lsn(log.persisted));
+        if self.applied < committed || durable <= committed {
+            return false;
+        }
+        // No leader is further ahead of what it knows to be committed than a quarter of its ring.
+        let bytes_max = slots.bytes_total() as u64 / 2;
+        let first = Lsn(committed.0 + 1);
+        self.raft.mut_store().cache.move_out(first, durable, bytes_max, slots)
     }
 
     /// Bytes that are appended and not committed.

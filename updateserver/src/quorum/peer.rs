@@ -32,7 +32,7 @@ impl Replica {
     /// Before every tick: a node that lost its leader asks again soon. Asking does not disturb a
     /// leader that others hear.
     pub(super) fn leaderless_tick(&mut self) {
-        if self.leading().is_none() && spillway_runtime::fault_point!(ElectionTimeoutNow) {
+        if self.leading().is_none() && self.election_forced() {
             let timeout = self.raft.raft.randomized_election_timeout();
             self.raft.raft.election_elapsed = timeout - 1;
             return;
@@ -57,6 +57,11 @@ impl Replica {
             assert!(lost.tries < LEADERLESS_TRIES, "tries run out");
             self.raft.raft.election_elapsed = timeout - 1;
         }
+    }
+
+    /// Whether a test wants an election now. See [`Self::log_is_roomy`].
+    fn election_forced(&self) -> bool {
+        self.log_is_roomy() && spillway_runtime::fault_point!(ElectionTimeoutNow)
     }
 
     /// A message of another node.

@@ -10,12 +10,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spillway_net::ids::{ClusterId, Epoch, Lsn, NodeId, WallMicros};
+use spillway_net::limits::NODES_MAX;
 
 use super::wire::{PEER_HEADER_BYTES, PeerHeader, PeerMessage};
 use crate::log::{FrameRepair, Geometry, LogDamaged, RepairContent, Superblock};
 
 /// How often the peers are asked again.
 pub const REPAIR_ASK_NANOS: u64 = 500_000_000;
+
+/// Peers that are asked again and again, at most.
+const PEERS_MAX: usize = 2 * NODES_MAX;
 
 /// What happened.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +138,7 @@ impl LogRepair {
         self.search.as_ref().map(|search| search.last)
     }
 
-    /// All peers.
+    /// All peers that are asked: those that were named, and those that have come.
     pub fn peers(&self) -> &[NodeId] {
         &self.peers
     }
@@ -148,7 +152,13 @@ impl LogRepair {
     pub fn step(&mut self, now_nanos: u64, input: RepairInput<'_>, out: &mut RepairEffects) {
         match input {
             RepairInput::Damaged(damaged) => self.damaged(now_nanos, damaged, out),
-            RepairInput::Connected(node) => self.ask(node, out),
+            RepairInput::Connected(node) => {
+                // It may be one that the configuration does not name, and be asked again.
+                if !self.peers.contains(&node) && self.peers.len() < PEERS_MAX {
+                    self.peers.push(node);
+                }
+                self.ask(node, out);
+            }
             RepairInput::Message { from, header, body } => self.reply(from, header, body, out),
             RepairInput::Tick => {
                 if self.deadline_nanos().is_some_and(|deadline| deadline <= now_nanos) {
@@ -347,5 +357,23 @@ mod tests {
         core.step(0, RepairInput::Damaged(&unknown), &mut out);
         assert!(matches!(out.failed, Some(RepairFailure::Unmendable(_))));
         assert!(out.write.is_none() && out.sends.is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_the_configuration_does_not_name_is_asked_again_too() {
+        let (mut core, mut out) = (core(), RepairEffects::default());
+        let content = RepairContent::Entry { first: Lsn(5), last: Lsn(5) };
+        core.step(100, RepairInput::Damaged(&damaged(content, 4096)), &mut out);
+        out.sends.clear();
+        for node in 4..100 {
+            core.step(200, RepairInput::Connected(NodeId(node)), &mut out);
+        }
+        assert_eq!(fetched(&out).len(), 96, "whoever comes is asked");
+        assert!(lacks(&mut core, NodeId(4), 5).sends.is_empty());
+        let mut out = RepairEffects::default();
+        core.step(200 + REPAIR_ASK_NANOS, RepairInput::Tick, &mut out);
+        let again = fetched(&out);
+        assert_eq!(again.len(), PEERS_MAX, "and not all numbers are kept in mind");
+        assert!(again.contains(&(4, 5)) && again.contains(&(1, 5)));
     }
 }

@@ -53,6 +53,8 @@ pub struct Replica {
     pub(super) membership: Membership,
     /// Configuration entries of the log that are not applied.
     pub(super) config_pending: VecDeque<(Lsn, ConfigEntry)>,
+    /// Configuration entries up to here are committed and durable here.
+    pub(super) config_due: Lsn,
     /// The configuration change that was proposed and has no frame yet.
     pub(super) config_proposed: Option<(Lsn, ConfigEntry)>,
     pub(super) peers: PeerTable,
@@ -196,6 +198,7 @@ impl Replica {
             staged: VecDeque::new(),
             membership,
             config_pending,
+            config_due: applied,
             config_proposed: None,
             peers: PeerTable::default(),
             rounds: Rounds::default(),

@@ -8,7 +8,7 @@ use spillway_net::limits::NODES_MAX;
 use spillway_net::message::RefusalCode;
 
 use crate::redo::SystemCommand;
-use crate::shard::{RootCommand, RootOrigin};
+use crate::shard::{RootAnswer, RootCommand, RootOrigin};
 
 use super::{Change, Root, RootEffects, answer_done};
 
@@ -78,13 +78,18 @@ impl Root {
         }
     }
 
+    /// Whether a change of the cluster is under way.
+    pub(super) fn changes_cluster(&self) -> bool {
+        self.pending.iter().any(|pending| matches!(pending.change, Change::Cluster(..)))
+    }
+
     pub(super) fn cluster_command(
         &mut self,
         origin: Option<RootOrigin>,
         command: RootCommand,
         out: &mut RootEffects,
     ) -> Decided<()> {
-        if self.pending.iter().any(|pending| matches!(pending.change, Change::Cluster(..))) {
+        if self.changes_cluster() {
             let text = "another change of the cluster is under way: try again".to_owned();
             return Err((RefusalCode::ClusterBusy, text));
         }
@@ -116,8 +121,9 @@ impl Root {
                 let stamp = self.propose(command.clone(), out);
                 self.wait(origin, Change::Cluster(command, replacement), None, Some(stamp));
             }
-            // It is so already.
-            None => answer(origin, replacement, out),
+            // It is so already. What remains of a replacement the quorum takes while it leads.
+            None if replacement.is_some() => answer(origin, replacement, out),
+            None => self.answer_of_state(origin, RootAnswer::Done, out),
         }
         Ok(())
     }

@@ -161,6 +161,9 @@ fn create(name: &str) -> RootCommand {
 
 fn refusal(out: &RootEffects) -> Option<RefusalCode> {
     use spillway_net::frame::HEADER_BYTES;
+    if let Some((_, RootAnswer::Refusal(refusal))) = out.answers_of_state.last() {
+        return RefusalCode::from_wire(refusal.code);
+    }
     let frame = out.answers.frames.last()?;
     let payload = &out.answers.bytes[frame.start + HEADER_BYTES..frame.end];
     let refusal = message::decode::<Refusal>(payload).ok()?;
@@ -262,6 +265,35 @@ fn what_is_committed_when_leadership_ends_is_done() {
     assert_eq!(root.orders_outstanding(), 0);
 }
 
+/// A leader that was deposed and has not noticed does not know what the next one changed.
+#[test]
+fn what_rests_on_state_alone_is_not_answered_without_proof() {
+    let (mut root, _, session) = settled();
+    let unknown = SessionId(session.0 + 1);
+    let cases = [
+        (RootCommand::SessionClose { session: unknown }, Some(RefusalCode::SessionUnknown)),
+        (RootCommand::TableDrop { name: "c".into() }, Some(RefusalCode::Schema)),
+        (create("a"), None),
+    ];
+    for (wanted, code) in cases {
+        let out = command(&mut root, wanted.clone());
+        assert!(out.answers.frames.is_empty() && out.items.is_empty(), "{wanted:?}");
+        assert_eq!((out.answers_of_state.len(), refusal(&out)), (1, code), "{wanted:?}");
+    }
+    // What is not committed may be taken back: what is said of it waits for the commit.
+    command(&mut root, create("c"));
+    let other = TableDefinition::parse("c(id int8, w int8, primary key (id))").expect("valid");
+    let out = command(&mut root, RootCommand::TableCreate { definition: other });
+    assert!(out.answers.frames.is_empty() && out.answers_of_state.is_empty());
+    let out = step(&mut root, RootInput::Committed { stamp: 4 });
+    assert_eq!(refusal(&out), Some(RefusalCode::Schema));
+    // Who waits when leadership ends hears nothing.
+    command(&mut root, create("d"));
+    command(&mut root, RootCommand::TableDrop { name: "e".into() });
+    let out = step(&mut root, RootInput::StepDown { stamp: 5 });
+    assert!(out.answers.frames.is_empty() && out.answers_of_state.is_empty());
+}
+
 #[test]
 fn a_removal_is_ordered_when_its_end_is_committed() {
     let (mut root, _, session) = settled();
@@ -339,7 +371,8 @@ fn members_and_drains_change_when_committed() {
     assert_eq!(out.answers.frames.len(), 1);
     assert!(root.drained().contains(&NodeId(2)));
     let out = command(&mut root, drain(2, true));
-    assert_eq!((out.items.len(), out.answers.frames.len()), (0, 1), "it is so already");
+    assert!(out.items.is_empty() && out.answers.frames.is_empty());
+    assert_eq!(out.answers_of_state, [(ORIGIN, RootAnswer::Done)], "it is so already");
     command(&mut root, drain(3, true));
     stamp += 1;
     step(&mut root, RootInput::Committed { stamp });

@@ -6,11 +6,11 @@ use spillway_net::frame::FrameKind;
 use spillway_net::ids::{ClusterId, NodeId, SessionId, TableId};
 use spillway_net::limits;
 use spillway_net::message::{
-    self, ClusterAction, ClusterCommand, Hello, Refusal, RefusalCode, Scan, SessionClose,
+    self, ClusterAction, ClusterCommand, Done, Hello, Refusal, RefusalCode, Scan, SessionClose,
     SessionOpen, TableCreate, TableDrop, TableEntry, TableListing, Welcome,
 };
 
-use super::{InboundFrame, RootCommand, RootOrigin, Shard, ShardEffects};
+use super::{InboundFrame, RootAnswer, RootCommand, RootOrigin, Shard, ShardEffects};
 
 /// One connection.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Connection {
     pub session: Option<SessionId>,
     /// It asked for a session that this node did not know while it followed.
     pub unattached: bool,
+    /// Its last answer waits: what it still sends is not served.
+    pub ending: bool,
     pub frames_in_flight: usize,
 }
 
@@ -101,7 +103,8 @@ impl Shard {
                 .map(|drop| self.to_root(origin, RootCommand::TableDrop { name: drop.name }, out)),
             FrameKind::TableList => {
                 let listing = self.table_listing();
-                out.released.push(connection, FrameKind::TableListing, request, &listing);
+                let waits = self.waits(true, out);
+                self.held.hold(waits, connection, FrameKind::TableListing, request, &listing);
                 Ok(())
             }
             FrameKind::Scan => message::access::<Scan>(frame.payload).map(|scan| {
@@ -146,8 +149,7 @@ impl Shard {
         let session = if unattached { SessionId(0) } else { session };
         if session.0 != 0 {
             if !self.directory.is_live(session) {
-                let text = format!("session {session} is not open: open a new one");
-                out.refuse_and_close(connection, request, RefusalCode::SessionUnknown, text);
+                self.refuse_unknown(connection, request, session, out);
                 return;
             }
             self.directory.touch(session, self.now_seconds);
@@ -189,6 +191,66 @@ impl Shard {
             shard_ports: options.shard_ports.clone(),
         };
         out.released.push(connection, FrameKind::Welcome, request, &welcome);
+    }
+
+    /// Refuses a leader's hello for a session that is not open here. A leader that was deposed and
+    /// has not noticed does not know what was opened since, and the client would give its session
+    /// up: the refusal waits for proof that this node led when the hello came.
+    fn refuse_unknown(
+        &mut self,
+        connection: u64,
+        request: u64,
+        session: SessionId,
+        out: &mut ShardEffects,
+    ) {
+        assert!(self.leads(), "a follower does not know");
+        let text = format!("session {session} is not open: open a new one");
+        if self.log.round_next == 0 {
+            out.refuse_and_close(connection, request, RefusalCode::SessionUnknown, text);
+            return;
+        }
+        if self.log.failed {
+            // Rounds prove nothing any more that anyone waits for: another node knows.
+            out.closes.push(connection);
+            return;
+        }
+        let refusal = Refusal::new(RefusalCode::SessionUnknown, text);
+        let waits = self.waits(true, out);
+        self.held.hold_and_close(waits, connection, request, &refusal);
+        let state = self.connections.get_mut(connection).expect("frames come from connections");
+        state.ending = true;
+    }
+
+    /// An answer of the root service that may be out of date if another node leads by now.
+    pub(super) fn root_answer(
+        &mut self,
+        origin: RootOrigin,
+        answer: &RootAnswer,
+        out: &mut ShardEffects,
+    ) {
+        if !self.leads() {
+            // Its connection ended with the leadership.
+            return;
+        }
+        let RootOrigin { connection, request } = origin;
+        if self.log.failed && self.log.round_next != 0 {
+            self.connection_closed(connection);
+            out.closes.push(connection);
+            return;
+        }
+        let waits = self.waits(true, out);
+        match answer {
+            RootAnswer::Refusal(refusal) => {
+                self.held.hold(waits, connection, FrameKind::Refusal, request, refusal);
+            }
+            RootAnswer::TableCreated(created) => {
+                self.held.hold(waits, connection, FrameKind::TableCreated, request, created);
+            }
+            RootAnswer::Done => {
+                self.held.hold(waits, connection, FrameKind::Done, request, &Done {});
+            }
+        }
+        self.release(out);
     }
 
     fn to_root(&self, origin: RootOrigin, command: RootCommand, out: &mut ShardEffects) {
@@ -288,7 +350,9 @@ impl Shard {
             }
             Ok(None) => {
                 let text = format!("there is no table {}", TableId(scan.table.to_native()));
-                out.refuse(connection, request, RefusalCode::Schema, text);
+                let refusal = Refusal::new(RefusalCode::Schema, text);
+                let waits = self.waits(true, out);
+                self.held.hold(waits, connection, FrameKind::Refusal, request, &refusal);
             }
             Err(full) => {
                 out.refuse(connection, request, RefusalCode::LimitReached, full.to_string());

@@ -128,7 +128,7 @@ impl Shard {
                 out.frames_taken = at;
                 break;
             }
-            if self.connections.get_mut(frame.connection).is_none() {
+            if self.connections.get_mut(frame.connection).is_none_or(|held| held.ending) {
                 continue;
             }
             if frame.header.kind != FrameKind::Submit {

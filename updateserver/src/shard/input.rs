@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use spillway_net::frame::FrameHeader;
 use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, SessionId, TableId, WallMicros};
-use spillway_net::message::MemberAddress;
+use spillway_net::message::{MemberAddress, Refusal, TableCreated};
 use spillway_net::schema::TableDefinition;
+
+use super::RootOrigin;
 
 /// A frame whose header and checksum were checked.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +87,18 @@ pub enum RootOrder {
     },
 }
 
+/// What the root service answers from its state alone: nothing goes into the log whose commit would
+/// prove that this node still leads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RootAnswer {
+    /// It cannot be done.
+    Refusal(Refusal),
+    /// The table is there already.
+    TableCreated(TableCreated),
+    /// It is so already.
+    Done,
+}
+
 /// One section of a committed batch, in place.
 #[derive(Debug, Clone, Copy)]
 pub struct ApplySection<'a> {
@@ -127,6 +141,9 @@ pub enum ShardInput<'a> {
     Members(Arc<[MemberAddress]>),
     /// The root service orders something; to be acknowledged.
     Root(RootOrder),
+    /// The root service answers from its state, on shard 0: it leaves once it is proven that this
+    /// node led when it was given.
+    Answer(RootOrigin, RootAnswer),
     /// The end of a turn: open fragments are handed over.
     TurnEnd,
     /// A committed batch, while this node follows.

@@ -34,7 +34,9 @@ use crate::memtable::{ChunkSource, Stamp};
 use crate::session::{SessionDirectory, SessionTable};
 
 pub use effects::{RootCommand, RootOrigin, ShardEffects};
-pub use input::{ApplyBatch, ApplySection, InboundFrame, LogState, RootOrder, ShardInput};
+pub use input::{
+    ApplyBatch, ApplySection, InboundFrame, LogState, RootAnswer, RootOrder, ShardInput,
+};
 pub use item::{ItemSection, LogItem, ORIGIN_ROOT};
 pub use replay::{ReplayCounts, ReplayError, system_commands};
 pub use reply::{Outgoing, Released};
@@ -166,6 +168,7 @@ impl Shard {
             ShardInput::Log { stamp, state } => self.log_moved(stamp, state, out),
             ShardInput::Members(members) => self.members = members,
             ShardInput::Root(order) => self.root_order(&order, out),
+            ShardInput::Answer(origin, answer) => self.root_answer(origin, &answer, out),
             ShardInput::TurnEnd => self.hand_over(out),
             ShardInput::Apply(batch) => self.apply(batch, out),
             ShardInput::Lead { epoch } => self.lead(epoch, out),
@@ -260,11 +263,15 @@ impl Shard {
         let before = out.released.frames.len();
         let lsn = if self.leads() { self.log.vdl } else { self.applied_lsn };
         let (floor, round) = (self.store.floor.0, self.log.round_confirmed);
-        self.held.release(floor, round, lsn, &mut out.released);
+        let closes = out.closes.len();
+        self.held.release(floor, round, lsn, &mut out.released, &mut out.closes);
         for frame in &out.released.frames[before..] {
             if frame.answers_submit {
                 self.connections.answered(frame.connection);
             }
+        }
+        for connection in &out.closes[closes..] {
+            self.connection_closed(*connection);
         }
     }
 
@@ -282,7 +289,13 @@ impl Shard {
                 self.hand_over(out);
                 let held = self.sessions.get_mut(*session);
                 let connection = held.and_then(|held| held.connection.take());
-                self.session_connection_close(connection, *session, out);
+                if self.log.round_next == 0 {
+                    self.session_connection_close(connection, *session, out);
+                } else if let Some(connection) = connection {
+                    // Who asks again hears why, once it is proven that this node leads.
+                    self.connection_closed(connection);
+                    out.closes.push(connection);
+                }
             }
             // Ordered by a leader that leads no more: nothing will come of it.
             RootOrder::TableHide { .. } | RootOrder::SessionHide { .. } => {}

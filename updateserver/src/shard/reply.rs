@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use spillway_net::frame::{self, FrameKind};
 use spillway_net::ids::Lsn;
-use spillway_net::message::{self, Payload};
+use spillway_net::message::{self, Payload, Refusal};
 
 #[derive(Clone, Copy, Debug)]
 struct HeldReply {
@@ -20,6 +20,8 @@ struct HeldReply {
     end: usize,
     request: u64,
     kind: FrameKind,
+    /// The connection ends with it.
+    closes: bool,
 }
 
 /// Batches kept for reuse, and the bytes that each of them may have: one that held more than
@@ -123,6 +125,30 @@ impl HeldReplies {
         request: u64,
         payload: &T,
     ) {
+        self.push(
+            waits,
+            HeldReply { connection, start: 0, end: 0, request, kind, closes: false },
+            payload,
+        );
+    }
+
+    /// Holds the last answer of a connection, which is to be closed behind it.
+    pub fn hold_and_close(
+        &mut self,
+        waits: Waits,
+        connection: u64,
+        request: u64,
+        refusal: &Refusal,
+    ) {
+        let kind = FrameKind::Refusal;
+        self.push(
+            waits,
+            HeldReply { connection, start: 0, end: 0, request, kind, closes: true },
+            refusal,
+        );
+    }
+
+    fn push<T: Payload>(&mut self, waits: Waits, reply: HeldReply, payload: &T) {
         if self.batches.back().is_none_or(|batch| batch.waits != waits) {
             assert!(
                 self.batches.back().is_none_or(|batch| batch.waits.stamp <= waits.stamp),
@@ -137,12 +163,20 @@ impl HeldReplies {
         message::archive(&mut batch.bytes, payload);
         let end = batch.bytes.len();
         self.bytes += end - start;
-        batch.replies.push(HeldReply { connection, start, end, request, kind });
+        batch.replies.push(HeldReply { start, end, ..reply });
     }
 
     /// Moves the answers that need not wait any more into `released`: hand-overs up to `stamp`
-    /// are committed, rounds up to `round_confirmed` succeeded.
-    pub fn release(&mut self, stamp: u64, round_confirmed: u64, lsn: Lsn, released: &mut Released) {
+    /// are committed, rounds up to `round_confirmed` succeeded. Adds to `closes` the connections
+    /// that end with their answer.
+    pub fn release(
+        &mut self,
+        stamp: u64,
+        round_confirmed: u64,
+        lsn: Lsn,
+        released: &mut Released,
+        closes: &mut Vec<u64>,
+    ) {
         let is_over = |batch: &HeldBatch| batch.waits.is_over(stamp, round_confirmed);
         while self.batches.front().is_some_and(&is_over) {
             let mut batch = self.batches.pop_front().expect("seen above");
@@ -158,6 +192,9 @@ impl HeldReplies {
                     end: released.bytes.len(),
                     answers_submit: reply.kind == FrameKind::Outcomes,
                 });
+                if reply.closes {
+                    closes.push(reply.connection);
+                }
             }
             batch.bytes.clear();
             if self.spare.len() < SPARE_MAX && batch.capacity_bytes() <= SPARE_BYTES_MAX {
@@ -183,7 +220,7 @@ impl HeldReplies {
 
 #[cfg(test)]
 mod tests {
-    use spillway_net::message::Done;
+    use spillway_net::message::{Done, RefusalCode};
 
     use super::*;
 
@@ -193,6 +230,12 @@ mod tests {
 
     fn hold_round(held: &mut HeldReplies, stamp: u64, round: u64, connection: u64) {
         held.hold(Waits { stamp, round }, connection, FrameKind::Done, 5, &Done {});
+    }
+
+    fn release(held: &mut HeldReplies, stamp: u64, round: u64, released: &mut Released) {
+        let mut closes = Vec::new();
+        held.release(stamp, round, Lsn(1), released, &mut closes);
+        assert!(closes.is_empty(), "no answer is the last one");
     }
 
     fn to(released: &Released) -> Vec<u64> {
@@ -206,20 +249,33 @@ mod tests {
         hold_round(&mut held, 1, 0, 11);
         hold(&mut held, 2, 12);
         let mut released = Released::default();
-        held.release(1, 6, Lsn(1), &mut released);
+        release(&mut held, 1, 6, &mut released);
         assert!(released.frames.is_empty(), "committed, but the round is not over");
-        held.release(0, 7, Lsn(1), &mut released);
+        release(&mut held, 0, 7, &mut released);
         assert!(released.frames.is_empty(), "the round is over, but nothing is committed");
-        held.release(1, 7, Lsn(1), &mut released);
+        release(&mut held, 1, 7, &mut released);
         assert_eq!(to(&released), [10, 11]);
         released.clear();
         hold_round(&mut held, 2, 9, 13);
-        held.release(2, 7, Lsn(1), &mut released);
+        release(&mut held, 2, 7, &mut released);
         assert_eq!(to(&released), [12]);
         hold(&mut held, 3, 14);
-        held.release(3, 7, Lsn(1), &mut released);
+        release(&mut held, 3, 7, &mut released);
         assert_eq!(to(&released), [12, 13, 14], "a later commit is proof enough");
         assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn a_connection_ends_with_its_last_answer_and_not_before() {
+        let mut held = HeldReplies::default();
+        let refusal = Refusal::new(RefusalCode::SessionUnknown, String::new());
+        hold(&mut held, 1, 10);
+        held.hold_and_close(Waits { stamp: 1, round: 7 }, 11, 3, &refusal);
+        let (mut released, mut closes) = (Released::default(), Vec::new());
+        held.release(1, 6, Lsn(1), &mut released, &mut closes);
+        assert_eq!((to(&released), closes.as_slice()), (vec![10], &[][..]));
+        held.release(1, 7, Lsn(1), &mut released, &mut closes);
+        assert_eq!((to(&released), closes.as_slice()), (vec![10, 11], &[11][..]));
     }
 
     #[test]
@@ -229,12 +285,12 @@ mod tests {
         hold(&mut held, 1, 11);
         hold(&mut held, 2, 12);
         let mut released = Released::default();
-        held.release(0, 0, Lsn(1), &mut released);
+        release(&mut held, 0, 0, &mut released);
         assert!(released.frames.is_empty());
-        held.release(1, 0, Lsn(1), &mut released);
+        release(&mut held, 1, 0, &mut released);
         assert_eq!(to(&released), [10, 11]);
         assert!(held.bytes() > 0);
-        held.release(7, 0, Lsn(2), &mut released);
+        release(&mut held, 7, 0, &mut released);
         assert_eq!(released.frames.len(), 3);
         assert_eq!(held.bytes(), 0);
     }
@@ -251,7 +307,7 @@ mod tests {
             }
         }
         let mut released = Released::default();
-        held.release(64, 0, Lsn(1), &mut released);
+        release(&mut held, 64, 0, &mut released);
         assert_eq!(held.bytes(), 0);
         let kept: usize = held.spare.iter().map(HeldBatch::capacity_bytes).sum();
         assert!(!held.spare.is_empty() && kept <= SPARE_MAX * SPARE_BYTES_MAX, "{kept} bytes");
@@ -264,7 +320,7 @@ mod tests {
         hold(&mut held, 2, 10);
         assert_eq!(held.abandon(), [10]);
         let mut released = Released::default();
-        held.release(9, 0, Lsn(2), &mut released);
+        release(&mut held, 9, 0, &mut released);
         assert!(released.frames.is_empty());
     }
 }

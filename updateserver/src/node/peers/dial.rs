@@ -1,4 +1,4 @@
-//! Making connections to the nodes with higher numbers.
+//! Making connections to other nodes.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,10 @@ use spillway_net::peer::MESSAGE_BYTES;
 use spillway_runtime::tcp::TcpRing;
 
 use super::link::{Link, Phase, Transport};
-use super::members::Due;
 use super::notice::Fault;
 use super::resolve::Resolver;
 use super::{PeerEvent, PeerLinks, PeerNotice};
+use crate::peer_book::Due;
 
 impl PeerLinks {
     /// Makes all connections that are due.
@@ -21,7 +21,7 @@ impl PeerLinks {
                 Err(text) => self.unreachable(answer.node, answer.address, text),
             }
         }
-        while let Some(due) = self.members.due(self.now_nanos) {
+        while let Some(due) = self.book.due(self.now_nanos) {
             if self.has_dialed(due.node) {
                 // It still ends, and its end leads here again.
                 continue;
@@ -48,8 +48,13 @@ impl PeerLinks {
     }
 
     fn connect(&mut self, ring: &mut TcpRing, node: NodeId, address: String, target: SocketAddr) {
-        // The members may have changed while a name was looked up.
-        if !self.members.contains(node) || self.has_dialed(node) {
+        // The members may have changed while a name was looked up, and the other side may have
+        // connected.
+        if !self.book.contains(node) || self.has_dialed(node) {
+            return;
+        }
+        if self.book.is_linked(node) {
+            self.book.ended(node, self.now_nanos);
             return;
         }
         let (connection, transport) = match &self.tls {
@@ -68,7 +73,7 @@ impl PeerLinks {
 
     /// There will be no `Closed` to try again at.
     fn unreachable(&mut self, node: NodeId, address: String, text: String) {
-        self.members.dial_again(node, self.now_nanos);
+        self.book.ended(node, self.now_nanos);
         let fault = Fault::Unreachable(text);
         self.tell(PeerNotice { node: Some(node), address, fault });
     }
@@ -76,7 +81,7 @@ impl PeerLinks {
     /// Tells a fault, unless it was told already or may pass by itself.
     pub(super) fn tell(&mut self, notice: PeerNotice) {
         let node = notice.node.unwrap_or(NodeId(0));
-        let is_brief = !self.members.is_tried_long(node, self.now_nanos);
+        let is_brief = !self.book.is_tried_long(node, self.now_nanos);
         if matches!(notice.fault, Fault::Unreachable(_)) && is_brief {
             return;
         }

@@ -52,6 +52,8 @@ pub(super) struct Link {
     pub node: Option<NodeId>,
     /// Whether the other side made it.
     pub is_accepted: bool,
+    /// Boot and instance of the process at the other end, when the link is up.
+    pub process: Option<(u64, u64)>,
     pub address: String,
     pub receiving: Receiving,
     began_nanos: u64,
@@ -76,6 +78,7 @@ impl Link {
             phase,
             node,
             is_accepted: node.is_none(),
+            process: None,
             address,
             receiving: Receiving::Header,
             began_nanos: now_nanos,

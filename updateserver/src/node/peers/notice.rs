@@ -19,6 +19,12 @@ pub enum Fault {
     /// The other one refused this node.
     #[error("it refuses this node: {0}")]
     RefusedByPeer(Refusal),
+    /// It is let in although this node does not know it.
+    #[error(
+        "this node's log does not know it yet; if that stays so, take it in with `spillway admin \
+         replace-node`, or correct its node.id"
+    )]
+    Guest,
     /// No connection comes about.
     #[error(
         "not reachable ({0}): is it running, and is its address in cluster.nodes its \
@@ -65,6 +71,7 @@ impl Fault {
             Fault::Rubbish(_) => 4,
             Fault::Silent => 5,
             Fault::Tls(_) => 6,
+            Fault::Guest => 7,
         }
     }
 }

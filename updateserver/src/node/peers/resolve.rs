@@ -9,7 +9,7 @@ use spillway_runtime::error::RuntimeError;
 use spillway_runtime::tcp::RingWaker;
 use spillway_runtime::thread;
 
-use super::members::Due;
+use crate::peer_book::Due;
 
 /// What became of a question.
 pub(super) struct Answer {

@@ -7,7 +7,9 @@ use super::node::SimNode;
 use super::world::{MILLI, World, geometry};
 use crate::log::testing::SeedReport;
 use crate::log::{FrameKind, Members};
-use crate::quorum::{CommandRefusal, MemberKind, ReplicaCommand, ReplicaFailure, ReplicaStart};
+use crate::quorum::{
+    CommandRefusal, MemberKind, ReplicaCommand, ReplicaFailure, ReplicaInput, ReplicaStart,
+};
 
 fn replace(old: u16, new: u16) -> ReplicaCommand {
     ReplicaCommand::MemberReplace { old: Some(NodeId(old)), new: NodeId(new) }
@@ -57,6 +59,40 @@ fn a_lost_node_is_replaced() {
     }
     world.check_end();
     assert_eq!(voters(&world, 4), all, "read back from the log");
+}
+
+/// A connection to the new node that breaks when it has the whole log does not keep it from voting,
+/// though nothing more is written that it could acknowledge.
+#[test]
+fn a_new_node_that_has_everything_votes_without_another_write() {
+    let mut world = World::new(202, 3);
+    let leader = world.wait_leader();
+    world.run(300 * MILLI);
+    world.items_max = world.item;
+    world.run(300 * MILLI);
+    let old = leader % 3 + 1;
+    join(&mut world, 4);
+    world.command(leader, replace(old, 4));
+    world.step(leader, ReplicaInput::TurnEnd);
+    let mut steps = 0;
+    loop {
+        let replica = &world.up(leader).replica;
+        if replica.membership.replacement().is_some() && replica.matched(NodeId(4)) > 0 {
+            let (has, last) = (replica.matched(NodeId(4)), replica.last_index());
+            assert!(!replica.membership.is_joint(), "seen before it votes");
+            if has == last {
+                break;
+            }
+        }
+        world.run(MILLI / 20);
+        steps += 1;
+        assert!(steps < 20_000, "it gets the log");
+    }
+    world.reconnect(leader, 4);
+    let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+    world.run_until(3_000 * MILLI, "the new voters", |world| voters(world, leader) == all);
+    world.items_max = u64::MAX;
+    world.check_end();
 }
 
 #[test]
@@ -208,6 +244,53 @@ fn a_follower_killed_behind_the_end_of_a_change_knows_that_it_began() {
         let members = start.membership().expect("its changes follow from each other");
         assert!(members.is_voter(NodeId(4)), "seed {seed}: {members:?}");
         world.start(follower);
+        world.crash(old);
+        world.nodes.remove(&old);
+        world.check_end();
+    }
+}
+
+/// A node that leaves is the only one but the leader that has the end of the change, and is elected
+/// with it. It leads until it has handed over, also when the change is committed before its own
+/// disk has what it appended, and leads no more after that.
+#[test]
+fn a_node_elected_with_its_own_end_in_its_log_hands_over_first() {
+    for seed in 300..316 {
+        let _report = SeedReport(seed);
+        let mut world = World::new(seed, 3);
+        world.items_max = 40;
+        let leader = world.wait_leader();
+        world.run(300 * MILLI);
+        join(&mut world, 4);
+        let old = leader % 3 + 1;
+        let other = 6 - leader - old;
+        world.command(leader, replace(old, 4));
+        let joint = |world: &World| {
+            world.nodes[&leader].up.as_ref().expect("it runs").replica.membership.is_joint()
+        };
+        let end = world.now + 5_000 * MILLI;
+        while !joint(&world) {
+            assert!(world.now < end, "the change does not begin");
+            world.run(MILLI / 50);
+        }
+        // From here on only the node that leaves hears the leader.
+        world.net.cut.extend([(leader, other), (leader, 4)]);
+        world.run_until(3_000 * MILLI, "it leads", |world| {
+            let up = world.nodes[&old].up.as_ref().expect("it runs");
+            up.replica.leading().is_some()
+        });
+        assert!(leave_durable(&world, old).is_some(), "seed {seed}: it has the end of the change");
+        assert_eq!(voters(&world, old), [0u16; 0], "seed {seed}: which is not committed");
+        world.net.cut.clear();
+        if seed % 2 == 0 {
+            world.disk_nanos.insert(old, 30 * MILLI);
+        }
+        let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+        world.run_until(5_000 * MILLI, "the others know, and one of them leads", |world| {
+            let leads = world.leader().is_some_and(|leader| leader != old);
+            leads && (1..=4).all(|id| voters(world, id) == all)
+        });
+        assert!(world.up(old).replica.leading().is_none());
         world.crash(old);
         world.nodes.remove(&old);
         world.check_end();

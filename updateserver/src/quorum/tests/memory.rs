@@ -236,6 +236,84 @@ fn a_peer_that_takes_nothing_holds_a_bounded_part_of_the_memory() {
     assert_eq!(world.leader(), Some(leader));
 }
 
+/// Entries that nobody needs any more fill the ring of a leader that rests: no reason to give up a
+/// connection that carries much.
+#[test]
+fn memory_that_can_be_let_go_of_costs_no_connection() {
+    let mut world = World::formatted(322, 3);
+    for node in world.nodes.values_mut() {
+        node.tune = |options| options.cache_bytes_max = 8 << 20;
+    }
+    for id in 1..=3 {
+        world.start(id);
+    }
+    let leader = world.wait_leader();
+    let busy = NodeId(leader % 3 + 1);
+    world.item_bytes = 12_000;
+    for _ in 0..1_000 {
+        world.run(2 * MILLI);
+        let slots = &world.up(leader).slots;
+        if slots.bytes_used() > slots.bytes_total() / 8 * 7 {
+            break;
+        }
+    }
+    world.items_max = world.item;
+    world.run(200 * MILLI);
+    let up = world.up(leader);
+    let (used, total) = (up.slots.bytes_used(), up.slots.bytes_total());
+    assert!(used > total / 4 * 3, "{used} of {total} bytes hold what was sent long ago");
+    let (last, half) = (up.replica.last_index(), up.replica.options.inflight_bytes_max / 2);
+    up.replica.peers.get_mut(busy).sent(Lsn(last), half);
+    let bytes = half as usize;
+    for _ in 0..20 {
+        world.step(leader, ReplicaInput::PeerOutgoing { node: busy, bytes });
+        world.run(2 * MILLI);
+    }
+    assert_eq!((world.resets, world.leader()), (0, Some(leader)));
+    assert!(world.up(leader).slots.bytes_used() <= total / 4 * 3, "it was let go of");
+}
+
+/// The ring gives memory back in order, and an entry stays until it is known to be committed, which
+/// only a later message says: entries that were received behind it, twice or for nothing, do not
+/// keep a follower from receiving that message.
+#[test]
+fn what_was_received_for_nothing_does_not_shut_a_follower_out() {
+    let mut world = World::new(321, 3);
+    let leader = leader_of(&mut world);
+    let follower = leader % 3 + 1;
+    world.cut(leader, follower);
+    let now = world.now();
+    let up = world.up(leader);
+    assert!(up.append(1_000_000, 9_000));
+    let mut out = ReplicaEffects::default();
+    up.replica.step(now, ReplicaInput::TurnEnd, &mut up.slots, &mut out);
+    let send = out.sends.iter().find(|send| send.to == NodeId(follower)).expect("sent");
+    let (header, body) = (send.header.encode(), send.body.as_ref().expect("the entry").to_vec());
+    world.deliver(leader, follower, &header, &body);
+    let up = world.up(follower);
+    let ring = up.slots.bytes_total();
+    let last = Lsn(up.replica.last_index());
+    let pinned = up.replica.raft.store().body(last).expect("in memory").body.address();
+    for _ in 0..3 * ring / body.len() {
+        let repeated = up.replica.reserve(512 + body.len(), &mut up.slots);
+        if repeated.is_none() {
+            // Its write is on the way, and is not to be moved.
+            break;
+        }
+    }
+    assert!(up.replica.reserve(512 + body.len(), &mut up.slots).is_none(), "the ring is full");
+    world.run(20 * MILLI);
+    let up = world.up(follower);
+    assert!(up.replica.published.lsn < last, "not known to be committed");
+    for _ in 0..3 * ring / body.len() {
+        let repeated = up.replica.reserve(512 + body.len(), &mut up.slots);
+        assert!(repeated.is_some(), "{} of {ring} bytes are in use", up.slots.bytes_used());
+    }
+    let kept = up.replica.raft.store().body(last).expect("in memory");
+    assert!(kept.body.address() != pinned && kept.body[..] == body[..], "moved, the same bytes");
+    assert_eq!(kept.body.address(), kept.data.as_ptr() as usize, "and nothing of it is left");
+}
+
 /// What memory no longer holds comes from the disk, a few entries at a time.
 #[test]
 fn a_peer_that_was_away_is_filled_from_the_disk() {

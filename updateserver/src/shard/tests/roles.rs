@@ -6,7 +6,8 @@ use spillway_net::frame::FrameKind;
 use spillway_net::ids::{Epoch, Lsn, NodeId, PartitionId, TableId, WallMicros};
 use spillway_net::message::{
     self, ClusterAction, ClusterCommand, ClusterStatus, MemberAddress, OperationKind,
-    OutcomeStatus, Outcomes, ReadMode, RefusalCode, Scan, SessionOpen, Submit, TableDrop, Welcome,
+    OutcomeStatus, Outcomes, ReadMode, Refusal, RefusalCode, Scan, SessionOpen, Submit, TableDrop,
+    TableList, Welcome,
 };
 
 use super::client::read;
@@ -15,7 +16,7 @@ use super::{
     frame_of, get, hello, key, operation, row, session, submit, upsert,
 };
 use crate::redo::{PARTITION_SYSTEM, SystemCommand, SystemFragment, system_digest};
-use crate::shard::{ApplySection, RootCommand, RootOrder, ShardInput};
+use crate::shard::{ApplySection, RootAnswer, RootCommand, RootOrder, RootOrigin, ShardInput};
 
 /// A node that follows, with the table, node 3 as its leader, and connection 1 of session 1.
 fn follower() -> Node {
@@ -447,6 +448,58 @@ fn a_session_that_a_follower_does_not_know_yet_is_no_lost_session() {
         node.ask(submit(6, 2, 1, 0, &[vec![upsert(4, 4)]])).status(),
         OutcomeStatus::Committed
     );
+}
+
+/// A leader that was deposed and has not noticed does not know the sessions that another one has
+/// opened since. A client that hears of it that its session is unknown gives it up.
+#[test]
+fn a_leader_refuses_a_session_only_with_proof_that_it_leads() {
+    for outcome in ["proven", "deposed", "failed"] {
+        let mut node = contested();
+        node.step(ShardInput::Opened(8));
+        let behind = frame_of(8, 9, FrameKind::TableList, &TableList {});
+        node.frames(&[hello(8, session(40).0), behind]);
+        assert!(node.take_answers().is_empty() && node.closes.is_empty());
+        assert_eq!(node.round_wanted, 5);
+        node.frames(&[frame_of(8, 9, FrameKind::TableList, &TableList {})]);
+        match outcome {
+            "proven" => node.log(LogState { round_confirmed: 5, ..node.state }),
+            "deposed" => node.step(ShardInput::StepDown { stamp: node.confirmed }),
+            _ => node.log(LogState { failed: true, ..node.state }),
+        }
+        let answers: Vec<_> = node.take_answers().iter().map(|a| a.refusal()).collect();
+        let expected = [Some(RefusalCode::SessionUnknown)];
+        assert_eq!(answers, if outcome == "proven" { &expected[..] } else { &[] }, "{outcome}");
+        assert_eq!(node.closes.iter().filter(|closed| **closed == 8).count(), 1, "{outcome}");
+        node.step(ShardInput::Closed(8));
+        assert_eq!(node.shard.connections_count(), if outcome == "deposed" { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn a_leader_says_what_there_is_not_only_with_proof_that_it_leads() {
+    let mut node = contested();
+    let scan = Scan { table: 77, start: Vec::new(), end: Vec::new(), rows_max: 1 };
+    let origin = RootOrigin { connection: 1, request: 4 };
+    let refusal = Refusal::new(RefusalCode::Schema, "there is no table x".to_owned());
+    node.frames(&[
+        frame_of(1, 2, FrameKind::Scan, &scan),
+        frame_of(1, 3, FrameKind::TableList, &TableList {}),
+    ]);
+    node.step(ShardInput::Answer(origin, RootAnswer::Refusal(refusal)));
+    node.step(ShardInput::Answer(origin, RootAnswer::Done));
+    assert!(node.take_answers().is_empty());
+    assert_eq!(node.round_wanted, 5);
+    node.log(LogState { round_confirmed: 5, ..node.state });
+    let kinds: Vec<_> = node.take_answers().iter().map(|answer| answer.kind).collect();
+    let refused = FrameKind::Refusal;
+    assert_eq!(kinds, [refused, FrameKind::TableListing, refused, FrameKind::Done]);
+    // Whose session is to end is cut off at once, and hears why where it asks again.
+    node.step(ShardInput::Root(RootOrder::SessionHide { session: session(1) }));
+    assert_eq!(node.closes, [1]);
+    node.step(ShardInput::StepDown { stamp: node.confirmed });
+    node.step(ShardInput::Answer(origin, RootAnswer::Done));
+    assert!(node.take_answers().is_empty());
 }
 
 #[test]

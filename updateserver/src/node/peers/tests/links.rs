@@ -201,7 +201,7 @@ fn members_can_change() {
         nodes[0].is_connected(3) && nodes[1].is_connected(3)
     });
     for node in &mut nodes[..2] {
-        node.members_set(&members[..2]);
+        node.log_set(&members[..2], &[3]);
         node.turn();
     }
     assert_eq!((nodes[0].lost(), nodes[1].lost()), (1, 1));
@@ -229,4 +229,119 @@ fn a_stopped_node_ends_its_links() {
     pass(&mut nodes, SECOND);
     assert_eq!((nodes[0].connected(), nodes[1].connected()), (1, 1));
     assert_eq!(nodes[0].ring.connections(), 0);
+}
+
+fn addresses(nodes: &[Node]) -> Vec<(NodeId, String)> {
+    nodes.iter().map(|node| (node.id, node.address.to_string())).collect()
+}
+
+#[test]
+fn the_higher_number_connects_where_the_lower_one_does_not() {
+    let mut nodes = [Node::new(hello(1, 1), key(1)), Node::new(hello(2, 1), key(1))];
+    let known = addresses(&nodes);
+    // Node 2 has moved, and only its own new start knows it.
+    nodes[0].members_set(&[(NodeId(2), "127.0.0.1:9".to_owned())]);
+    nodes[1].members_set(&known);
+    pass(&mut nodes, SECOND);
+    assert!(!nodes[0].is_connected(2), "the lower one has its time first");
+    pass(&mut nodes, 2 * SECOND);
+    until(&mut nodes, "node 2 connects", |nodes| {
+        nodes[0].is_connected(2) && nodes[1].is_connected(1)
+    });
+    // Node 1 learns of it, and the link stays.
+    nodes[0].members_set(&known);
+    pass(&mut nodes, 10 * SECOND);
+    assert_eq!((nodes[0].connected(), nodes[1].connected()), (1, 1));
+    assert_eq!((nodes[0].ring.connections(), nodes[1].ring.connections()), (1, 1));
+}
+
+#[test]
+fn a_node_that_missed_a_replacement_is_met_by_the_new_one() {
+    let ids = [3, 4, 1];
+    let mut nodes: Vec<Node> = ids.iter().map(|id| Node::new(hello(*id, 1), key(1))).collect();
+    let all = addresses(&nodes);
+    // Node 4 has taken the place of node 1, which still runs. Node 3 knows node 1, at an address
+    // where nobody is any more.
+    nodes[0].log_set(&[all[0].clone(), (NodeId(1), "127.0.0.1:9".to_owned())], &[]);
+    nodes[1].log_set(&all[..2], &[1]);
+    nodes[2].log_set(&all, &[]);
+    pass(&mut nodes, 4 * SECOND);
+    until(&mut nodes, "node 4 meets node 3", |nodes| {
+        nodes[0].is_connected(4) && nodes[1].is_connected(3)
+    });
+    assert!(nodes[0].faults().contains(&&Fault::Guest), "{:?}", nodes[0].faults());
+    // To node 3 node 1 is a member still; to node 4 it is none.
+    until(&mut nodes, "node 1 is told", |nodes| {
+        nodes[2].is_connected(3) && !nodes[1].faults().is_empty() && !nodes[2].faults().is_empty()
+    });
+    let refusal = Refusal::NodeUnknown { node: NodeId(1) };
+    assert_eq!(nodes[1].faults(), [&Fault::Refused(refusal)]);
+    assert_eq!(nodes[2].faults(), [&Fault::RefusedByPeer(refusal)]);
+    assert!(nodes[0].send(4, &header(0, 7), None), "a guest is spoken to");
+    until(&mut nodes, "the message arrives", |nodes| nodes[1].numbers() == [7]);
+    // Node 3 has caught up: node 4 stays, node 1 goes.
+    nodes[0].log_set(&all[..2], &[1]);
+    pass(&mut nodes, 6 * SECOND);
+    assert_eq!((nodes[1].connected(), nodes[1].lost()), (1, 0));
+    assert!(!nodes[0].is_connected(1) && nodes[0].is_connected(4));
+}
+
+/// Both connect at the same time, in either order and with different delays in between.
+#[test]
+fn of_crossed_connections_one_stays() {
+    for delay in 0..24 {
+        let mut nodes = [Node::new(hello(1, 1), key(1)), Node::new(hello(2, 1), key(1))];
+        let known = addresses(&nodes);
+        nodes[0].members_set(&[(NodeId(2), "127.0.0.1:9".to_owned())]);
+        nodes[1].members_set(&known);
+        pass(&mut nodes, SECOND);
+        // Node 2 dials in the turn after the last one of these, and node 1 when it learns where
+        // node 2 is.
+        let due = nodes[1].links.book.deadline_nanos();
+        let [first, second] = if delay % 2 == 0 { [0, 1] } else { [1, 0] };
+        for turn in 0..200 {
+            if turn == 12 {
+                nodes[1].now_nanos = due;
+            }
+            if turn == delay / 2 + 6 {
+                nodes[0].members_set(&known);
+            }
+            nodes[first].turn();
+            nodes[second].turn();
+        }
+        until(&mut nodes, "they meet", |nodes| {
+            nodes[0].is_connected(2) && nodes[1].is_connected(1)
+        });
+        pass(&mut nodes, SECOND);
+        let told: Vec<usize> = nodes.iter().map(Node::connected).collect();
+        for node in &nodes {
+            assert!(node.connected() <= 2, "delay {delay}: {:?}", node.told);
+            assert_eq!(node.connected(), node.lost() + 1, "delay {delay}: {:?}", node.told);
+            assert_eq!(node.ring.connections(), 1, "delay {delay}: one stays");
+            let is_told = |fault: &&Fault| !matches!(fault, Fault::Unreachable(_));
+            assert_eq!(node.faults().into_iter().find(is_told), None, "delay {delay}");
+        }
+        pass(&mut nodes, 10 * SECOND);
+        assert_eq!(nodes.iter().map(Node::connected).collect::<Vec<_>>(), told, "delay {delay}");
+    }
+}
+
+#[test]
+fn the_other_side_cannot_replace_the_connection_that_both_keep_but_its_next_start_can() {
+    let mut nodes = pair();
+    // Node 2 connects, too, as the same process: it gets no proof and the end.
+    let mut crossed = Raw::connect(nodes[0].address);
+    let (mut handshake, first) = Handshake::initiator(hello(2, 1), NodeId(1), key(1), &[3; 32]);
+    crossed.write(&first);
+    let reply = crossed.read_message(&mut nodes);
+    let Step::Reply(proof) = handshake.receive(&reply, &mut |_| Ok(())) else {
+        panic!("a proof is due");
+    };
+    crossed.write(&proof);
+    assert_eq!(crossed.read(&mut nodes, 1), [], "it is one too many");
+    assert_eq!((nodes[0].connected(), nodes[0].lost()), (1, 0));
+    assert!(nodes[0].faults().is_empty());
+    // The next start of its process has nothing left of the old connection.
+    let _newer = Raw::shaken(&mut nodes, hello(2, 2), key(1));
+    assert_eq!((nodes[0].connected(), nodes[0].lost()), (2, 1));
 }

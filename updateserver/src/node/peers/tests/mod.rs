@@ -39,6 +39,7 @@ fn hello(node: u16, boot: u64) -> Hello {
         node: NodeId(node),
         boot,
         instance: u64::from(node) << 32 | boot,
+        is_founded: false,
     }
 }
 
@@ -101,7 +102,7 @@ impl Node {
             key,
             tls,
             listener: Some(listener),
-            members: vec![],
+            configured: vec![],
             body_bytes_of: Box::new(body_bytes_of),
         };
         Node {
@@ -133,8 +134,17 @@ impl Node {
         self.links.send(&mut self.ring, NodeId(to), header, body)
     }
 
+    /// As a configuration does.
     fn members_set(&mut self, members: &[(NodeId, String)]) {
-        self.links.members_set(&mut self.ring, members.to_vec());
+        let members = LogMembers { known: members.to_vec(), ..LogMembers::default() };
+        self.links.members_set(&mut self.ring, members);
+    }
+
+    /// As a log does.
+    fn log_set(&mut self, members: &[(NodeId, String)], removed: &[u16]) {
+        let removed = removed.iter().map(|node| NodeId(*node)).collect();
+        let members = LogMembers { known: members.to_vec(), removed, is_founded: true };
+        self.links.members_set(&mut self.ring, members);
     }
 
     fn is_connected(&self, node: u16) -> bool {

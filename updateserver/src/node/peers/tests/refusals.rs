@@ -11,36 +11,42 @@ fn refused(one: Hello, two: Hello, keys: [u8; 2]) -> [Vec<Fault>; 2] {
     nodes.map(|node| node.faults().into_iter().cloned().collect())
 }
 
-/// The responder sees the difference first.
-fn told(refusal: Refusal) -> [Vec<Fault>; 2] {
-    [vec![Fault::RefusedByPeer(refusal)], vec![Fault::Refused(refusal)]]
+/// Each connects to the other one in its turn, and the responder sees the difference first:
+/// `second` is what node 2 finds, `first` what node 1 does.
+fn told(second: Refusal, first: Refusal) -> [Vec<Fault>; 2] {
+    let one = vec![Fault::RefusedByPeer(second), Fault::Refused(first)];
+    [one, vec![Fault::Refused(second), Fault::RefusedByPeer(first)]]
 }
 
 #[test]
 fn another_cluster() {
     let other = Hello { cluster: ClusterId(7), ..hello(2, 1) };
-    let expected = Refusal::Cluster { refuser: ClusterId(7), refused: ClusterId(0xc1) };
-    assert_eq!(refused(hello(1, 1), other, [1, 1]), told(expected));
+    let expected = |refuser, refused| Refusal::Cluster { refuser, refused };
+    let (one, two) = (hello(1, 1).cluster, other.cluster);
+    let told = told(expected(two, one), expected(one, two));
+    assert_eq!(refused(hello(1, 1), other, [1, 1]), told);
 }
 
 #[test]
 fn other_limits() {
     let other = Hello { limits: 6, ..hello(2, 1) };
-    let expected = Refusal::Limits { refuser: 6, refused: 5 };
-    assert_eq!(refused(hello(1, 1), other, [1, 1]), told(expected));
+    let expected = |refuser, refused| Refusal::Limits { refuser, refused };
+    assert_eq!(refused(hello(1, 1), other, [1, 1]), told(expected(6, 5), expected(5, 6)));
 }
 
 #[test]
 fn another_log_format() {
     let mut other = hello(2, 1);
     other.format.partitions = 8;
-    let expected = Refusal::Format { refuser: other.format, refused: hello(1, 1).format };
-    assert_eq!(refused(hello(1, 1), other, [1, 1]), told(expected));
+    let expected = |refuser, refused| Refusal::Format { refuser, refused };
+    let (one, two) = (hello(1, 1).format, other.format);
+    let told = told(expected(two, one), expected(one, two));
+    assert_eq!(refused(hello(1, 1), other, [1, 1]), told);
 }
 
 #[test]
 fn another_key() {
-    assert_eq!(refused(hello(1, 1), hello(2, 1), [1, 2]), told(Refusal::Key));
+    assert_eq!(refused(hello(1, 1), hello(2, 1), [1, 2]), told(Refusal::Key, Refusal::Key));
 }
 
 #[test]
@@ -49,7 +55,7 @@ fn another_version() {
     nodes.swap(0, 1);
     let (_, mut first) = Handshake::initiator(hello(1, 1), NodeId(2), key(1), &[3; 32]);
     first[4] = 9;
-    let expected = Refusal::Version { refuser: 1, refused: 9 };
+    let expected = Refusal::Version { refuser: 2, refused: 9 };
     assert_eq!(Raw::refusal(&mut nodes, &first), expected);
     assert_eq!(nodes[0].faults(), [&Fault::Refused(expected)]);
     assert!(nodes[0].is_connected(1), "the link that stands is left alone");

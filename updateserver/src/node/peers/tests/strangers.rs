@@ -60,7 +60,10 @@ fn a_stranger_who_says_nothing_is_given_up() {
     pass(&mut nodes, 2 * SECOND);
     assert_eq!(raw.read(&mut nodes, 1), []);
     assert_eq!(half.read(&mut nodes, 1), []);
-    assert_eq!(nodes[0].faults(), [&Fault::HandshakeSlow, &Fault::HandshakeSlow]);
+    let mut faults = nodes[0].faults();
+    // The member itself is not there.
+    faults.retain(|fault| !matches!(fault, Fault::Unreachable(_)));
+    assert_eq!(faults, [&Fault::HandshakeSlow, &Fault::HandshakeSlow]);
 }
 
 #[test]
