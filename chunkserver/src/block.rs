@@ -9,7 +9,8 @@
 //! ```
 //!
 //! All numbers are little-endian. The first row begins where the offsets end, and the last row ends
-//! where the block ends. The checksum is XXH3-64 over the whole block; the parent keeps it.
+//! where the block ends. The checksum is XXH3-64 over the whole block as it is stored; the parent
+//! keeps it. It may be stored compressed ([`crate::codec`]).
 
 use crate::error::BlockError;
 use crate::limits::{BLOCK_BYTES_MAX, BLOCK_OVERHEAD_BYTES, BLOCK_ROW_OVERHEAD_BYTES};
@@ -99,6 +100,11 @@ impl<'a> BlockView<'a> {
         if found != expected {
             return Err(BlockError::Checksum { expected, found });
         }
+        BlockView::parse(bytes)
+    }
+
+    /// Checks all lengths inside.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<BlockView<'a>, BlockError> {
         let malformed = |what| BlockError::Malformed { bytes: bytes.len(), what };
         if bytes.len() < BLOCK_OVERHEAD_BYTES || bytes.len() > BLOCK_BYTES_MAX {
             return Err(malformed("length beyond the limits"));
@@ -128,6 +134,12 @@ impl<'a> BlockView<'a> {
             start = end;
         }
         Ok(view)
+    }
+
+    /// A view of bytes that were checked before, and have this many rows.
+    pub(crate) fn checked_before(bytes: &'a [u8], rows: u32) -> BlockView<'a> {
+        assert_eq!(number(bytes, 0), rows, "not the block that was checked");
+        BlockView { bytes, rows }
     }
 
     /// Number of rows: at least 1.
@@ -164,7 +176,7 @@ impl<'a> BlockView<'a> {
     }
 
     /// The first row whose key is `key` or greater; the number of rows if there is none.
-    fn lower_bound(&self, key: &[u8]) -> u32 {
+    pub fn lower_bound(&self, key: &[u8]) -> u32 {
         let (mut low, mut high) = (0, self.rows);
         while low < high {
             let middle = low + (high - low) / 2;

@@ -35,6 +35,16 @@ impl Digester {
         self.sum = self.sum.wrapping_add(xxh3_128(&self.scratch));
     }
 
+    /// Adds the digest of a range of rows.
+    pub fn add_range(&mut self, range: ContentDigest) {
+        self.sum = self.sum.wrapping_add(range.0);
+    }
+
+    /// The digest of what was added since `before`.
+    pub fn since(&self, before: ContentDigest) -> ContentDigest {
+        ContentDigest(self.sum.wrapping_sub(before.0))
+    }
+
     /// The digest of all rows that were added.
     pub fn digest(&self) -> ContentDigest {
         ContentDigest(self.sum)

@@ -7,6 +7,7 @@
 use crate::error::ReadError;
 use crate::limits::TABLET_ALIGNMENT_BYTES;
 use crate::reader::TabletReader;
+use crate::run::RunReader;
 use crate::source::{ByteSink, ByteSource};
 use spillway_runtime::buffer::{BufferIndex, BufferPool};
 use spillway_runtime::direct::{DirectFile, DirectMode};
@@ -19,6 +20,10 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of one request: large enough for the disk's full bandwidth at a few in flight.
 const PIECE_BYTES: u32 = 256 << 10;
+/// No space left.
+pub(crate) const ENOSPC: Errno = Errno(28);
+/// No space left for this user.
+const EDQUOT: Errno = Errno(122);
 /// Requests in flight.
 const PIECES_IN_FLIGHT: u16 = 4;
 
@@ -69,6 +74,14 @@ impl DataDisk {
         TabletReader::open(self.open_file(path).map_err(ReadError::Source)?)
     }
 
+    /// Opens the run under `path`, and checks its directory.
+    pub fn open_run(
+        &mut self,
+        path: &Path,
+    ) -> Result<RunReader<TabletFile<'_>>, ReadError<RuntimeError>> {
+        RunReader::open(self.open_file(path).map_err(ReadError::Source)?)
+    }
+
     fn open_file(&mut self, path: &Path) -> Result<TabletFile<'_>, RuntimeError> {
         let target = DirectFile::open(path, DirectMode::Read)?;
         let bytes = target.bytes()?;
@@ -86,7 +99,7 @@ impl DataDisk {
         self.ring.reap(&mut self.ended);
         let failed = self.ended.iter().find_map(|completion| completion.result.err());
         match failed {
-            Some(errno) => Err(RuntimeError::file(operation, path, errno)),
+            Some(errno) => Err(explain(operation, path, errno)),
             None => Ok(()),
         }
     }
@@ -105,6 +118,17 @@ impl DataDisk {
         self.drain();
         self.ring.unregister_file(slot).expect("a registered file without requests can go");
     }
+}
+
+/// A full disk by its name: what waits for room has to tell it from a broken one.
+fn explain(operation: &'static str, path: &Path, errno: Errno) -> RuntimeError {
+    if [ENOSPC, EDQUOT].contains(&errno) {
+        let directory = path.parent().unwrap_or(path);
+        // An unreadable free space is reported as none: the write just failed for lack of it.
+        let free = file::free_bytes(directory).unwrap_or(0);
+        return RuntimeError::disk_full(path, u64::from(PIECE_BYTES), free);
+    }
+    RuntimeError::file(operation, path, errno)
 }
 
 fn temporary_of(path: &Path) -> PathBuf {
@@ -291,3 +315,19 @@ impl Drop for TabletFile<'_> {
 
 const _: () = assert!(PIECES_IN_FLIGHT as u64 <= TABLET_ALIGNMENT_BYTES);
 const _: () = assert!((PIECE_BYTES as u64).is_multiple_of(TABLET_ALIGNMENT_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_broken_one() {
+        let path = Path::new("/tmp/1.data");
+        for errno in [ENOSPC, EDQUOT] {
+            let error = explain("write", path, errno);
+            assert!(matches!(error, RuntimeError::DiskFull { .. }), "{error}");
+        }
+        let error = explain("write", path, Errno(5));
+        assert!(matches!(error, RuntimeError::File { errno: Errno(5), .. }), "{error}");
+    }
+}

@@ -27,14 +27,26 @@ impl Section {
     }
 }
 
+/// What the entries of an image are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Content {
+    /// All rows of a key range: a tablet. No entry is a deletion.
+    Rows = 1,
+    /// What changed between two freezes: a section of a run.
+    Changes = 2,
+}
+
 #[derive(Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct Encoded {
     table: u16,
+    content: u8,
     schema: u64,
     version: u64,
     rows: u64,
     digest: u128,
     blocks_bytes: u64,
+    plain_bytes: u64,
     index: Section,
     bloom: Section,
     first_key: Vec<u8>,
@@ -46,6 +58,8 @@ struct Encoded {
 pub struct Footer {
     /// The table.
     pub table: TableId,
+    /// What the entries are.
+    pub content: Content,
     /// Fingerprint of the table's schema: rows of another one cannot be decoded.
     pub schema: u64,
     /// The freeze up to which changes are in it.
@@ -56,6 +70,8 @@ pub struct Footer {
     pub digest: ContentDigest,
     /// Length of all blocks; they begin at 0.
     pub blocks_bytes: u64,
+    /// Length of all blocks if none were compressed.
+    pub plain_bytes: u64,
     /// The index of the blocks: behind the blocks.
     pub index: Section,
     /// The Bloom filter: behind the index.
@@ -71,11 +87,13 @@ impl Footer {
     pub fn encode(&self) -> Vec<u8> {
         let encoded = Encoded {
             table: self.table.0,
+            content: self.content as u8,
             schema: self.schema,
             version: self.version,
             rows: self.rows,
             digest: self.digest.0,
             blocks_bytes: self.blocks_bytes,
+            plain_bytes: self.plain_bytes,
             index: self.index,
             bloom: self.bloom,
             first_key: self.first_key.clone(),
@@ -103,13 +121,20 @@ impl Footer {
         if first_key.is_empty() || last_key < first_key || last_key.len() > KEY_BYTES_MAX {
             return malformed("key range");
         }
+        let content = match archive.content {
+            1 => Content::Rows,
+            2 => Content::Changes,
+            _ => return malformed("what the entries are"),
+        };
         let footer = Footer {
             table: TableId(archive.table.to_native()),
+            content,
             schema: archive.schema.to_native(),
             version: archive.version.to_native(),
             rows: archive.rows.to_native(),
             digest: ContentDigest(archive.digest.to_native()),
             blocks_bytes: archive.blocks_bytes.to_native(),
+            plain_bytes: archive.plain_bytes.to_native(),
             index: native(&archive.index),
             bloom: native(&archive.bloom),
             first_key: first_key.to_vec(),
@@ -137,3 +162,5 @@ fn native(section: &ArchivedSection) -> Section {
         checksum: section.checksum.to_native(),
     }
 }
+
+const _: () = assert!(size_of::<ArchivedEncoded>() == 123, "as docs/FORMAT.md says");

@@ -1,5 +1,6 @@
 //! The index of a tablet's blocks: where each lies, what it begins with, and its checksum.
 
+use crate::digest::ContentDigest;
 use crate::error::TabletError;
 use crate::limits::{BLOCK_BYTES_MAX, INDEX_BYTES_MAX};
 use rkyv::rancor::Error;
@@ -13,12 +14,16 @@ pub struct BlockEntry {
     pub first_key: Vec<u8>,
     /// Where it begins in the image: where the block before it ends.
     pub offset: u64,
-    /// Its length, bytes.
+    /// Its length as it is stored, bytes.
     pub length: u32,
+    /// Its length, bytes: more than what is stored if it is compressed.
+    pub plain_length: u32,
     /// Its rows.
     pub rows: u32,
-    /// Its XXH3-64.
+    /// The XXH3-64 of what is stored.
     pub checksum: u64,
+    /// The sum of its rows' digests.
+    pub digest: u128,
 }
 
 /// All blocks of a tablet in key order, without gaps between them.
@@ -43,12 +48,16 @@ pub struct BlockHandle {
     pub block: u32,
     /// Where it begins in the image.
     pub offset: u64,
-    /// Its length, bytes.
+    /// Its length as it is stored, bytes.
     pub length: u32,
+    /// Its length, bytes: more than what is stored if it is compressed.
+    pub plain_length: u32,
     /// Its rows.
     pub rows: u32,
-    /// Its XXH3-64.
+    /// The XXH3-64 of what is stored.
     pub checksum: u64,
+    /// Its content.
+    pub digest: ContentDigest,
 }
 
 /// An index whose checksum, structure and rules were checked; it owns its bytes and is read in
@@ -86,7 +95,9 @@ impl IndexView {
             if entry.offset.to_native() != end {
                 return Err(TabletError::Malformed("a gap between blocks"));
             }
-            if length == 0 || length as usize > BLOCK_BYTES_MAX || entry.rows.to_native() == 0 {
+            let plain_length = entry.plain_length.to_native();
+            let lengths = 1 <= length && length <= plain_length;
+            if !lengths || plain_length as usize > BLOCK_BYTES_MAX || entry.rows.to_native() == 0 {
                 return Err(TabletError::Malformed("size of a block"));
             }
             let key = entry.first_key.as_slice();
@@ -114,8 +125,10 @@ impl IndexView {
             block,
             offset: entry.offset.to_native(),
             length: entry.length.to_native(),
+            plain_length: entry.plain_length.to_native(),
             rows: entry.rows.to_native(),
             checksum: entry.checksum.to_native(),
+            digest: ContentDigest(entry.digest.to_native()),
         }
     }
 
@@ -139,6 +152,8 @@ impl IndexView {
     }
 }
 
+const _: () = assert!(size_of::<ArchivedBlockEntry>() == 52, "as docs/FORMAT.md says");
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,8 +163,10 @@ mod tests {
             first_key: key.as_bytes().to_vec(),
             offset: 100 * at as u64,
             length: 100,
+            plain_length: 100,
             rows: 1,
             checksum: 7,
+            digest: 9,
         };
         BlockIndex { entries: keys.iter().enumerate().map(entry).collect() }
     }

@@ -5,7 +5,7 @@
 
 use spillway_chunkserver::file::DataDisk;
 use spillway_chunkserver::fuzz::sample_tablet;
-use spillway_chunkserver::{ReadError, TabletError, TabletOptions, TabletWriter};
+use spillway_chunkserver::{Entry, ReadError, TabletError, TabletOptions, TabletWriter};
 use spillway_net::ids::TableId;
 use spillway_runtime::{RuntimeError, file};
 use std::path::Path;
@@ -29,7 +29,8 @@ fn write_large(disk: &mut DataDisk, path: &Path) -> u64 {
     let mut tablet = TabletWriter::new(writer, TabletOptions::new(TableId(1), 2, 3));
     for number in 0..40_000u64 {
         let row = [number as u8; 100];
-        tablet.add(&number.to_be_bytes(), &row).expect("sorted");
+        let entry = Entry { version: number, row: Some(&row) };
+        tablet.add(&number.to_be_bytes(), entry).expect("sorted");
     }
     let (writer, summary) = tablet.finish().expect("writable");
     writer.finish().expect("durable");
@@ -48,7 +49,8 @@ fn a_tablet_comes_back_from_the_disk() {
     reader.verify().expect("sound");
     for number in [0u64, 1, 20_000, 39_999] {
         let row = reader.get(&number.to_be_bytes()).expect("sound");
-        assert_eq!(row, Some(vec![number as u8; 100]));
+        let row = row.expect("there");
+        assert_eq!((row.version, row.row), (number, Some(vec![number as u8; 100])));
     }
     assert_eq!(reader.get(&40_000u64.to_be_bytes()).expect("sound"), None);
     let mut first = None;

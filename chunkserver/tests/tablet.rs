@@ -1,12 +1,17 @@
 //! Tablets against a model, and against broken bytes.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use spillway_chunkserver::block::{BlockBuilder, BlockView, checksum};
+use spillway_chunkserver::codec::Codec;
 use spillway_chunkserver::fuzz::{
     fuzz_block, fuzz_footer, fuzz_index, fuzz_tablet, sample_parts, sample_tablet,
+    sample_tablet_compressed,
 };
+use spillway_chunkserver::reader::CheckedBlock;
 use spillway_chunkserver::{
-    BlockError, TabletError, TabletOptions, TabletReader, TabletSummary, TabletWriter, WriteError,
+    BlockError, Entry, TabletError, TabletOptions, TabletReader, TabletSummary, TabletWriter,
+    WriteError,
 };
 use spillway_net::ids::TableId;
 use std::collections::BTreeMap;
@@ -14,16 +19,26 @@ use std::collections::BTreeMap;
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn write(model: &Model, block_bytes_target: usize) -> (Vec<u8>, TabletSummary) {
-    let options = TabletOptions { block_bytes_target, ..TabletOptions::new(TableId(1), 2, 3) };
+    write_as(Codec::Plain, model, block_bytes_target)
+}
+
+fn write_as(codec: Codec, model: &Model, block_bytes_target: usize) -> (Vec<u8>, TabletSummary) {
+    let options = TabletOptions::new(TableId(1), 2, 3);
+    let options = TabletOptions { block_bytes_target, codec, ..options };
     let mut writer = TabletWriter::new(Vec::new(), options);
     for (key, row) in model {
-        writer.add(key, row).expect("a model is sorted");
+        writer.add(key, entry(row)).expect("a model is sorted");
         assert!(writer.bytes() > 0);
     }
     let bytes_max = writer.bytes();
     let (image, summary) = writer.finish().expect("a model has rows");
     assert!(image.len() as u64 <= bytes_max + 8_192, "{} of {bytes_max}", image.len());
     (image, summary)
+}
+
+/// The version follows from the row, so that it can be told.
+fn entry(row: &[u8]) -> Entry<'_> {
+    Entry { version: row.len() as u64, row: Some(row) }
 }
 
 fn rows() -> impl Strategy<Value = Model> {
@@ -55,8 +70,10 @@ proptest! {
     fn a_tablet_is_the_map_it_was_written_from(
         model in rows(),
         target in prop_oneof![Just(1usize), Just(300), Just(16 << 10)],
+        codec in prop_oneof![Just(Codec::Plain), Just(Codec::Lz4)],
     ) {
-        let (image, summary) = write(&model, target);
+        let (image, summary) = write_as(codec, &model, target);
+        prop_assert_eq!(summary.footer.digest, write(&model, 16 << 10).1.footer.digest);
         prop_assert_eq!(image.len() as u64, summary.image_bytes);
         prop_assert_eq!(image.len() % 4_096, 0);
         let mut reader = TabletReader::open(image.as_slice()).expect("sound");
@@ -68,10 +85,12 @@ proptest! {
         }
         for probe in probes(&model) {
             let found = reader.get(&probe).expect("sound");
-            prop_assert_eq!(found.as_ref(), model.get(&probe));
+            let expected = model.get(&probe).map(|row| entry(row));
+            prop_assert_eq!(found.as_ref().map(|found| found.as_entry()), expected);
             let mut scanned = Vec::new();
-            let scan = reader.scan(&probe, |key, row| {
-                scanned.push((key.to_vec(), row.to_vec()));
+            let scan = reader.scan(&probe, |key, found| {
+                assert_eq!(found, entry(found.row.expect("a row")));
+                scanned.push((key.to_vec(), found.row.expect("a row").to_vec()));
                 scanned.len() < 5
             });
             prop_assert_eq!(scan, Ok(()));
@@ -143,28 +162,36 @@ proptest! {
     fn mutated_tablets_harm_nobody(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut image = sample_tablet();
-        for (at, value) in changes {
-            let at = at.index(image.len());
-            image[at] = value;
+        for mut image in [sample_tablet(), sample_tablet_compressed()] {
+            for (at, value) in &changes {
+                let at = at.index(image.len());
+                image[at] = *value;
+            }
+            fuzz_tablet(&image);
         }
-        fuzz_tablet(&image);
     }
 }
 
 /// Every byte of an image is vouched for: flip any of its bits, and somebody notices.
 #[test]
 fn every_flipped_byte_is_seen() {
-    let image = sample_tablet();
-    let mut broken = image.clone();
+    for image in [sample_tablet(), sample_tablet_compressed()] {
+        flip_every_byte(&image);
+    }
+}
+
+fn flip_every_byte(image: &[u8]) {
+    let footer = TabletReader::open(image).expect("sound").meta().footer().clone();
+    let is_packed = footer.blocks_bytes < footer.plain_bytes;
+    assert_eq!(is_packed, image == sample_tablet_compressed(), "a sample of what it is called");
+    let mut broken = image.to_vec();
     for at in 0..image.len() {
         broken[at] ^= 1 << (at % 8);
         let seen = TabletReader::open(broken.as_slice()).and_then(|mut reader| reader.verify());
         assert!(seen.is_err(), "byte {at} of {}", image.len());
         broken[at] = image[at];
     }
-    let mut reader = TabletReader::open(image.as_slice()).expect("sound");
-    assert_eq!(reader.verify(), Ok(()));
+    assert_eq!(TabletReader::open(image).expect("sound").verify(), Ok(()));
 }
 
 #[test]
@@ -184,8 +211,8 @@ fn a_block_of_another_tablet_is_refused() {
     let reader = TabletReader::open(image.as_slice()).expect("sound");
     let (one, other) = (reader.meta().handle(0), reader.meta().handle(1));
     let end = other.offset + u64::from(other.length);
-    let bytes = &image[other.offset as usize..end as usize];
-    let refused = reader.meta().open_block(one, bytes).expect_err("the other block");
+    let bytes = Bytes::copy_from_slice(&image[other.offset as usize..end as usize]);
+    let refused = CheckedBlock::new(reader.meta(), one, bytes).expect_err("the other block");
     assert!(matches!(refused, TabletError::Block { error: BlockError::Checksum { .. }, .. }));
 }
 
@@ -193,19 +220,29 @@ fn a_block_of_another_tablet_is_refused() {
 fn rows_that_no_table_has_are_refused() {
     let options = TabletOptions::new(TableId(1), 2, 3);
     let mut writer = TabletWriter::new(Vec::new(), options);
-    assert_eq!(writer.add(b"", b""), Err(WriteError::KeySize { row: 0, bytes: 0 }));
+    assert_eq!(writer.add(b"", entry(b"")), Err(WriteError::KeySize { row: 0, bytes: 0 }));
     let key = vec![1; 1_025];
-    assert_eq!(writer.add(&key, b""), Err(WriteError::KeySize { row: 0, bytes: 1_025 }));
+    assert_eq!(writer.add(&key, entry(b"")), Err(WriteError::KeySize { row: 0, bytes: 1_025 }));
     let row = vec![1; 65_537];
-    assert_eq!(writer.add(b"a", &row), Err(WriteError::RowSize { row: 0, bytes: 65_537 }));
-    assert_eq!(writer.add(b"b", b""), Ok(()));
-    assert_eq!(writer.add(b"b", b""), Err(WriteError::Order { row: 1 }));
-    assert_eq!(writer.add(b"a", b""), Err(WriteError::Order { row: 1 }));
+    assert_eq!(writer.add(b"a", entry(&row)), Err(WriteError::RowSize { row: 0, bytes: 65_537 }));
+    assert_eq!(writer.add(b"b", entry(b"")), Ok(()));
+    assert_eq!(writer.add(b"b", entry(b"")), Err(WriteError::Order { row: 1 }));
+    assert_eq!(writer.add(b"a", entry(b"")), Err(WriteError::Order { row: 1 }));
     let (image, summary) = writer.finish().expect("one row");
     assert_eq!(summary.footer.rows, 1);
     assert_eq!(TabletReader::open(image.as_slice()).expect("sound").verify(), Ok(()));
     let empty = TabletWriter::new(Vec::new(), options).finish().expect_err("no rows");
     assert_eq!(empty, WriteError::Empty);
+}
+
+#[test]
+fn rows_that_are_alike_take_less() {
+    let model: Model = (0..2_000u32).map(|n| (n.to_be_bytes().to_vec(), vec![7; 100])).collect();
+    let (plain, packed) = (write(&model, 16 << 10), write_as(Codec::Lz4, &model, 16 << 10));
+    assert!(4 * packed.0.len() < plain.0.len(), "{} of {}", packed.0.len(), plain.0.len());
+    let (plain, packed) = (plain.1.footer, packed.1.footer);
+    assert_eq!(plain.plain_bytes, packed.plain_bytes);
+    assert_eq!((plain.plain_bytes, plain.digest), (plain.blocks_bytes, packed.digest));
 }
 
 #[test]
