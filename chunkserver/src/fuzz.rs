@@ -234,6 +234,21 @@ fn read_manifest(bytes: &[u8]) {
     assert!(!matches!(effects[..], [ManifestEffect::Applied { .. }]), "nothing is written yet");
 }
 
+/// An edit that adds two runs.
+pub fn sample_edit() -> Vec<u8> {
+    let entry = |id: u64| FileEntry {
+        id: FileId(id),
+        version: id,
+        kind: FileKind::Run { partition: PartitionId(3) },
+        rows: 1,
+        bytes: 4096,
+        digest: crate::digest::ContentDigest(1),
+        footer_checksum: 2,
+    };
+    let adds = vec![entry(1), entry(2)];
+    ManifestEdit { version: 2, file_id_max: 2, adds, ..ManifestEdit::default() }.encode()
+}
+
 /// Two manifest files of one length, one behind the other: the second is in use and holds two
 /// edits, the first is all zeros.
 pub fn sample_manifest() -> Vec<u8> {

@@ -32,6 +32,12 @@ pub const TARGETS: &[Target] = &[
         run: chunk::fuzz_block,
     },
     Target {
+        name: "chunk_edit",
+        about: "an edit of a manifest that decodes encodes to the same bytes",
+        samples: || vec![chunk::sample_edit()],
+        run: chunk::fuzz_edit,
+    },
+    Target {
         name: "chunk_footer",
         about: "a footer that decodes encodes to one that decodes alike",
         samples: || chunk::sample_parts()[2..].to_vec(),
@@ -44,9 +50,21 @@ pub const TARGETS: &[Target] = &[
         run: chunk::fuzz_index,
     },
     Target {
+        name: "chunk_manifest",
+        about: "the two files of a manifest are read or refused",
+        samples: || vec![chunk::sample_manifest()],
+        run: chunk::fuzz_manifest,
+    },
+    Target {
+        name: "chunk_run",
+        about: "a run that opens can be read and verified",
+        samples: || vec![chunk::sample_run()],
+        run: chunk::fuzz_run,
+    },
+    Target {
         name: "chunk_tablet",
         about: "a tablet that opens can be read, scanned and verified",
-        samples: || vec![chunk::sample_tablet()],
+        samples: || vec![chunk::sample_tablet(), chunk::sample_tablet_compressed()],
         run: chunk::fuzz_tablet,
     },
     Target {
