@@ -447,8 +447,9 @@ impl Oracle {
         if !self.begun.insert(epoch.0) {
             return Err(Failure::new(format!("term {epoch} has two leaders")));
         }
+        // One that is late is not what the next one is held against.
         let used: BTreeSet<u64> = self.places.iter().flatten().map(|place| place.epoch).collect();
-        self.leaderships.retain(|of, _| *of >= epoch.0 || used.contains(of));
+        self.leaderships.retain(|of, _| is_late || *of >= epoch.0 || used.contains(of));
         Ok(())
     }
 

@@ -35,6 +35,10 @@ struct NodeLog {
     checksums: Vec<u64>,
     /// End of what has landed without a gap.
     durable: u64,
+    /// End of what has landed without a gap, also if another entry has its place meanwhile.
+    landed: u64,
+    /// The highest term it has spoken of, since its start.
+    term: u64,
     /// In the order of their writing.
     in_flight: VecDeque<InFlight>,
     /// What it said is committed, since its start.
@@ -105,6 +109,8 @@ impl Replicas {
             base: (base.lsn.0, base.checksum),
             checksums,
             durable: entries.last().0,
+            landed: entries.last().0,
+            term: 0,
             in_flight: VecDeque::new(),
             committed: 0,
         };
@@ -153,6 +159,9 @@ impl Replicas {
         while let Some(write) = log.in_flight.front().copied().filter(|write| write.landed) {
             log.in_flight.pop_front();
             let is_next = write.lsn <= log.durable + 1;
+            if is_next {
+                log.landed = log.landed.max(write.lsn);
+            }
             if !is_next || log.checksum(write.lsn) != Some(write.checksum) {
                 continue;
             }
@@ -208,9 +217,18 @@ impl Replicas {
     /// A node sends a message.
     pub fn sent(&mut self, header: &PeerHeader, history: &History) -> Result<(), Failure> {
         let (node, term) = (header.from.0 - 1, header.term.0);
+        if !matches!(header.message, PeerMessage::Vote { pre: true, .. }) {
+            let log = self.log(node);
+            log.term = log.term.max(term);
+        }
         match header.message {
             PeerMessage::AppendReply { index, reject: None, .. } => {
-                let durable = self.log(node).durable;
+                // What was taken in an earlier term may become durable, and be acknowledged in that
+                // term, when a later leader's entry is in its place already. It counts for nobody
+                // who does not lead that term, and who does has it from a time before the vote.
+                let log = self.log(node);
+                let is_old = term < log.term;
+                let durable = if is_old { log.landed.max(log.durable) } else { log.durable };
                 if index.0 > durable {
                     return Err(Failure::new(format!(
                         "node {} acknowledges LSN {index}, and its log is durable up to {durable}",

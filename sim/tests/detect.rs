@@ -48,7 +48,7 @@ const SEEDS: &[(&str, u64)] = &[
     ("tail-not-held-back", 0),
     ("undo-oldest-first", 4),
     ("vote-for-short-log", 0),
-    ("vote-forgotten", 1),
+    ("vote-forgotten", 66),
     ("vote-not-awaited", 0),
     ("votes-twice", 1),
     ("write-confirmed-early", 0),

@@ -17,6 +17,15 @@ const WINDOW_TICKS_MAX: u64 = 100;
 /// A learner may vote when it is this near to the end of the log, entries.
 const LEARNER_BEHIND_MAX: u64 = 64;
 
+/// How much a leader wants another one in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// It is drained, and leads as long as nobody else can.
+    Rather,
+    /// It is not to lead, whoever takes over.
+    Must,
+}
+
 /// Attempts to hand over.
 #[derive(Debug, Default)]
 pub struct Handover {
@@ -65,13 +74,14 @@ impl Replica {
             // Elected, and not told yet. The shards will not be: see `Replica::publish`.
             if self.log_is_lost() {
                 self.give_up();
-                self.hand_over();
+                self.hand_over(Wish::Must);
             }
             return;
         }
-        if self.must_hand_over(now) {
-            self.hand_over();
-        } else {
+        // A drained leader that nobody can follow goes on with everything else.
+        let wish = self.hand_over_wish(now);
+        let hands_over = wish.is_some_and(|wish| self.hand_over(wish) || wish == Wish::Must);
+        if !hands_over {
             self.membership_turn();
         }
         if let Some((term, round)) = self.rounds.open()
@@ -124,7 +134,7 @@ impl Replica {
         }
     }
 
-    fn must_hand_over(&mut self, now: Now) -> bool {
+    fn hand_over_wish(&mut self, now: Now) -> Option<Wish> {
         let node = self.options.node;
         let durable = Lsn(self.raft.raft.raft_log.persisted);
         let lag_max = self.options.disk_lag_nanos_max;
@@ -139,8 +149,12 @@ impl Replica {
         let drained = self.drained.contains(&node);
         let forced = self.log_is_roomy() && spillway_runtime::fault_point!(HandoverWanted);
         let wanted = self.handover.unreadable || forced;
-        let wants = lags || leaves || poisoned || drained || wanted;
-        self.leading().is_some() && (wants || self.stopping)
+        self.leading()?;
+        if lags || leaves || poisoned || wanted || self.stopping {
+            Some(Wish::Must)
+        } else {
+            drained.then_some(Wish::Rather)
+        }
     }
 
     /// While three quarters of the log are free. Every leadership leaves an entry, and those that
@@ -193,18 +207,26 @@ impl Replica {
         voters.map(candidate).collect()
     }
 
-    fn hand_over(&mut self) {
+    /// Tries to hand over. Returns whether an attempt is under way. Where no other voter is left a
+    /// drained one leads: it can, and this node must not.
+    fn hand_over(&mut self, wish: Wish) -> bool {
         if self.leading().is_none() {
-            return;
+            return false;
         }
-        let busy = self.raft.raft.lead_transferee.is_some() || self.ticks < self.handover.next_tick;
-        if busy {
-            return;
+        if self.raft.raft.lead_transferee.is_some() || self.ticks < self.handover.next_tick {
+            return true;
         }
-        if let Some(node) = best(&self.candidates(), self.last_index()) {
+        let (mut candidates, last) = (self.candidates(), self.last_index());
+        let mut node = best(&candidates, last);
+        if node.is_none() && wish == Wish::Must {
+            candidates.iter_mut().for_each(|candidate| candidate.drained = false);
+            node = best(&candidates, last);
+        }
+        if let Some(node) = node {
             self.handover.next_tick = self.ticks + ATTEMPT_TICKS;
             self.transfer(node);
         }
+        node.is_some()
     }
 
     fn transfer(&mut self, node: NodeId) {

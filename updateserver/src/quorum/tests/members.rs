@@ -95,6 +95,29 @@ fn a_new_node_that_has_everything_votes_without_another_write() {
     world.check_end();
 }
 
+/// A drained node leads when nobody else can, and then sees to what a leader has to.
+#[test]
+fn a_replacement_ends_where_all_voters_are_drained() {
+    for leader_leaves in [false, true] {
+        let mut world = World::new(203, 3);
+        let leader = world.wait_leader();
+        world.run(300 * MILLI);
+        let drained: Vec<NodeId> = (1..=3).map(NodeId).collect();
+        for id in 1..=3 {
+            world.command(id, ReplicaCommand::Drained(drained.clone()));
+        }
+        let old = if leader_leaves { leader } else { leader % 3 + 1 };
+        join(&mut world, 4);
+        world.command(leader, replace(old, 4));
+        let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
+        let through = |world: &World| world.leader().is_some_and(|at| voters(world, at) == all);
+        world.run_until(5_000 * MILLI, "the new voters", through);
+        let acked = world.oracle.acked.len();
+        world.run(500 * MILLI);
+        assert!(world.oracle.acked.len() > acked, "it goes on");
+    }
+}
+
 #[test]
 fn a_leader_that_is_replaced_hands_over_first() {
     let mut world = World::new(201, 3);
