@@ -60,6 +60,6 @@ mod tests {
         calendar.push(0, 'z');
         let rest: String = std::iter::from_fn(|| calendar.pop()).map(|(_, event)| event).collect();
         assert_eq!((rest.as_str(), calendar.count()), ("zbcde", 6));
-        assert_eq!(calendar.places.len(), 4, "places are used again");
+        assert_eq!(calendar.places.len(), 5, "places are used again");
     }
 }
