@@ -270,7 +270,6 @@ impl Replica {
 
     fn apply_config(&mut self, lsn: Lsn, entry: ConfigEntry, out: &mut ReplicaEffects) {
         let reason = "it does not fit the members of this node";
-        let before = self.membership.nodes();
         let Ok(changes) = self.membership.take(&entry) else {
             return self.fail(ReplicaFailure::Config { lsn, reason }, out);
         };
@@ -283,9 +282,7 @@ impl Replica {
             self.touched();
         }
         assert!(self.membership.equals(&state), "{:?} is {state:?}", self.membership);
-        let after = self.membership.nodes();
-        self.config_applied(lsn, before.into_iter().find(|node| !after.contains(node)));
-        out.members = Some(after);
+        out.members = Some(self.membership.nodes());
     }
 
     /// Opens and closes the windows of the peers. True when one was opened.

@@ -37,8 +37,6 @@ pub struct Handover {
     unreadable: bool,
     /// When the log was seen to be poisoned, by ticks.
     poisoned_tick: Option<u64>,
-    /// The end of a change of members behind which nothing is committed yet, and whom it took out.
-    settling: Option<(Lsn, Option<NodeId>)>,
 }
 
 impl Handover {
@@ -47,7 +45,6 @@ impl Handover {
         self.next_tick = 0;
         self.lag = None;
         self.unreadable = false;
-        self.settling = None;
     }
 
     /// A read of the own log failed.
@@ -251,41 +248,12 @@ impl Replica {
         (near && keeps_up).then_some(what)
     }
 
-    /// This leader has carried out a change of members, which may have taken a node out.
-    pub(super) fn config_applied(&mut self, lsn: Lsn, out: Option<NodeId>) {
-        let ends = self.leading().is_some() && !self.membership.is_joint();
-        self.handover.settling = ends.then_some((lsn, out));
-    }
-
-    /// The node that a change of members took out, and that must not be switched off yet.
-    pub(super) fn leaving(&self) -> Option<NodeId> {
-        self.handover.settling.filter(|(lsn, _)| self.published.lsn <= *lsn)?.1
-    }
-
-    /// An entry behind the end of a change of members. Those who have it on their disks know after
-    /// a start that the change is committed, because it could not have been proposed before.
-    /// Without it a cluster that rests behind the change and loses its power asks the old voters
-    /// again, of which one is switched off by then.
-    fn settle_members(&mut self) {
-        let Some((lsn, _)) = self.handover.settling else { return };
-        assert!(lsn.0 <= self.last_index(), "what was carried out is in the log");
-        if self.published.lsn > lsn {
-            self.handover.settling = None;
-        } else if self.last_index() == lsn.0 {
-            let result = self.raft.propose(Vec::new(), Vec::new());
-            self.touched();
-            result.expect("a leader that is not handing over takes proposals");
-        }
-    }
-
     /// Goes on with a change of members, whoever began it.
     fn membership_turn(&mut self) {
         if !self.may_change_config() || !self.staged.is_empty() {
             return;
         }
-        if self.handover.settling.is_some() {
-            self.settle_members();
-        } else if self.membership.is_joint() {
+        if self.membership.is_joint() {
             self.propose_config(ConfigChange::Leave);
         } else if let Some(node) = self.membership.learner_superseded() {
             self.propose_config(ConfigChange::LearnerRemove(node));

@@ -76,8 +76,6 @@ impl Replica {
             let kind = self.membership.kind(node)?;
             Some(self.member(now, node, kind))
         });
-        let leaving = self.leaving().map(|node| self.member(now, node, MemberKind::Leaving));
-        let members = members.chain(leaving);
         let vdl = self.published.lsn;
         let vcl = match self.leading() {
             Some(_) => Lsn(self.membership.quorum_value(|node| self.matched(node))).max(vdl),

@@ -92,38 +92,7 @@ fn a_new_node_that_has_everything_votes_without_another_write() {
     let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
     world.run_until(3_000 * MILLI, "the new voters", |world| voters(world, leader) == all);
     world.items_max = u64::MAX;
-    let acked = world.oracle.acked.len();
-    world.run(500 * MILLI);
-    assert!(world.oracle.acked.len() > acked, "it goes on");
-}
-
-/// Nothing is written behind a change of members, and all lose their power. The old node is
-/// switched off, and one more is lost: the others know that the old one's vote does not count any
-/// more.
-#[test]
-fn the_end_of_a_change_is_known_after_a_start() {
-    let mut world = World::new(204, 3);
-    let leader = world.wait_leader();
-    world.run(300 * MILLI);
-    world.items_max = world.item;
-    world.run(300 * MILLI);
-    let old = leader % 3 + 1;
-    join(&mut world, 4);
-    world.command(leader, replace(old, 4));
-    let all: Vec<u16> = (1..=4).filter(|id| *id != old).collect();
-    let is_told = |world: &World| {
-        let up = world.nodes[&leader].up.as_ref().expect("it leads");
-        voters(world, leader) == all && up.replica.leaving().is_none()
-    };
-    world.run_until(3_000 * MILLI, "the old node can be switched off", is_told);
-    for id in 1..=4 {
-        world.crash(id);
-    }
-    let rest: Vec<u16> = all.iter().copied().filter(|id| *id != leader).collect();
-    rest.iter().for_each(|id| world.start(*id));
-    world.run_until(5_000 * MILLI, "a leader", |world| {
-        world.leader().is_some_and(|at| voters(world, at) == all)
-    });
+    world.check_end();
 }
 
 /// A drained node leads when nobody else can, and then sees to what a leader has to.
